@@ -1,0 +1,108 @@
+"""Map a function over cases in worker processes: ordered, with progress, and no death without a name."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from voxfit.core.errors import WorkerError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)
+
+
+def available_cores() -> int:
+    """Cores this process may use (its affinity, not the machine's size)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_cases(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    *,
+    name: Callable[[Task], str] = str,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Result]:
+    """Apply `function` to every task and return the results in the order of the tasks.
+
+    Exceptions of `function` are raised here unchanged. When a worker process dies, the tasks it may have held are
+    repeated one at a time in a process of their own, so that one bad case neither ends the others nor stays unnamed.
+
+    Args:
+        function: importable by name (it travels to worker processes).
+        tasks: picklable values.
+        name: what to call a task in errors.
+        workers: processes; 1 runs everything here; default: the available cores.
+        progress: called with (done, total).
+
+    Raises:
+        WorkerError: a task killed its process twice.
+    """
+    workers = min(workers or available_cores(), len(tasks))
+    if workers <= 1:
+        results = []
+        for index, task in enumerate(tasks):
+            results.append(function(task))
+            if progress:
+                progress(index + 1, len(tasks))
+        return results
+    done: dict[int, Result] = {}
+    suspects = _run_pool(function, tasks, list(range(len(tasks))), workers, done, progress)
+    for index in suspects:
+        if _run_pool(function, tasks, [index], 1, done, progress):
+            raise WorkerError(
+                f"{name(tasks[index])}: the worker process died twice while it held this case, the second time alone. "
+                "Most often the system ended it for lack of memory: look at the size of this case, free memory, or "
+                "leave the case out."
+            )
+    return [done[index] for index in range(len(tasks))]
+
+
+def _run_pool(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    indices: list[int],
+    workers: int,
+    done: dict[int, Result],
+    progress: Callable[[int, int], None] | None,
+) -> list[int]:
+    """Run the tasks at `indices`; fills `done`, returns the indices that were left when a worker died."""
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    queue = list(reversed(indices))
+    running: dict[Future[Result], int] = {}
+    with ProcessPoolExecutor(workers, multiprocessing.get_context(method), _one_thread) as pool:
+        try:
+            while queue or running:
+                while queue and len(running) < 2 * workers:
+                    index = queue.pop()
+                    running[pool.submit(function, tasks[index])] = index
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    done[running[future]] = future.result()
+                    del running[future]
+                    if progress:
+                        progress(len(done), len(tasks))
+        except BrokenProcessPool:
+            return sorted(index for index in indices if index not in done)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return []
+
+
+def _one_thread() -> None:
+    """Workers share the cores: one thread each, or they fight."""
+    for variable in _THREAD_VARIABLES:
+        os.environ[variable] = "1"

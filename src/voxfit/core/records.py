@@ -1,0 +1,139 @@
+"""Frozen, strict values with one JSON form: the small artefacts of a run.
+
+A record is saved atomically (built beside its place, then renamed) and carries `schema`, so that a file that is
+something else, or of another version, is named as such.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import Self
+
+from voxfit.core.errors import RecordError, WorkspaceError
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+    schema_name: ClassVar[str] = ""
+
+    def to_json(self) -> str:
+        """The readable JSON form, with `schema` first."""
+        body: dict[str, Any] = {"schema": self.schema_name} if self.schema_name else {}
+        body |= self.model_dump(mode="json")
+        return _compact(body) + "\n"
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that change when the content does."""
+        return digest_of(self.model_dump(mode="json"))
+
+    def save(self, path: Path) -> None:
+        """Write the JSON form to `path` in one step: readers see the old file or the whole new one."""
+        write_atomically(path, self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a record.
+
+        Raises:
+            RecordError: naming file, key and reason.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise RecordError(f"{path}: there is no such file.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecordError(f"{path}: cannot be read ({error}).") from error
+        return cls.from_json(text, str(path))
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "JSON") -> Self:
+        """Parse the JSON form; `where` names its origin in errors."""
+        try:
+            body = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise RecordError(f"{where}: is not valid JSON ({error}). Restore the file or delete it.") from error
+        if not isinstance(body, dict):
+            raise RecordError(f"{where}: holds a {type(body).__name__}, not an object.")
+        found = body.pop("schema", None)
+        if cls.schema_name and found != cls.schema_name:
+            raise RecordError(f'{where}: "schema" is {found!r}, but {cls.schema_name!r} is needed here.')
+        try:
+            return cls.model_validate_json(json.dumps(body))
+        except ValidationError as error:
+            raise RecordError(f"{where}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """The problems of a pydantic validation in one line: key, reason, what was found."""
+    parts = []
+    for item in error.errors(include_url=False):
+        key = ".".join(str(step) for step in item["loc"]) or "the record"
+        given = "" if item["type"] == "missing" else f" (found {str(item['input'])[:60]!r})"
+        parts.append(f"{key}: {item['msg']}{given}")
+    return "; ".join(parts)
+
+
+def digest_of(value: Any) -> str:
+    """Sixteen hexadecimal digits of the canonical JSON (sorted keys, no spaces) of `value`."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file in one step, durable before it gets its name.
+
+    Raises:
+        WorkspaceError: the folder cannot be written or the disk is full; nothing half-made is left behind.
+    """
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise WorkspaceError(
+            f"{path}: cannot be written ({error.strerror}). Free space or choose another folder."
+        ) from error
+
+
+def read_json(path: Path) -> Any:
+    """Parse a foreign JSON file of bounded size.
+
+    Raises:
+        RecordError: naming the file and the reason.
+    """
+    try:
+        if path.stat().st_size > 256 * 2**20:
+            raise RecordError(f"{path}: has more than 256 MiB; this is no description file.")
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise RecordError(f"{path}: there is no such file.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise RecordError(f"{path}: is not readable JSON ({error}).") from error
+
+
+def _compact(value: Any, indent: int = 0) -> str:
+    """JSON with an item a line, but lists of plain values (shapes, spacings) on one line."""
+    pad, inner = " " * indent, " " * (indent + 1)
+    if isinstance(value, dict) and value:
+        rows = [f"{inner}{json.dumps(str(key))}: {_compact(item, indent + 1)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(rows) + f"\n{pad}}}"
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return "[\n" + ",\n".join(inner + _compact(item, indent + 1) for item in value) + f"\n{pad}]"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,261 @@
+"""Images with their geometry, and the files they come from (everything SimpleITK reads).
+
+SimpleITK reads a truncated `.nii.gz` as a volume that ends in zeros, and NaN as 0, without a word. So the length of
+NIfTI files is checked here before SimpleITK sees them, and floating-point NIfTI voxels are looked at for NaN.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from voxfit.core.errors import DatasetError, Problem, UsageError
+from voxfit.imaging.geometry import Geometry
+
+FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png", ".tif", ".tiff", ".bmp")
+
+_LOST = "The file is incomplete: copy it again from its source."
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An image and where it is.
+
+    Attributes:
+        array: images are (channel, z, y, x) float32, label maps (z, y, x) of an integer type.
+        geometry: the grid of the last three axes.
+    """
+
+    array: NDArray[np.generic]
+    geometry: Geometry
+
+
+def file_ending(path: Path) -> str:
+    """The ending of an image file, `.nii.gz` counted as one; empty for other files."""
+    name = path.name.lower()
+    return next((ending for ending in FILE_ENDINGS if name.endswith(ending)), "")
+
+
+def read_image(path: Path) -> Volume:
+    """Read an image as (channel, z, y, x) float32; the fourth axis of a 4D file and RGB are channels.
+
+    Raises:
+        DatasetError: the file is missing, incomplete, no image, or holds NaN or infinity.
+    """
+    image = _read(path)
+    array = sitk.GetArrayFromImage(image).astype(np.float32, copy=False)
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        array = np.ascontiguousarray(np.moveaxis(array, -1, 0))
+    elif image.GetDimension() != 4:
+        array = array[None]
+    geometry = _geometry_of(image)
+    array = array.reshape((-1, *geometry.shape))
+    # One pass: a sum is finite only when every term is (or overflows, which the exact test then settles).
+    if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
+        bad = int(array.size - np.isfinite(array).sum())
+        raise DatasetError(
+            Problem(str(path), f"{bad} voxels are NaN or infinite.", "Replace them (by 0, say) and save it again.")
+        )
+    return Volume(array, geometry)
+
+
+def read_label(path: Path) -> Volume:
+    """Read a label map as (z, y, x) integers.
+
+    Raises:
+        DatasetError: the file is missing, incomplete, no image, has several channels or fractional values.
+    """
+    image = _read(path)
+    geometry = _geometry_of(image)
+    array = sitk.GetArrayFromImage(image)
+    if array.size != int(np.prod(geometry.shape)):
+        raise DatasetError(Problem(str(path), "the label has several channels.", "Save it as one channel of integers."))
+    array = array.reshape(geometry.shape)
+    if array.dtype.kind == "f":
+        rounded = np.rint(array)
+        if not np.array_equal(rounded, array):
+            raise DatasetError(
+                Problem(str(path), "the label has fractional values.", "Save it with integers (nearest neighbour).")
+            )
+        array = rounded.astype(np.int32)
+    return Volume(array, geometry)
+
+
+def write_label(path: Path, array: NDArray[np.generic], geometry: Geometry) -> None:
+    """Write a label map (z, y, x) with exactly this geometry; built beside its place, then renamed.
+
+    Raises:
+        UsageError: the folder cannot be written, or the ending is unknown.
+    """
+    ending = file_ending(path)
+    if not ending:
+        raise UsageError(f"{path}: unknown file ending; use one of {', '.join(FILE_ENDINGS)}.")
+    temporary = path.with_name(f".{path.name[: -len(ending)]}.part{ending}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(to_sitk(array, geometry), str(temporary), useCompression=True)
+        temporary.replace(path)
+    except (RuntimeError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UsageError(
+            f"{path}: cannot be written ({_last_line(error)}). Free space or choose another folder."
+        ) from error
+
+
+def write_image(path: Path, array: NDArray[np.generic], geometry: Geometry) -> None:
+    """Write an image (z, y, x) or (channel, z, y, x) with exactly this geometry; several channels become a 4D file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if array.ndim == 4 and len(array) > 1:
+        image = sitk.JoinSeries([to_sitk(channel, geometry) for channel in array])
+    else:
+        image = to_sitk(array[0] if array.ndim == 4 else array, geometry)
+    sitk.WriteImage(image, str(path), useCompression=True)
+
+
+def to_sitk(array: NDArray[np.generic], geometry: Geometry) -> sitk.Image:
+    """A SimpleITK image of (z, y, x) voxels; two-dimensional when the geometry is."""
+    if geometry.dimension == 2:
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array[0]))
+        image.SetSpacing(geometry.spacing_mm[:0:-1])
+        image.SetOrigin(geometry.origin_mm[:2])
+        image.SetDirection(np.reshape(geometry.direction, (3, 3))[:2, :2].ravel().tolist())
+        return image
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    image.SetSpacing(geometry.spacing_mm[::-1])
+    image.SetOrigin(geometry.origin_mm)
+    image.SetDirection(geometry.direction)
+    return image
+
+
+def from_sitk(image: sitk.Image) -> Volume:
+    """The (channel, z, y, x) float32 volume of a SimpleITK image of 2, 3 or (channels last) 4 dimensions."""
+    array = sitk.GetArrayFromImage(image).astype(np.float32)
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        array = np.moveaxis(array, -1, 0)
+    geometry = _geometry_of(image)
+    return Volume(np.ascontiguousarray(array.reshape((-1, *geometry.shape))), geometry)
+
+
+def _geometry_of(image: sitk.Image) -> Geometry:
+    dimension = image.GetDimension()
+    size, spacing, origin = image.GetSize(), image.GetSpacing(), image.GetOrigin()
+    rows = np.reshape(image.GetDirection(), (dimension, dimension))
+    if dimension == 2:
+        direction = np.eye(3)
+        direction[:2, :2] = rows
+        return Geometry(
+            (1, *size[::-1]), (1.0, *spacing[::-1]), (*origin, 0.0), tuple(direction.ravel().tolist()), dimension=2
+        )
+    direction = rows[:3, :3]
+    return Geometry(
+        tuple(size[2::-1]), tuple(spacing[2::-1]), tuple(origin[:3]), tuple(direction.ravel().tolist()), dimension=3
+    )
+
+
+def _read(path: Path) -> sitk.Image:
+    where = str(path)
+    if not path.is_file():
+        raise DatasetError(Problem(where, "there is no such file.", "Add it or correct its name."))
+    if path.stat().st_size == 0:
+        raise DatasetError(Problem(where, "the file is empty.", "Copy it again from its source."))
+    if file_ending(path) in (".nii", ".nii.gz"):
+        _check_nifti(path)
+    try:
+        image = sitk.ReadImage(where)
+    except (RuntimeError, MemoryError) as error:
+        reason = _last_line(error)
+        raise DatasetError(
+            Problem(where, f"is not a readable image ({reason}).", "Replace or remove the file.")
+        ) from None
+    if image.GetDimension() not in (2, 3, 4):
+        raise DatasetError(
+            Problem(where, f"has {image.GetDimension()} dimensions.", "Images have 2 or 3, and channels.")
+        )
+    if min(image.GetSpacing()[:3]) <= 0:
+        raise DatasetError(
+            Problem(where, f"has the spacing {image.GetSpacing()}.", "Correct the header: it must be positive.")
+        )
+    return image
+
+
+def _check_nifti(path: Path) -> None:
+    """Compare a NIfTI file with its header: length, checksum where it is compressed, NaN where it holds floats."""
+    where = str(path)
+    bad = 0
+    try:
+        with path.open("rb") as raw:
+            compressed = raw.read(2) == b"\x1f\x8b"
+        with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
+            header = _parse_header(stream.read(_HEADER), where)
+            stream.read(header.offset - _HEADER)
+            left = header.voxel_bytes
+            while left > 0 and (chunk := stream.read(min(left, _CHUNK))):
+                left -= len(chunk)
+                if header.float_type and len(chunk) % 8 == 0:
+                    bad += int((~np.isfinite(np.frombuffer(chunk, header.float_type))).sum())
+            while compressed and stream.read(_CHUNK):  # the checksum stands at the very end
+                pass
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DatasetError(Problem(where, f"the compressed data are damaged ({error}).", _LOST)) from None
+    except OSError as error:
+        raise DatasetError(
+            Problem(where, f"cannot be read ({error.strerror}).", "Check the file and its permissions.")
+        ) from None
+    if left > 0:
+        raise DatasetError(
+            Problem(where, f"{left} of the {header.voxel_bytes} bytes that its header promises are missing.", _LOST)
+        )
+    if bad:
+        raise DatasetError(
+            Problem(where, f"{bad} voxels are NaN or infinite.", "Replace them (by 0, say) and save it again.")
+        )
+
+
+_HEADER = 352
+_CHUNK = 1 << 20
+_FLOAT_TYPES = {16: "f4", 64: "f8"}
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a NIfTI header promises: where voxels start, how many bytes they take, their type if it is a float."""
+
+    offset: int
+    voxel_bytes: int
+    float_type: str
+
+
+def _parse_header(header: bytes, where: str) -> _Header:
+    """Read the header of a NIfTI-1 or NIfTI-2 file, in either byte order."""
+    for order in "<>":
+        size = struct.unpack_from(order + "i", header, 0)[0] if len(header) >= 348 else 0
+        if size == 348:
+            dim = struct.unpack_from(order + "8h", header, 40)
+            datatype, bits = struct.unpack_from(order + "2h", header, 70)
+            offset = struct.unpack_from(order + "f", header, 108)[0]
+        elif size == 540:
+            dim = struct.unpack_from(order + "8q", header, 16)
+            datatype, bits = struct.unpack_from(order + "2h", header, 12)
+            offset = struct.unpack_from(order + "q", header, 168)[0]
+        else:
+            continue
+        if 1 <= dim[0] <= 7 and min(dim[1 : dim[0] + 1]) > 0 and bits > 0 and _HEADER <= offset < 1 << 24:
+            kind = _FLOAT_TYPES.get(datatype, "")
+            return _Header(int(offset), math.prod(dim[1 : dim[0] + 1]) * bits // 8, order + kind if kind else "")
+        break
+    raise DatasetError(
+        Problem(where, "is not a NIfTI file (its header makes no sense).", "Replace or remove the file.")
+    )
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,218 @@
+"""What planning needs to know of a dataset: shapes, spacings, intensities, components. Measured in one pass."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import PositiveFloat, PositiveInt
+
+from voxfit.core.errors import RecordError
+from voxfit.core.records import Record, read_json
+from voxfit.imaging.dataset import Dataset
+from voxfit.imaging.geometry import Box, nonzero_box
+from voxfit.imaging.labels import Label, Labels
+from voxfit.imaging.verification import LabelledVolume
+
+_CT_WORD = re.compile(r"(?<![a-z])ct(?![a-z])", re.IGNORECASE)
+
+
+class CaseFingerprint(Record):
+    """One training case: shape after nonzero cropping and before, (z, y, x), and spacing in mm."""
+
+    shape: tuple[PositiveInt, ...]
+    uncropped_shape: tuple[PositiveInt, ...]
+    spacing_mm: tuple[PositiveFloat, ...]
+
+
+class Intensities(Record):
+    """All intensities of a channel under foreground labels of the training set (method.md [P3])."""
+
+    percentile_00_5: float
+    percentile_99_5: float
+    mean: float
+    standard_deviation: float
+    voxels: int
+
+
+class Fingerprint(Record):
+    """The measured facts of a dataset.
+
+    Attributes:
+        dataset: its name.
+        dimension: 2 or 3.
+        channel_names, labels: of the dataset.
+        cases: one for each training case.
+        intensities: one for each channel; null where nobody needs it (only CT channels do) or it was not measured.
+        single_component_labels: indices of classes that are one component in every training label that has them [I4].
+    """
+
+    schema_name: ClassVar[str] = "voxfit.fingerprint/1"
+    dataset: str
+    dimension: int = 3
+    channel_names: tuple[str, ...]
+    labels: Labels
+    cases: tuple[CaseFingerprint, ...]
+    intensities: tuple[Intensities | None, ...]
+    single_component_labels: tuple[int, ...] = ()
+
+    def median_spacing_mm(self) -> tuple[float, ...]:
+        """Per-axis median over the cases, (z, y, x)."""
+        return tuple(float(value) for value in np.median([case.spacing_mm for case in self.cases], axis=0))
+
+    def median_shape_at(self, spacing_mm: Sequence[float]) -> tuple[int, ...]:
+        """Per-axis median of the cases' shapes after resampling to a spacing, rounded half to even."""
+        shapes = [resampled_shape(case.shape, case.spacing_mm, spacing_mm) for case in self.cases]
+        return tuple(int(value) for value in np.rint(np.median(shapes, axis=0)))
+
+    def size_after_cropping(self) -> float:
+        """Cropped voxels of all cases together, as a share of the uncropped (method.md [P2])."""
+        return sum(math.prod(case.shape) for case in self.cases) / sum(
+            math.prod(case.uncropped_shape) for case in self.cases
+        )
+
+
+def resampled_shape(
+    shape: Sequence[int], spacing_mm: Sequence[float], new_spacing_mm: Sequence[float]
+) -> tuple[int, ...]:
+    """The shape that covers the same extent at another spacing (at least one voxel an axis)."""
+    exact = np.asarray(shape) * np.asarray(spacing_mm) / np.asarray(new_spacing_mm)
+    return tuple(max(int(size), 1) for size in np.rint(exact))
+
+
+def is_ct(channel_name: str) -> bool:
+    """Whether a channel's name contains the word "ct" (method.md [P3])."""
+    return _CT_WORD.search(channel_name) is not None
+
+
+@dataclass(frozen=True)
+class CaseMeasurement:
+    """What one case adds to the fingerprint.
+
+    Attributes:
+        geometry: its shapes and spacing.
+        counted: for each CT channel its foreground intensities: distinct values and how often each occurs.
+        components: connected components of each foreground class (full connectivity), 0 where it is absent.
+    """
+
+    geometry: CaseFingerprint
+    counted: dict[int, tuple[NDArray[np.float32], NDArray[np.int64]]]
+    components: tuple[int, ...]
+
+
+def crop_box(image: NDArray[np.float32]) -> Box:
+    """The box of voxels that are nonzero in any channel; the whole image where there are none (method.md [P1])."""
+    box = nonzero_box((image != 0).any(axis=0))
+    return box or Box.whole(image.shape[1:])
+
+
+def measure_case(case: LabelledVolume, channel_names: Sequence[str], labels: Labels) -> CaseMeasurement:
+    """Measure one training case in memory."""
+    box = crop_box(case.image)
+    foreground = case.label > 0
+    counted = {
+        channel: np.unique(case.image[channel][foreground], return_counts=True)
+        for channel, name in enumerate(channel_names)
+        if is_ct(name)
+    }
+    geometry = CaseFingerprint(
+        shape=box.shape, uncropped_shape=case.geometry.shape, spacing_mm=case.geometry.spacing_mm
+    )
+    return CaseMeasurement(geometry, counted, count_components(case.label, labels.count))
+
+
+def count_components(label: NDArray[np.integer[Any]], classes: int) -> tuple[int, ...]:
+    """Connected components (26 neighbours, 8 in a plane) of each foreground class."""
+    import cc3d
+
+    components, total = cc3d.connected_components(label.astype(np.int32), connectivity=26, return_N=True)
+    # Each component has one class: read it off any of its voxels.
+    owner = np.zeros(total + 1, np.int64)
+    owner[components.ravel()] = label.ravel()
+    counts = np.bincount(owner[1:], minlength=classes)
+    return tuple(int(count) for count in counts[1:classes])
+
+
+def summarize(dataset: Dataset, dimension: int, measurements: Sequence[CaseMeasurement]) -> Fingerprint:
+    """Put the measurements of all training cases together."""
+    intensities = tuple(
+        _statistics([measurement.counted[channel] for measurement in measurements]) if is_ct(name) else None
+        for channel, name in enumerate(dataset.channel_names)
+    )
+    components = np.array([measurement.components for measurement in measurements])
+    single = tuple(index + 1 for index in range(components.shape[1]) if components[:, index].max() == 1)
+    return Fingerprint(
+        dataset=dataset.name,
+        dimension=dimension,
+        channel_names=dataset.channel_names,
+        labels=dataset.labels,
+        cases=tuple(measurement.geometry for measurement in measurements),
+        intensities=intensities,
+        single_component_labels=single,
+    )
+
+
+def _statistics(counted: Iterable[tuple[NDArray[np.float32], NDArray[np.int64]]]) -> Intensities | None:
+    """Exact statistics of the union of counted values; None when there are no foreground voxels at all."""
+    values, counts = np.zeros(0, np.float32), np.zeros(0, np.int64)
+    for more_values, more_counts in counted:
+        joined, position = np.unique(np.concatenate([values, more_values]), return_inverse=True)
+        both = np.concatenate([counts, more_counts])
+        values, counts = joined, np.bincount(position, both, len(joined)).astype(np.int64)
+    total = int(counts.sum())
+    if not total:
+        return None
+    exact = values.astype(np.float64)
+    mean = float((exact * counts).sum() / total)
+    deviation = math.sqrt(float((counts * (exact - mean) ** 2).sum() / total))
+    low, high = (_percentile(exact, counts, total, percent) for percent in (0.5, 99.5))
+    return Intensities(percentile_00_5=low, percentile_99_5=high, mean=mean, standard_deviation=deviation, voxels=total)
+
+
+def _percentile(values: NDArray[np.float64], counts: NDArray[np.int64], total: int, percent: float) -> float:
+    """As NumPy's default: linear between the two neighbouring ranks."""
+    rank = (total - 1) * percent / 100
+    ends = np.cumsum(counts)
+    below, above = (values[np.searchsorted(ends, whole, side="right")] for whole in (math.floor(rank), math.ceil(rank)))
+    return float(below + (above - below) * (rank - math.floor(rank)))
+
+
+def load_fingerprint(path: Path) -> Fingerprint:
+    """Read our own `fingerprint.json`, or a list of published case geometries (`cases_after_nonzero_crop`).
+
+    Raises:
+        RecordError: the file is neither.
+    """
+    body = read_json(path)
+    if not isinstance(body, dict) or "cases_after_nonzero_crop" not in body:
+        return Fingerprint.load(path)
+    try:
+        share = body.get("relative_size_after_cropping", 1.0)
+        shares = share if isinstance(share, list) else [share] * len(body["cases_after_nonzero_crop"])
+        return Fingerprint(
+            dataset=str(body["task"]),
+            channel_names=tuple(
+                name for _, name in sorted(body["channel_names"].items(), key=lambda item: int(item[0]))
+            ),
+            labels=Labels(
+                classes=tuple(Label(name=name, value=value) for name, value in body["labels"].items() if value)
+            ),
+            cases=tuple(
+                CaseFingerprint(
+                    shape=tuple(case["shape"]),
+                    # Only the share that cropping leaves is known: it is laid on the first axis.
+                    uncropped_shape=(max(round(case["shape"][0] / part), 1), *case["shape"][1:]),
+                    spacing_mm=tuple(case["spacing"]),
+                )
+                for case, part in zip(body["cases_after_nonzero_crop"], shares, strict=True)
+            ),
+            intensities=(None,) * len(body["channel_names"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RecordError(f"{path}: is not a usable list of case geometries ({error}).") from error

@@ -1,0 +1,244 @@
+"""The plan: every number that preprocessing, network and training use, as records that a user may read and edit."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from typing_extensions import Self
+
+from voxfit.core.records import Record, digest_of
+from voxfit.imaging.labels import Labels
+
+ConfigurationName = Literal["2d", "3d", "3d_lowres", "3d_cascade"]
+
+
+class Limits(Record):
+    """The constants of the planning rules (method.md [A1]-[A5], [N3]); lower them for tests and small machines.
+
+    Attributes:
+        voxel_budget: V, the largest 3D patch in voxels.
+        plane_voxels: voxels of a 2D batch.
+        max_pool_2d, max_pool_3d: most poolings of an axis.
+        min_edge: an axis is halved while it is at least this long.
+        base_features: feature maps at full resolution.
+        max_features_2d, max_features_3d: the cap on feature maps; null for none.
+        dataset_fraction: most of the dataset's voxels that a batch may hold.
+        min_batch_size: the batch is never smaller.
+        cascade_factor: a median shape of more than this many V gets a cascade.
+    """
+
+    voxel_budget: PositiveInt = 128**3
+    plane_voxels: PositiveInt = 256 * 256 * 42
+    max_pool_2d: PositiveInt = 6
+    max_pool_3d: PositiveInt = 5
+    min_edge: PositiveInt = 8
+    base_features: PositiveInt = 30
+    max_features_2d: PositiveInt | None = 480
+    max_features_3d: PositiveInt | None = 320
+    dataset_fraction: PositiveFloat = 0.05
+    min_batch_size: PositiveInt = 2
+    cascade_factor: PositiveInt = 4
+
+
+class ZScore(Record):
+    """Subtract the mean and divide by the deviation of the case (method.md [P4]).
+
+    Attributes:
+        inside_mask: statistics from the nonzero mask only, and 0 outside of it.
+    """
+
+    kind: Literal["z_score"] = "z_score"
+    inside_mask: bool = False
+
+
+class ClipAndScale(Record):
+    """Clip, subtract and divide by constants of the training set (method.md [P3], CT)."""
+
+    kind: Literal["clip_and_scale"] = "clip_and_scale"
+    lower: float
+    upper: float
+    mean: float
+    standard_deviation: PositiveFloat
+
+
+class Unmeasured(Record):
+    """A CT channel of a fingerprint without intensities: enough to plan shapes, not to preprocess."""
+
+    kind: Literal["unmeasured"] = "unmeasured"
+
+
+Normalization = Annotated[ZScore | ClipAndScale | Unmeasured, Field(discriminator="kind")]
+
+
+class Grid(Record):
+    """What preprocessing depends on: cases with the same grid share one store.
+
+    Attributes:
+        spacing_mm: (z, y, x) of the resampled cases.
+        normalization: one for each channel.
+    """
+
+    spacing_mm: tuple[PositiveFloat, ...]
+    normalization: tuple[Normalization, ...]
+
+
+class Topology(Record):
+    """What the network depends on: with the weights, all that is needed to run it.
+
+    Attributes:
+        in_channels: image channels, and the one-hot channels of a previous stage.
+        out_channels: classes with background.
+        num_pool: poolings of each axis; its length is the network's dimension.
+        base_features: feature maps at full resolution, doubled at every level.
+        max_features: cap on feature maps, null for none.
+        pooling: how a level is entered.
+    """
+
+    in_channels: PositiveInt
+    out_channels: PositiveInt
+    num_pool: tuple[int, ...]
+    base_features: PositiveInt
+    max_features: PositiveInt | None
+    pooling: Literal["max", "strided"] = "max"
+
+    @property
+    def levels(self) -> int:
+        """Downsamplings from the input to the bottom."""
+        return max(self.num_pool)
+
+    def features(self, level: int) -> int:
+        """Feature maps at a level, 0 at full resolution (method.md [N3])."""
+        doubled = self.base_features << level
+        return min(doubled, self.max_features) if self.max_features else doubled
+
+    def stride(self, level: int) -> tuple[int, ...]:
+        """Pooling kernel when entering `level` (1..levels); short axes wait for the long ones (method.md [N4])."""
+        return tuple(2 if level > self.levels - pools else 1 for pools in self.num_pool)
+
+    @property
+    def divisor(self) -> tuple[int, ...]:
+        """Input sizes must be multiples of this."""
+        return tuple(2**pools for pools in self.num_pool)
+
+
+class Configuration(Record):
+    """One model: its grid, network, patch and batch.
+
+    Attributes:
+        spacing: mm of the patch axes; (y, x) for 2D, of the plane's axes.
+        median_shape: of the resampled training cases, same axes.
+        patch_size, batch_size: what one training step sees.
+        num_pool: poolings of each patch axis.
+        base_features, max_features, pooling: see `Topology`.
+        dice: Dice over each sample, or over the batch as one volume (method.md [T2]).
+        augmentation: the parameter set, or the 2D set on each slice (method.md [T5], [T6]).
+        slice_axis, slice_spacing: 2D only: the axis that is cut into slices, and its spacing.
+        slices: slice-wise augmentation only: the short axis of the patch.
+        previous: the configuration whose segmentation is extra input (the cascade).
+        why: the reason for each number.
+    """
+
+    spacing: tuple[PositiveFloat, ...]
+    median_shape: tuple[PositiveInt, ...]
+    patch_size: tuple[PositiveInt, ...]
+    batch_size: PositiveInt
+    num_pool: tuple[Annotated[int, Field(ge=0, le=12)], ...]
+    base_features: PositiveInt
+    max_features: PositiveInt | None
+    pooling: Literal["max", "strided"] = "max"
+    dice: Literal["sample", "batch"]
+    augmentation: Literal["2d", "3d", "2d_slices"]
+    slice_axis: Annotated[int, Field(ge=0, le=2)] | None = None
+    slice_spacing: PositiveFloat | None = None
+    previous: ConfigurationName | None = None
+    why: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        axes = len(self.patch_size)
+        if axes not in (2, 3) or not axes == len(self.num_pool) == len(self.spacing) == len(self.median_shape):
+            raise ValueError("spacing, median_shape, patch_size and num_pool need the same 2 or 3 axes")
+        if (axes == 2) != (self.slice_axis is not None) or (axes == 2) != (self.slice_spacing is not None):
+            raise ValueError("slice_axis and slice_spacing belong to 2D configurations, and only to them")
+        for size, pools in zip(self.patch_size, self.num_pool, strict=True):
+            if size % 2**pools:
+                raise ValueError(
+                    f"a patch edge of {size} cannot be pooled {pools} times; make it a multiple of {2**pools}"
+                )
+        return self
+
+    @property
+    def dimension(self) -> int:
+        """2 or 3."""
+        return len(self.patch_size)
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """(z, y, x) of the resampled cases."""
+        if self.slice_axis is None or self.slice_spacing is None:
+            return self.spacing
+        return (*self.spacing[: self.slice_axis], self.slice_spacing, *self.spacing[self.slice_axis :])
+
+    @property
+    def patch_box(self) -> tuple[int, ...]:
+        """The patch as (z, y, x) voxels: a slice of thickness 1 for 2D."""
+        if self.slice_axis is None:
+            return self.patch_size
+        return (*self.patch_size[: self.slice_axis], 1, *self.patch_size[self.slice_axis :])
+
+
+class Plan(Record):
+    """All decisions for one dataset; edit `plan.json` before training to change them.
+
+    Attributes:
+        dataset: its name.
+        channel_names, labels: of the dataset.
+        num_cases: training cases.
+        normalization: for each channel.
+        single_component_labels: indices of classes that are one connected component in every training label [I4].
+        limits: the constants that the rules used.
+        configurations: by name. A cascade is offered where `3d_lowres` and `3d_cascade` are among them.
+        changes: what a budget or a user's option changed, in words.
+        requested: digest of what this plan was made from; another request makes another plan.
+    """
+
+    schema_name: ClassVar[str] = "voxfit.plan/1"
+    dataset: str
+    channel_names: tuple[str, ...]
+    labels: Labels
+    num_cases: PositiveInt
+    normalization: tuple[Normalization, ...]
+    single_component_labels: tuple[int, ...] = ()
+    limits: Limits = Limits()
+    configurations: dict[ConfigurationName, Configuration]
+    changes: tuple[str, ...] = ()
+    requested: str = ""
+
+    def grid(self, name: ConfigurationName) -> Grid:
+        """What preprocessing of a configuration depends on."""
+        return Grid(spacing_mm=self.configurations[name].spacing_mm, normalization=self.normalization)
+
+    def topology(self, name: ConfigurationName) -> Topology:
+        """What the network of a configuration depends on."""
+        configuration = self.configurations[name]
+        extra = self.labels.count - 1 if configuration.previous else 0
+        return Topology(
+            in_channels=len(self.channel_names) + extra,
+            out_channels=self.labels.count,
+            num_pool=configuration.num_pool,
+            base_features=configuration.base_features,
+            max_features=configuration.max_features,
+            pooling=configuration.pooling,
+        )
+
+    def training_digest(self, name: ConfigurationName) -> str:
+        """Changes when a model trained with this configuration no longer fits the plan; `why` does not count."""
+        configuration = self.configurations[name].model_dump(mode="json", exclude={"why"})
+        return digest_of([configuration, self.grid(name).digest(), self.labels.digest(), len(self.channel_names)])
+
+
+def patch_voxels(configuration: Configuration) -> int:
+    """Voxels of one patch."""
+    return math.prod(configuration.patch_size)

@@ -1,0 +1,120 @@
+"""The recipe: how every model is trained, whatever the dataset. The default is the paper's (method.md [T1]-[T8])."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from typing_extensions import Self
+
+from voxfit.core.records import Record
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Plateau(Record):
+    """The paper's schedule (method.md [T4]): a drop on a plateau of the training loss, an end on one of validation.
+
+    Attributes:
+        learning_rate: the first one.
+        drop: factor at a plateau.
+        drop_patience, stop_patience: epochs without improvement.
+        improvement: by how much the averaged loss must fall to count.
+        stop_below: training never ends above this learning rate.
+        training_memory, validation_memory: weight of the old value in the moving averages.
+        epochs: at most.
+    """
+
+    kind: Literal["plateau"] = "plateau"
+    learning_rate: PositiveFloat = 3e-4
+    drop: PositiveFloat = 0.2
+    drop_patience: PositiveInt = 30
+    stop_patience: PositiveInt = 60
+    improvement: PositiveFloat = 5e-3
+    stop_below: PositiveFloat = 1e-6
+    training_memory: Probability = 0.93
+    validation_memory: Probability = 0.9
+    epochs: PositiveInt = 1000
+
+
+class Annealed(Record):
+    """A schedule that ends when it is told to: linear warm-up, then (1 - progress)^power down to zero.
+
+    Attributes:
+        learning_rate: the highest one.
+        power: 1 is a straight line.
+        warmup_steps: training steps until `learning_rate` is reached.
+        epochs: the length; or
+        seconds: the length in seconds of training, whatever the number of steps becomes.
+    """
+
+    kind: Literal["annealed"] = "annealed"
+    learning_rate: PositiveFloat
+    power: PositiveFloat = 0.9
+    warmup_steps: NonNegativeInt = 50
+    epochs: PositiveInt | None = None
+    seconds: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.seconds is None):
+            raise ValueError("an annealed schedule has either epochs or seconds")
+        return self
+
+
+class AugmentationSet(Record):
+    """Ranges and probabilities of the augmentation of one kind of patch (method.md [T5]).
+
+    Attributes:
+        rotation_degrees: largest angle about each axis.
+        stretched_rotation_degrees: the same where the longest side of the patch is more than 1.5 times its shortest.
+        scale: range of the factor by which objects grow (> 1) or shrink.
+        elastic_amplitude: range; random displacements in [-1, 1] are smoothed, then multiplied by this (voxels).
+        elastic_sigma: range of the smoothing Gaussian's standard deviation, voxels.
+        gamma: range of the exponent.
+        *_probability: per sample; mirroring per axis.
+    """
+
+    rotation_degrees: NonNegativeFloat
+    stretched_rotation_degrees: NonNegativeFloat
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.85, 1.25)
+    elastic_amplitude: tuple[NonNegativeFloat, NonNegativeFloat]
+    elastic_sigma: tuple[PositiveFloat, PositiveFloat] = (9.0, 13.0)
+    gamma: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.5)
+    rotation_probability: Probability = 0.2
+    scale_probability: Probability = 0.2
+    elastic_probability: Probability = 0.2
+    gamma_probability: Probability = 0.3
+    mirror_probability: Probability = 0.5
+
+
+class Recipe(Record):
+    """Training settings, the same for all datasets and configurations.
+
+    Attributes:
+        name: of the recipe.
+        folds: of the cross-validation [T1].
+        steps_per_epoch, validation_steps: batches [T3].
+        schedule: of the learning rate, and when to stop.
+        weight_decay, amsgrad: of Adam [T3].
+        dice_smoothing: added above and below [T2].
+        augmentation_2d, augmentation_3d: parameter sets [T5].
+        seed: of everything random.
+    """
+
+    schema_name: ClassVar[str] = "voxfit.recipe/1"
+    name: str = "nnunet-2018"
+    folds: Annotated[int, Field(ge=2)] = 5
+    steps_per_epoch: PositiveInt = 250
+    validation_steps: PositiveInt = 50
+    schedule: Annotated[Plateau | Annealed, Field(discriminator="kind")] = Plateau()
+    weight_decay: NonNegativeFloat = 3e-5
+    amsgrad: bool = True
+    dice_smoothing: PositiveFloat = 1e-5
+    augmentation_2d: AugmentationSet = AugmentationSet(
+        rotation_degrees=180.0, stretched_rotation_degrees=15.0, elastic_amplitude=(0.0, 200.0)
+    )
+    augmentation_3d: AugmentationSet = AugmentationSet(
+        rotation_degrees=15.0, stretched_rotation_degrees=15.0, elastic_amplitude=(0.0, 900.0)
+    )
+    seed: NonNegativeInt = 0
