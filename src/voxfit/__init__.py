@@ -1,1 +1,38 @@
-"""voxfit fits a segmentation U-Net to any medical image dataset with nobody turning a knob."""
+"""voxfit fits a segmentation U-Net to any medical image dataset with nobody turning a knob.
+
+The names below are the public interface; each is imported when it is first used, so that `import voxfit` is cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Dataset": "voxfit.imaging.dataset",
+    "FitRequest": "voxfit.running.pipeline",
+    "FitResult": "voxfit.running.pipeline",
+    "Listener": "voxfit.core.listening",
+    "Model": "voxfit.inference.model",
+    "VoxfitError": "voxfit.core.errors",
+    "evaluate": "voxfit.assessment.evaluation",
+    "fit": "voxfit.running.pipeline",
+}
+
+__all__ = ["Dataset", "FitRequest", "FitResult", "Listener", "Model", "VoxfitError", "evaluate", "fit"]
+
+if TYPE_CHECKING:
+    from voxfit.assessment.evaluation import evaluate
+    from voxfit.core.errors import VoxfitError
+    from voxfit.core.listening import Listener
+    from voxfit.imaging.dataset import Dataset
+    from voxfit.inference.model import Model
+    from voxfit.running.pipeline import FitRequest, FitResult, fit
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"voxfit has no {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -39,6 +39,7 @@ def map_cases(
 
     Exceptions of `function` are raised here unchanged. When a worker process dies, the tasks it may have held are
     repeated one at a time in a process of their own, so that one bad case neither ends the others nor stays unnamed.
+    The error comes when all others are done.
 
     Args:
         function: importable by name (it travels to worker processes).
@@ -59,14 +60,16 @@ def map_cases(
                 progress(index + 1, len(tasks))
         return results
     done: dict[int, Result] = {}
-    suspects = _run_pool(function, tasks, list(range(len(tasks))), workers, done, progress)
-    for index in suspects:
-        if _run_pool(function, tasks, [index], 1, done, progress):
-            raise WorkerError(
-                f"{name(tasks[index])}: the worker process died twice while it held this case, the second time alone. "
-                "Most often the system ended it for lack of memory: look at the size of this case, free memory, or "
-                "leave the case out."
-            )
+    waiting, dead = list(range(len(tasks))), []
+    while waiting:
+        suspects, waiting = _run_pool(function, tasks, waiting, workers, done, progress)
+        dead += [index for index in suspects if _run_pool(function, tasks, [index], 1, done, progress)[0]]
+    if dead:
+        raise WorkerError(
+            f"{', '.join(name(tasks[index]) for index in dead)}: the worker process died twice while it held this "
+            "case, the second time alone. Most often the system ended it for lack of memory: look at the size of the "
+            "case, free memory, or leave the case out."
+        )
     return [done[index] for index in range(len(tasks))]
 
 
@@ -77,8 +80,8 @@ def _run_pool(
     workers: int,
     done: dict[int, Result],
     progress: Callable[[int, int], None] | None,
-) -> list[int]:
-    """Run the tasks at `indices`; fills `done`, returns the indices that were left when a worker died."""
+) -> tuple[list[int], list[int]]:
+    """Run the tasks at `indices` and fill `done`; where a worker died: the tasks it may have held, and the unstarted."""
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     queue = list(reversed(indices))
     running: dict[Future[Result], int] = {}
@@ -95,11 +98,12 @@ def _run_pool(
                     if progress:
                         progress(len(done), len(tasks))
         except BrokenProcessPool:
-            return sorted(index for index in indices if index not in done)
+            waiting = sorted(queue)
+            return [index for index in indices if index not in done and index not in waiting], waiting
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return []
+    return [], []
 
 
 def _one_thread() -> None:

@@ -59,7 +59,7 @@ class Record(BaseModel):
         """Parse the JSON form; `where` names its origin in errors."""
         try:
             body = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a ValueError also of integers with thousands of digits
             raise RecordError(f"{where}: is not valid JSON ({error}). Restore the file or delete it.") from error
         if not isinstance(body, dict):
             raise RecordError(f"{where}: holds a {type(body).__name__}, not an object.")
@@ -121,10 +121,12 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > 256 * 2**20:
             raise RecordError(f"{path}: has more than 256 MiB; this is no description file.")
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        json.dumps(value, ensure_ascii=False).encode()  # "\\ud800" is half a character: no record could hold it
+        return value
     except FileNotFoundError:
         raise RecordError(f"{path}: there is no such file.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"{path}: is not readable JSON ({error}).") from error
 
 

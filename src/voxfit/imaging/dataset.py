@@ -7,6 +7,7 @@ and in the direction of `labels` (value to name, or name to value).
 
 from __future__ import annotations
 
+import glob
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -79,8 +80,7 @@ def images_in(folder: Path) -> tuple[Case, ...]:
 
     The suffix is optional: it is taken off when every file has it.
     """
-    files = sorted(path for path in folder.iterdir() if file_ending(path) and not path.name.startswith("."))
-    return group_channels(files)
+    return group_channels(_image_files_in(folder))
 
 
 def group_channels(files: list[Path]) -> tuple[Case, ...]:
@@ -94,9 +94,25 @@ def group_channels(files: list[Path]) -> tuple[Case, ...]:
     return tuple(Case(name=name, images=tuple(paths)) for name, paths in sorted(groups.items()))
 
 
+def _image_files_in(folder: Path) -> list[Path]:
+    """By name; hidden ones are none (macOS leaves a `._NAME` beside each file that it copies)."""
+    files = sorted(path for path in folder.iterdir() if file_ending(path) and not path.name.startswith("."))
+    for path in files:
+        _check_text(path)
+    return files
+
+
+def _check_text(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise DatasetError(Problem(ascii(str(path)), "the name is not UTF-8.", "Rename it.")) from None
+
+
 def _open(folder: Path, group_by: str | None) -> Dataset:
     if not folder.is_dir():
         raise DatasetError(Problem(str(folder), "there is no such folder.", "Name the folder that holds dataset.json."))
+    _check_text(folder)
     path = folder / "dataset.json"
     if not path.is_file():
         raise DatasetError(
@@ -137,11 +153,12 @@ def _grouped(cases: tuple[Case, ...], pattern: str) -> tuple[Case, ...]:
     grouped = []
     for case in cases:
         match = expression.search(case.name)
-        if match is None:
+        group = match and match.group(1 if expression.groups else 0)
+        if not group:
             raise DatasetError(
                 Problem(case.name, f"--group-by {pattern!r} matches nothing in this name.", "Correct the expression.")
             )
-        grouped.append(case.model_copy(update={"group": match.group(1) if expression.groups else match.group(0)}))
+        grouped.append(case.model_copy(update={"group": group}))
     return tuple(grouped)
 
 
@@ -178,7 +195,7 @@ class _Reader:
         for key, value in found.items():
             # MSD writes {"1": "liver"}, nnU-Net v2 {"liver": 1}.
             name, number = (value, key) if isinstance(value, str) else (key, value)
-            if isinstance(number, bool) or not str(number).isdigit():
+            if isinstance(number, bool) or not str(number).isdecimal():
                 self.fail(
                     "dataset.json",
                     f'the label "{name}" has the value {number!r}.',
@@ -247,7 +264,12 @@ class _Reader:
         return cases
 
     def _inside(self, relative: str) -> Path | None:
-        path = (self.folder / relative).resolve()
+        try:
+            path = (self.folder / relative).resolve()
+            path.is_file()
+        except (OSError, ValueError) as error:
+            self.fail("dataset.json", f"the path {relative!r} cannot be used ({error}).", "Correct it.")
+            return None
         if not path.is_relative_to(self.folder.resolve()):
             self.fail(
                 "dataset.json", f"the path {relative!r} leads out of the dataset.", "Keep all files inside the folder."
@@ -261,7 +283,7 @@ class _Reader:
         stem = image.name[: len(image.name) - len(ending)]
         if image.is_file():
             return (str(image),), stem
-        files = sorted(image.parent.glob(f"{stem}_[0-9][0-9][0-9][0-9]{ending}"))
+        files = sorted(image.parent.glob(f"{glob.escape(stem)}_[0-9][0-9][0-9][0-9]{glob.escape(ending)}"))
         return tuple(str(path) for path in files), stem
 
     def _from_folders(self) -> list[Case]:
@@ -275,7 +297,7 @@ class _Reader:
                     "Put the training images into imagesTr, labels into labelsTr.",
                 )
                 return []
-        by_name = {path.name[: -len(file_ending(path))]: path for path in sorted(labels.iterdir()) if file_ending(path)}
+        by_name = {path.name[: -len(file_ending(path))]: path for path in _image_files_in(labels)}
         cases = []
         for case in images_in(images):
             label = by_name.pop(case.name, None)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
 from voxfit.core.records import Record
 
 
@@ -34,3 +39,24 @@ class Labels(Record):
     def count(self) -> int:
         """Network outputs: the foreground classes and background."""
         return len(self.classes) + 1
+
+    def to_indices(self, array: NDArray[np.generic]) -> tuple[NDArray[np.int16], list[int]]:
+        """Turn file values into class indices 0..n.
+
+        Returns:
+            the indices (background where a value is unknown), and the unknown values.
+        """
+        values = self.values
+        unknown = sorted(set(np.unique(array).tolist()) - set(values))
+        if not unknown and values == tuple(range(len(values))):
+            return array.astype(np.int16), []
+        indices = np.zeros(array.shape, np.int16)
+        for index, value in enumerate(values):
+            indices[array == value] = index
+        return indices, unknown
+
+
+def some(values: Sequence[int]) -> str:
+    """The first values of a list, for a message."""
+    text = ", ".join(str(value) for value in values[:8])
+    return text + (f" and {len(values) - 8} more" if len(values) > 8 else "")

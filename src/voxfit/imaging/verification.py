@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from voxfit.core.errors import DatasetError, Problem
 from voxfit.imaging.dataset import Case, Dataset
 from voxfit.imaging.geometry import Geometry
-from voxfit.imaging.labels import Labels
+from voxfit.imaging.labels import Labels, some
 from voxfit.imaging.volume import Volume, read_image, read_label
 
 TOLERANCE_VOXELS = 1e-3
@@ -132,24 +132,16 @@ def _compare_grids(case: Case, image: Geometry, label: Geometry) -> list[Problem
 
 def _to_indices(case: Case, array: NDArray[np.generic], labels: Labels) -> tuple[NDArray[np.int16], list[Problem]]:
     """File values become class indices 0..n."""
-    values = labels.values
-    found = np.unique(array).tolist()
-    if unknown := [value for value in found if value not in values]:
-        return array.astype(np.int16), [
-            Problem(
-                case.name,
-                f"the label has the value{'s' * (len(unknown) > 1)} {_some(unknown)}, "
-                f"but dataset.json defines {_some(list(values))}.",
-                f"Add the labels or correct {case.label}.",
-            )
-        ]
+    indices, unknown = labels.to_indices(array)
     problems = []
-    if found == [0]:
-        problems.append(Problem(case.name, "the label is empty (background only).", "Look at the label.", fatal=False))
-    if values == tuple(range(len(values))):
-        return array.astype(np.int16), problems
-    lookup = np.searchsorted(np.asarray(values), array)
-    return lookup.astype(np.int16), problems
+    if unknown:
+        plural = "s" if len(unknown) > 1 else ""
+        what = f"the label has the value{plural} {some(unknown)}, but dataset.json defines {some(labels.values)}."
+        problems.append(Problem(case.name, what, f"Add the label{plural} or correct {case.label}."))
+    elif not indices.any():
+        what = "the label is empty (background only)."
+        problems.append(Problem(case.name, what, "Look at the label.", fatal=False))
+    return indices, problems
 
 
 def _named(case: Case, problem: Problem) -> Problem:
@@ -158,8 +150,3 @@ def _named(case: Case, problem: Problem) -> Problem:
 
 def _by(shape: tuple[int, ...]) -> str:
     return " x ".join(str(size) for size in shape)
-
-
-def _some(values: list[int]) -> str:
-    text = ", ".join(str(value) for value in values[:8])
-    return text + (f" and {len(values) - 8} more" if len(values) > 8 else "")

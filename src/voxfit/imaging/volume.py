@@ -6,12 +6,14 @@ NIfTI files is checked here before SimpleITK sees them, and floating-point NIfTI
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import math
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -51,7 +53,8 @@ def read_image(path: Path) -> Volume:
         DatasetError: the file is missing, incomplete, no image, or holds NaN or infinity.
     """
     image = _read(path)
-    array = sitk.GetArrayFromImage(image).astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is reported below
+        array = sitk.GetArrayFromImage(image).astype(np.float32, copy=False)
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.ascontiguousarray(np.moveaxis(array, -1, 0))
     elif image.GetDimension() != 4:
@@ -59,7 +62,9 @@ def read_image(path: Path) -> Volume:
     geometry = _geometry_of(image)
     array = array.reshape((-1, *geometry.shape))
     # One pass: a sum is finite only when every term is (or overflows, which the exact test then settles).
-    if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = array.sum(dtype=np.float64)
+    if not np.isfinite(total) and not np.isfinite(array).all():
         bad = int(array.size - np.isfinite(array).sum())
         raise DatasetError(
             Problem(str(path), f"{bad} voxels are NaN or infinite.", "Replace them (by 0, say) and save it again.")
@@ -80,12 +85,13 @@ def read_label(path: Path) -> Volume:
         raise DatasetError(Problem(str(path), "the label has several channels.", "Save it as one channel of integers."))
     array = array.reshape(geometry.shape)
     if array.dtype.kind == "f":
-        rounded = np.rint(array)
-        if not np.array_equal(rounded, array):
+        with np.errstate(invalid="ignore"):
+            whole = array.astype(np.int32)
+        if not np.array_equal(whole, array):
             raise DatasetError(
                 Problem(str(path), "the label has fractional values.", "Save it with integers (nearest neighbour).")
             )
-        array = rounded.astype(np.int32)
+        array = whole
     return Volume(array, geometry)
 
 
@@ -98,13 +104,15 @@ def write_label(path: Path, array: NDArray[np.generic], geometry: Geometry) -> N
     ending = file_ending(path)
     if not ending:
         raise UsageError(f"{path}: unknown file ending; use one of {', '.join(FILE_ENDINGS)}.")
-    temporary = path.with_name(f".{path.name[: -len(ending)]}.part{ending}")
+    # The header of an .mhd names the file of its voxels, so it is written in place.
+    temporary = path if ending == ".mhd" else path.with_name(f".{path.name[: -len(ending)]}.part{ending}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sitk.WriteImage(to_sitk(array, geometry), str(temporary), useCompression=True)
         temporary.replace(path)
     except (RuntimeError, OSError) as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UsageError(
             f"{path}: cannot be written ({_last_line(error)}). Free space or choose another folder."
         ) from error
@@ -199,8 +207,9 @@ def _check_nifti(path: Path) -> None:
             left = header.voxel_bytes
             while left > 0 and (chunk := stream.read(min(left, _CHUNK))):
                 left -= len(chunk)
-                if header.float_type and len(chunk) % 8 == 0:
-                    bad += int((~np.isfinite(np.frombuffer(chunk, header.float_type))).sum())
+                if header.float_type is not None:
+                    whole = len(chunk) // header.float_type.itemsize
+                    bad += int((~np.isfinite(np.frombuffer(chunk, header.float_type, whole))).sum())
             while compressed and stream.read(_CHUNK):  # the checksum stands at the very end
                 pass
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -230,7 +239,7 @@ class _Header:
 
     offset: int
     voxel_bytes: int
-    float_type: str
+    float_type: np.dtype[np.floating[Any]] | None
 
 
 def _parse_header(header: bytes, where: str) -> _Header:
@@ -248,8 +257,10 @@ def _parse_header(header: bytes, where: str) -> _Header:
         else:
             continue
         if 1 <= dim[0] <= 7 and min(dim[1 : dim[0] + 1]) > 0 and bits > 0 and _HEADER <= offset < 1 << 24:
-            kind = _FLOAT_TYPES.get(datatype, "")
-            return _Header(int(offset), math.prod(dim[1 : dim[0] + 1]) * bits // 8, order + kind if kind else "")
+            kind = _FLOAT_TYPES.get(datatype)
+            return _Header(
+                int(offset), math.prod(dim[1 : dim[0] + 1]) * bits // 8, np.dtype(order + kind) if kind else None
+            )
         break
     raise DatasetError(
         Problem(where, "is not a NIfTI file (its header makes no sense).", "Replace or remove the file.")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveFloat, PositiveInt
 
 from voxfit.core.errors import RecordError
-from voxfit.core.records import Record, read_json
+from voxfit.core.records import Record, digest_of, read_json
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.geometry import Box, nonzero_box
 from voxfit.imaging.labels import Label, Labels
@@ -51,6 +51,7 @@ class Fingerprint(Record):
         cases: one for each training case.
         intensities: one for each channel; null where nobody needs it (only CT channels do) or it was not measured.
         single_component_labels: indices of classes that are one component in every training label that has them [I4].
+        made_from: digest of the files that were measured.
     """
 
     schema_name: ClassVar[str] = "voxfit.fingerprint/1"
@@ -61,6 +62,11 @@ class Fingerprint(Record):
     cases: tuple[CaseFingerprint, ...]
     intensities: tuple[Intensities | None, ...]
     single_component_labels: tuple[int, ...] = ()
+    made_from: str = ""
+
+    def facts_digest(self) -> str:
+        """Changes when a plan would; not with the time stamps of the files."""
+        return digest_of(self.model_dump(mode="json", exclude={"made_from"}))
 
     def median_spacing_mm(self) -> tuple[float, ...]:
         """Per-axis median over the cases, (z, y, x)."""
@@ -139,7 +145,9 @@ def count_components(label: NDArray[np.integer[Any]], classes: int) -> tuple[int
     return tuple(int(count) for count in counts[1:classes])
 
 
-def summarize(dataset: Dataset, dimension: int, measurements: Sequence[CaseMeasurement]) -> Fingerprint:
+def summarize(
+    dataset: Dataset, dimension: int, measurements: Sequence[CaseMeasurement], made_from: str = ""
+) -> Fingerprint:
     """Put the measurements of all training cases together."""
     intensities = tuple(
         _statistics([measurement.counted[channel] for measurement in measurements]) if is_ct(name) else None
@@ -155,6 +163,7 @@ def summarize(dataset: Dataset, dimension: int, measurements: Sequence[CaseMeasu
         cases=tuple(measurement.geometry for measurement in measurements),
         intensities=intensities,
         single_component_labels=single,
+        made_from=made_from,
     )
 
 

@@ -201,7 +201,8 @@ class Plan(Record):
         limits: the constants that the rules used.
         configurations: by name. A cascade is offered where `3d_lowres` and `3d_cascade` are among them.
         changes: what a budget or a user's option changed, in words.
-        requested: digest of what this plan was made from; another request makes another plan.
+        made_from: digest of the fingerprint's facts and the limits; when they change, so does the plan.
+        fitted_to: digest of the time budget that changed it; empty for none.
     """
 
     schema_name: ClassVar[str] = "voxfit.plan/1"
@@ -214,7 +215,8 @@ class Plan(Record):
     limits: Limits = Limits()
     configurations: dict[ConfigurationName, Configuration]
     changes: tuple[str, ...] = ()
-    requested: str = ""
+    made_from: str = ""
+    fitted_to: str = ""
 
     def grid(self, name: ConfigurationName) -> Grid:
         """What preprocessing of a configuration depends on."""

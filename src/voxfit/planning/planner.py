@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
+from voxfit.core.records import digest_of
 from voxfit.planning.fingerprint import Fingerprint, is_ct
 from voxfit.planning.plan import (
     ClipAndScale,
@@ -43,13 +44,12 @@ class Extent:
     dimension: int = 3
 
 
-def make_plan(fingerprint: Fingerprint, limits: Limits | None = None, *, requested: str = "") -> Plan:
+def make_plan(fingerprint: Fingerprint, limits: Limits | None = None) -> Plan:
     """Plan every configuration that the paper offers for a dataset.
 
     Args:
         fingerprint: the measured facts.
         limits: constants of the rules; default: the paper's.
-        requested: digest of what was asked for, stored in the plan.
     """
     limits = limits or Limits()
     extent = Extent(
@@ -64,8 +64,13 @@ def make_plan(fingerprint: Fingerprint, limits: Limits | None = None, *, request
         single_component_labels=fingerprint.single_component_labels,
         limits=limits,
         configurations=plan_configurations(extent, limits),
-        requested=requested,
+        made_from=plan_origin(fingerprint, limits),
     )
+
+
+def plan_origin(fingerprint: Fingerprint, limits: Limits) -> str:
+    """Digest of what a plan is made from."""
+    return digest_of([fingerprint.facts_digest(), limits.digest()])
 
 
 def plan_configurations(extent: Extent, limits: Limits) -> dict[ConfigurationName, Configuration]:

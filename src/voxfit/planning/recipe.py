@@ -68,7 +68,7 @@ class AugmentationSet(Record):
     Attributes:
         rotation_degrees: largest angle about each axis.
         stretched_rotation_degrees: the same where the longest side of the patch is more than 1.5 times its shortest.
-        scale: range of the factor by which objects grow (> 1) or shrink.
+        scale: range of the factor on coordinates: above 1 shows more of the image, smaller.
         elastic_amplitude: range; random displacements in [-1, 1] are smoothed, then multiplied by this (voxels).
         elastic_sigma: range of the smoothing Gaussian's standard deviation, voxels.
         gamma: range of the exponent.

@@ -1,0 +1,196 @@
+"""Scores of predicted label maps against references: per case and label, and their means.
+
+A label that is absent in both maps of a case has no score there and does not count in means; one that is absent in
+one of them scores 0, and has no distance. The mean foreground Dice is the mean over labels of their mean over cases.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxfit.assessment import metrics
+from voxfit.core.errors import DatasetError, Problem
+from voxfit.core.records import Record
+from voxfit.imaging.geometry import Spacing
+from voxfit.imaging.labels import Labels
+
+
+class LabelScores(Record):
+    """One label in one case; see `voxfit.assessment.metrics` for the definitions.
+
+    Attributes:
+        dice: 0 to 1; None where the label is absent in both maps.
+        hausdorff_95_mm: None where it is absent in either map, or was not measured.
+        surface_dice: 0 to 1; None where it is absent in both maps, or was not measured.
+        reference_voxels: size in the reference.
+        predicted_voxels: size in the prediction.
+        reference_ml: volume in the reference; 2D images count as 1 mm thick.
+        predicted_ml: volume in the prediction.
+    """
+
+    dice: float | None
+    hausdorff_95_mm: float | None
+    surface_dice: float | None
+    reference_voxels: int
+    predicted_voxels: int
+    reference_ml: float
+    predicted_ml: float
+
+
+class CaseScores(Record):
+    """One case: its name, and scores by the name of the label."""
+
+    name: str
+    labels: dict[str, LabelScores]
+
+
+class LabelMeans(Record):
+    """Means of one label over the cases that have a value; None where none has."""
+
+    dice: float | None
+    hausdorff_95_mm: float | None
+    surface_dice: float | None
+
+
+class MeanScores(Record):
+    """Means over cases.
+
+    Attributes:
+        foreground_dice: mean of the labels' mean Dice, labels without a value left out; None when there is none.
+        labels: means by the name of the label.
+    """
+
+    foreground_dice: float | None
+    labels: dict[str, LabelMeans]
+
+
+class Scores(Record):
+    """The content of `scores.json`.
+
+    Attributes:
+        labels: names of the foreground labels, in order.
+        tolerance_mm: of the surface Dice.
+        mean: over the cases.
+        cases: in the order they were given.
+        missing: references that no prediction was there for; they are in no mean.
+        warnings: what does not prevent a comparison but should be looked at.
+    """
+
+    schema_name: ClassVar[str] = "voxfit.scores/1"
+    labels: tuple[str, ...]
+    tolerance_mm: float
+    mean: MeanScores
+    cases: tuple[CaseScores, ...]
+    missing: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def score_case(
+    name: str,
+    reference: NDArray[np.integer],
+    predicted: NDArray[np.integer],
+    spacing_mm: Spacing,
+    labels: Labels,
+    tolerance_mm: float = 1.0,
+    surface: bool = True,
+) -> CaseScores:
+    """Compare two label maps.
+
+    Args:
+        name: of the case.
+        reference: (z, y, x) of class indices 0..n, whatever the values in the files are.
+        predicted: the same.
+        spacing_mm: distance between voxels, (z, y, x).
+        labels: the classes.
+        tolerance_mm: of the surface Dice.
+        surface: measure surface distances too, which takes most of the time.
+
+    Raises:
+        DatasetError: the shapes differ.
+    """
+    if reference.shape != predicted.shape:
+        raise DatasetError(shape_problem(name, reference.shape, predicted.shape))
+    scores = {
+        label.name: _score_label(reference == index, predicted == index, spacing_mm, tolerance_mm if surface else None)
+        for index, label in enumerate(labels.classes, 1)
+    }
+    return CaseScores(name=name, labels=scores)
+
+
+def summarize(
+    cases: Sequence[CaseScores],
+    labels: Labels,
+    tolerance_mm: float = 1.0,
+    *,
+    missing: Sequence[str] = (),
+    warnings: Sequence[str] = (),
+) -> Scores:
+    """Scores of cases, and their means."""
+    means = {name: _mean_of([case.labels[name] for case in cases]) for name in labels.names}
+    return Scores(
+        labels=labels.names,
+        tolerance_mm=tolerance_mm,
+        mean=MeanScores(foreground_dice=_mean(item.dice for item in means.values()), labels=means),
+        cases=tuple(cases),
+        missing=tuple(missing),
+        warnings=tuple(warnings),
+    )
+
+
+def to_csv(scores: Scores) -> str:
+    """A table with a row for each case and label; a value that does not exist is an empty cell."""
+    columns = tuple(LabelScores.model_fields)
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("case", "label", *columns))
+    for case in scores.cases:
+        for name, item in case.labels.items():
+            writer.writerow((case.name, name, *(getattr(item, column) for column in columns)))
+    return stream.getvalue()
+
+
+def shape_problem(where: str, reference: Sequence[int], predicted: Sequence[int]) -> Problem:
+    """What to say when a prediction has another shape than its reference."""
+    first, second = (" x ".join(str(size) for size in shape) for shape in (predicted, reference))
+    what = f"the prediction has the shape {first} (z, y, x), its reference has {second}."
+    return Problem(where, what, "Resample the prediction to the grid of the reference.")
+
+
+def _score_label(
+    reference: NDArray[np.bool_], predicted: NDArray[np.bool_], spacing_mm: Spacing, tolerance_mm: float | None
+) -> LabelScores:
+    """Scores of one mask; no surface metrics without a tolerance."""
+    reference_voxels, predicted_voxels = int(np.count_nonzero(reference)), int(np.count_nonzero(predicted))
+    hausdorff = surface = None
+    if tolerance_mm is not None:
+        distances = metrics.surface_distances(reference, predicted, spacing_mm)
+        hausdorff, surface = metrics.hausdorff_95_mm(distances), metrics.surface_dice(distances, tolerance_mm)
+    return LabelScores(
+        dice=metrics.dice(reference, predicted),
+        hausdorff_95_mm=hausdorff,
+        surface_dice=surface,
+        reference_voxels=reference_voxels,
+        predicted_voxels=predicted_voxels,
+        reference_ml=metrics.volume_ml(reference_voxels, spacing_mm),
+        predicted_ml=metrics.volume_ml(predicted_voxels, spacing_mm),
+    )
+
+
+def _mean_of(items: Sequence[LabelScores]) -> LabelMeans:
+    return LabelMeans(
+        dice=_mean(item.dice for item in items),
+        hausdorff_95_mm=_mean(item.hausdorff_95_mm for item in items),
+        surface_dice=_mean(item.surface_dice for item in items),
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return math.fsum(there) / len(there) if there else None

@@ -1,0 +1,378 @@
+"""The command line: thin commands, the only place that prints. Heavy modules are imported when a command runs."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from voxfit.core.errors import DatasetError, UsageError, VoxfitError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from voxfit.assessment.scores import Scores
+    from voxfit.assessment.selection import Selection
+    from voxfit.planning.plan import Limits, Plan
+    from voxfit.planning.recipe import Recipe
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Fits a segmentation U-Net to any medical image dataset with nobody turning a knob.",
+)
+
+RunFolder = Annotated[Path, typer.Option("-o", "--output", help="The run folder.")]
+GroupBy = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads this on Python 3.10 too
+    typer.Option(help="Regular expression on case names: what it captures (a patient) is never split between folds."),
+]
+Limit = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--limit", help="KEY=VALUE: another constant of the planning rules, e.g. voxel_budget=262144."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Workers = Annotated[Optional[int], typer.Option(help="Processes for reading and preparing; default: one a core.")]  # noqa: UP045
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option(help="Show the traceback of errors.")] = False,
+) -> None:
+    """Hold the options of all commands."""
+    context.obj = {"debug": debug}
+
+
+@app.command()
+def check(dataset: Path, group_by: GroupBy = None, workers: Workers = None) -> None:
+    """Report every problem of a dataset in one pass; exit code 1 where training could not start."""
+    from voxfit.core.parallel import map_cases
+    from voxfit.imaging.dataset import Dataset
+    from voxfit.imaging.verification import verify_case, verify_folds
+    from voxfit.planning.recipe import Recipe
+
+    console, listener = _console()
+    found = Dataset.open(dataset, group_by)
+    tasks = [(case, len(found.channel_names), found.labels) for case in found.cases]
+    listener.stage(f"Checking {len(tasks)} cases of {found.name}")
+    each = map_cases(verify_case, tasks, name=lambda task: task[0].name, workers=workers, progress=listener.progress)
+    problems = [*found.problems, *verify_folds(found, Recipe().folds), *(item for items in each for item in items)]
+    for problem in problems:
+        if not problem.fatal:
+            listener.warn(str(problem))
+    if fatal := [problem for problem in problems if problem.fatal]:
+        raise DatasetError(fatal)
+    labels = ", ".join(f"{label.value} {label.name}" for label in found.labels.classes)
+    console.print(
+        f"{found.name}: {len(found.cases)} training cases, {len(found.test_cases)} test images, "
+        f"channels {', '.join(found.channel_names)}, labels {labels}. Ready to train.",
+        markup=False,
+    )
+
+
+@app.command()
+def plan(
+    dataset: Annotated[Optional[Path], typer.Argument(help="A dataset folder.")] = None,  # noqa: UP045
+    output: Annotated[Path, typer.Option("-o", "--output", help="Run folder, or plan.json with --fingerprint.")] = Path(
+        "plan.json"
+    ),
+    fingerprint: Annotated[Optional[Path], typer.Option(help="Plan from measured facts, without images.")] = None,  # noqa: UP045
+    limit: Limit = None,
+    group_by: GroupBy = None,
+    workers: Workers = None,
+) -> None:
+    """Show what would be trained, with a reason for each number, and write plan.json."""
+    from voxfit.planning.fingerprint import load_fingerprint
+    from voxfit.planning.planner import make_plan
+
+    console, listener = _console()
+    if (dataset is None) == (fingerprint is None):
+        raise UsageError("Give either a dataset folder or --fingerprint FILE.")
+    if fingerprint is not None:
+        made = make_plan(load_fingerprint(fingerprint), _limits(limit))
+        made.save(output)
+    elif dataset is not None:
+        if output.suffix == ".json":
+            raise UsageError(f"-o {output}: name the run folder; the plan becomes plan.json in it.")
+        from voxfit.running.pipeline import FitRequest, Run
+
+        run = Run(FitRequest(dataset, output, limits=_limits(limit), group_by=group_by, workers=workers), listener)
+        with run.workspace.lock():
+            made = run.base_plan
+        output /= "plan.json"
+    _print_plan(console, made)
+    console.print(f"Written to {output}", markup=False)
+
+
+@app.command()
+def fit(
+    dataset: Path,
+    output: RunFolder,
+    configurations: Annotated[Optional[str], typer.Option(help="2d,3d,...; default: all that are offered.")] = None,  # noqa: UP045
+    folds: Annotated[Optional[str], typer.Option(help="0,1,...; default: all.")] = None,  # noqa: UP045
+    recipe: Annotated[str, typer.Option(help="Name or JSON file of the training settings.")] = "nnunet-2018",
+    epochs: Annotated[Optional[int], typer.Option(min=1, help="Exactly this many, annealed to the end.")] = None,  # noqa: UP045
+    budget: Annotated[Optional[str], typer.Option(help="Time for the whole fit: 90s, 20m, 2h, 1d.")] = None,  # noqa: UP045
+    device: Device = "auto",
+    seed: Annotated[Optional[int], typer.Option(min=0, help="Of everything random.")] = None,  # noqa: UP045
+    limit: Limit = None,
+    group_by: GroupBy = None,
+    workers: Workers = None,
+) -> None:
+    """Do the whole method: check, plan, prepare, train, cross-validate, select. Run again to resume."""
+    from voxfit.running.pipeline import FitRequest
+    from voxfit.running.pipeline import fit as run_fit
+
+    console, listener = _console()
+    settings = _recipe(recipe)
+    if seed is not None:
+        settings = settings.model_copy(update={"seed": seed})
+    request = FitRequest(
+        dataset,
+        output,
+        configurations=tuple(name.strip() for name in configurations.split(",")) if configurations else None,
+        folds=_numbers(folds, "--folds") if folds else None,
+        recipe=settings,
+        epochs=epochs,
+        budget_seconds=_seconds(budget) if budget else None,
+        device=device,
+        limits=_limits(limit),
+        group_by=group_by,
+        workers=workers,
+    )
+    result = run_fit(request, listener)
+    listener.close()
+    _print_selection(console, result.selection)
+    console.print(f"Model:   {result.model}\nReport:  {result.run / 'report.html'}", markup=False)
+    console.print(f"Next:    voxfit predict {result.run} IMAGES -o OUT", markup=False)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A run or a model folder.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or a folder of them.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the label maps.")],
+    device: Device = "auto",
+    mirror: Annotated[
+        bool, typer.Option(help="Average over mirrored variants; without it 4 to 8 times faster.")
+    ] = True,
+) -> None:
+    """Segment images; the label maps have exactly the images' geometry. Exit code 2 where some image is unusable."""
+    from voxfit.inference.model import Model
+    from voxfit.running.prediction import find_cases, predict_cases
+
+    console, listener = _console()
+    opened = Model.open(model, device, mirror=mirror)
+    cases = find_cases(images, len(opened.plan.channel_names))
+    listener.stage(f"Segmenting {len(cases)} image{'s' * (len(cases) > 1)} with {opened.description.name}")
+    problems = predict_cases(opened, cases, output, listener)
+    listener.close()
+    for problem in problems:
+        console.print(f"error: {problem}", markup=False, highlight=False)
+    console.print(f"{len(cases) - len(problems)} of {len(cases)} label maps written to {output}", markup=False)
+    if problems:
+        raise typer.Exit(2)
+
+
+@app.command()
+def evaluate(
+    predictions: Path,
+    labels: Annotated[Path, typer.Argument(help="Folder of reference labels.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="JSON file; the CSV stands beside it.")] = Path(
+        "scores.json"
+    ),
+    tolerance: Annotated[float, typer.Option(min=0, help="Of the surface Dice, mm.")] = 1.0,
+    workers: Workers = None,
+) -> None:
+    """Score label maps against references: Dice, Hausdorff 95, surface Dice, volumes."""
+    from voxfit.assessment.evaluation import evaluate as compare
+    from voxfit.assessment.scores import to_csv
+    from voxfit.core.records import write_atomically
+
+    console, listener = _console()
+    scores = compare(predictions, labels, tolerance_mm=tolerance, workers=workers, progress=listener.progress)
+    listener.close()
+    scores.save(output)
+    table = output.with_suffix(".csv")
+    write_atomically(table, to_csv(scores).encode())
+    _print_scores(console, scores)
+    for warning in scores.warnings:
+        listener.warn(warning)
+    if scores.missing:
+        listener.warn(
+            f"{len(scores.missing)} references have no prediction and count nowhere: {scores.missing[0]}, ..."
+        )
+    console.print(f"Written to {output} and {table}", markup=False)
+
+
+@app.command()
+def status(run: Path) -> None:
+    """Say what a run folder holds and what is still missing."""
+    from voxfit.running.status import describe
+
+    console, _ = _console()
+    for line in describe(run):
+        console.print(line, markup=False, highlight=False)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything.")] = Path("demo"),
+    flavour: Annotated[str, typer.Option(help="mr or ct.")] = "mr",
+    budget: Annotated[str, typer.Option(help="Time for the fit.")] = "3m",
+    device: Device = "auto",
+) -> None:
+    """Write a small synthetic dataset, fit it, segment its test images, and score them."""
+    from voxfit.running.demo import run_demo
+
+    console, listener = _console()
+    if flavour not in ("mr", "ct"):
+        raise UsageError(f"--flavour {flavour}: there are mr and ct.")
+    result = run_demo(output, "mr" if flavour == "mr" else "ct", _seconds(budget), device, listener)
+    listener.close()
+    _print_selection(console, result.fit.selection)
+    _print_scores(console, result.scores)
+    for what, path in result.paths.items():
+        console.print(f"{what:<12}{path}", markup=False, highlight=False)
+
+
+def main() -> None:
+    """Run the command line: errors are one message and exit code 1, `--debug` shows where they come from."""
+    debug = "--debug" in sys.argv[1:2]
+    try:
+        app(standalone_mode=True)
+    except VoxfitError as error:
+        if debug:
+            raise
+        sys.exit(_report(error))
+    except KeyboardInterrupt:
+        print("\nInterrupted. Everything finished is kept; the same command goes on from there.", file=sys.stderr)
+        sys.exit(130)
+    except MemoryError:
+        if debug:
+            raise
+        print("error: out of memory. Give the machine more, or use smaller images or fewer --workers.", file=sys.stderr)
+        sys.exit(1)
+
+
+def _report(error: VoxfitError) -> int:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    problems = [str(problem) for problem in error.problems] if isinstance(error, DatasetError) else [str(error)]
+    for problem in problems:
+        console.print(f"error: {problem}", markup=False, highlight=False, style="red", soft_wrap=True)
+    if len(problems) > 1:
+        console.print(f"{len(problems)} problems; nothing was trained.", markup=False)
+    return 1
+
+
+def _console() -> tuple[Console, Any]:
+    from rich.console import Console
+
+    from voxfit.console import ConsoleListener
+
+    console = Console(soft_wrap=True)
+    return console, ConsoleListener(console)
+
+
+def _print_plan(console: Console, made: Plan) -> None:
+    from rich.table import Table
+
+    labels = ", ".join(made.labels.names)
+    console.print(f"{made.dataset}: {made.num_cases} cases, labels {labels}", markup=False)
+    for channel, rule in zip(made.channel_names, made.normalization, strict=True):
+        shown = ", ".join(f"{key} {value}" for key, value in rule.model_dump().items() if key != "kind")
+        console.print(
+            f"  channel {channel}: {rule.kind}{' (' if shown else ''}{shown}{')' if shown else ''}", markup=False
+        )
+    for name, configuration in made.configurations.items():
+        table = Table(title=name, title_justify="left", title_style="bold")
+        for column in ("", "value", "why"):
+            table.add_column(column)
+        fields = ("spacing", "median_shape", "patch_size", "num_pool", "batch_size", "dice", "augmentation", "previous")
+        for key in fields:
+            value = getattr(configuration, key)
+            if value is not None:
+                shown = " x ".join(f"{item:.4g}" for item in value) if isinstance(value, tuple) else str(value)
+                table.add_row(key, shown, configuration.why.get(key, ""))
+        console.print(table)
+    if "3d" in made.configurations and "3d_lowres" not in made.configurations:
+        console.print("No cascade: the median case is at most four patches large [A5].", highlight=False)
+    for change in made.changes:
+        console.print(f"changed: {change}", markup=False)
+
+
+def _print_selection(console: Console, selection: Selection) -> None:
+    from voxfit.console import score_table
+
+    labels = list(selection.candidates[0].label_dice)
+    rows = [
+        (
+            candidate.name + (" (chosen)" if candidate.name == selection.chosen else ""),
+            [candidate.foreground_dice, *(candidate.label_dice[name] for name in labels)],
+            candidate.name == selection.chosen,
+        )
+        for candidate in selection.candidates
+    ]
+    cases = selection.candidates[0].cases
+    console.print(score_table(f"Cross-validated Dice ({cases} cases)", ["foreground", *labels], rows))
+
+
+def _print_scores(console: Console, scores: Scores) -> None:
+    from voxfit.console import score_table
+
+    columns = ["Dice", "Hausdorff 95 (mm)", f"surface Dice ({scores.tolerance_mm:g} mm)"]
+    rows: list[tuple[str, list[float | None], bool]] = [
+        (name, [mean.dice, mean.hausdorff_95_mm, mean.surface_dice], False) for name, mean in scores.mean.labels.items()
+    ]
+    rows.append(("mean foreground", [scores.mean.foreground_dice, None, None], True))
+    console.print(score_table(f"Scores of {len(scores.cases)} cases", columns, rows))
+
+
+def _limits(pairs: list[str] | None) -> Limits | None:
+    from voxfit.core.errors import RecordError
+    from voxfit.planning.plan import Limits
+
+    if not pairs:
+        return None
+    values = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if key not in Limits.model_fields:
+            raise UsageError(f"--limit {pair}: there is no such limit. Limits: {', '.join(Limits.model_fields)}.")
+        values[key] = value
+    try:
+        body = ", ".join(f'"{key}": {value}' for key, value in values.items())
+        return Limits.from_json("{" + body + "}", "--limit")
+    except RecordError as error:
+        raise UsageError(str(error)) from None
+
+
+def _recipe(name: str) -> Recipe:
+    from voxfit.planning.recipe import Recipe
+
+    if name == "nnunet-2018":
+        return Recipe()
+    if name.endswith(".json"):
+        return Recipe.load(Path(name))
+    raise UsageError(f"--recipe {name}: there is nnunet-2018, or name a .json file.")
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text}: give numbers, such as 0,1.") from None
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"--budget {text}: give a number and a unit: 90s, 20m, 2h or 1d.")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]

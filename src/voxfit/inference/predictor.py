@@ -1,0 +1,107 @@
+"""Sliding-window prediction: tiles, mirroring and folds, averaged as probabilities (method.md [I1]-[I3])."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from voxfit.imaging.geometry import Box, cut
+from voxfit.inference.tiling import gaussian_weights, tiles
+
+Network = Callable[[torch.Tensor], torch.Tensor]
+"""Takes (batch, channel, *patch), returns (batch, class, *patch) logits."""
+
+_BATCH_VOXELS = {"cuda": 2**22}
+_BATCH_VOXELS_ELSEWHERE = 2**18
+
+
+class Predictor:
+    """Predicts prepared images with the networks of one configuration.
+
+    Args:
+        networks: one for each fold, in evaluation mode and on `device`.
+        patch_box: tile as (z, y, x) voxels; thickness 1 along `slice_axis` for 2D networks.
+        slice_axis: the axis that 2D networks do not see; None for 3D.
+        classes: network outputs.
+        device: where the networks are.
+        mirror: average over all mirrored variants [I2].
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[Network],
+        patch_box: Sequence[int],
+        *,
+        slice_axis: int | None,
+        classes: int,
+        device: torch.device | str = "cpu",
+        mirror: bool = True,
+    ) -> None:
+        self.networks = tuple(networks)
+        self.patch_box = tuple(patch_box)
+        self.slice_axis = slice_axis
+        self.classes = classes
+        self.device = torch.device(device)
+        axes = [axis for axis in range(3) if axis != slice_axis]
+        chosen = [range(2) if mirror and axis in axes else range(1) for axis in range(3)]
+        # Axes of a (batch, channel, z, y, x) tensor that each variant flips.
+        self.flips = [
+            [axis + 2 for axis, flipped in enumerate(variant) if flipped] for variant in itertools.product(*chosen)
+        ]
+
+    @torch.inference_mode()
+    def predict(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities of a prepared image.
+
+        Args:
+            image: (channel, z, y, x).
+
+        Returns:
+            (class, z, y, x), summing to 1 over classes.
+        """
+        padded, inside = _pad(image, self.patch_box)
+        weights = torch.from_numpy(gaussian_weights(self.patch_box)).to(self.device)
+        total = torch.zeros((self.classes, *padded.shape[1:]))
+        norm = torch.zeros(padded.shape[1:])
+        boxes = tiles(padded.shape[1:], self.patch_box)
+        per_batch = max(_BATCH_VOXELS.get(self.device.type, _BATCH_VOXELS_ELSEWHERE) // math.prod(self.patch_box), 1)
+        source = torch.from_numpy(padded)
+        for first in range(0, len(boxes), per_batch):
+            some = boxes[first : first + per_batch]
+            batch = torch.stack([source[(slice(None), *box.to_slices())] for box in some]).to(self.device)
+            probabilities = (self._average(batch) * weights).cpu()
+            for box, part in zip(some, probabilities, strict=True):
+                total[(slice(None), *box.to_slices())] += part
+                norm[box.to_slices()] += weights.cpu()
+        total /= norm
+        return np.ascontiguousarray(total[(slice(None), *inside.to_slices())].numpy())
+
+    def _average(self, batch: torch.Tensor) -> torch.Tensor:
+        """Mean probability over folds and mirrored variants of (batch, channel, z, y, x) tiles."""
+        total = torch.zeros((len(batch), self.classes, *self.patch_box), device=batch.device)
+        for flip in self.flips:
+            flipped = batch.flip(flip) if flip else batch
+            for network in self.networks:
+                total += self._probabilities(network, flipped).flip(flip)
+        return total / (len(self.flips) * len(self.networks))
+
+    def _probabilities(self, network: Network, batch: torch.Tensor) -> torch.Tensor:
+        if self.slice_axis is None:
+            return network(batch).float().softmax(dim=1)
+        flat = network(batch.squeeze(self.slice_axis + 2))
+        return flat.float().softmax(dim=1).unsqueeze(self.slice_axis + 2)
+
+
+def _pad(image: NDArray[np.float32], patch: Sequence[int]) -> tuple[NDArray[np.float32], Box]:
+    """Zeros around an image that is smaller than a tile, and where the image then lies."""
+    start = [min((size - edge) // 2, 0) for size, edge in zip(image.shape[1:], patch, strict=True)]
+    stop = [low + max(size, edge) for low, size, edge in zip(start, image.shape[1:], patch, strict=True)]
+    inside = Box(
+        tuple(-low for low in start), tuple(size - low for low, size in zip(start, image.shape[1:], strict=True))
+    )
+    return cut(image, Box(tuple(start), tuple(stop))), inside

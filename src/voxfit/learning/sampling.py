@@ -1,0 +1,199 @@
+"""Which patches a training step sees: drawn from counters, so that step 7 of epoch 3 is the same on every run."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from voxfit.imaging.geometry import Box, cut
+from voxfit.learning.augmentation import Augmentation, adjust_gamma, draw, mirror, transform
+from voxfit.planning.plan import Configuration
+from voxfit.planning.recipe import Recipe
+from voxfit.preprocessing.case import OUTSIDE
+from voxfit.preprocessing.store import Store
+
+TRAINING, VALIDATION = 0, 1
+"""Streams of random numbers."""
+
+_PREFETCHED = 3
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One patch before augmentation.
+
+    Attributes:
+        image: (channel, *box) float32.
+        label: (*box) class indices.
+        augmentation: what is done to it.
+    """
+
+    image: NDArray[np.float32]
+    label: NDArray[np.int16]
+    augmentation: Augmentation
+
+
+class PatchSampler:
+    """Draws the batches of one configuration from a store (method.md [T5], [T6], [T8])."""
+
+    def __init__(
+        self,
+        store: Store,
+        cases: Sequence[str],
+        configuration: Configuration,
+        recipe: Recipe,
+        *,
+        channels: int,
+        seed: int,
+    ) -> None:
+        self.store = store
+        self.cases = tuple(cases)
+        self.configuration = configuration
+        self.seed = seed
+        self.channels = channels
+        flat = configuration.augmentation == "2d_slices"
+        # The axis (of z, y, x) that the transformation leaves alone: slices, or the short axis of a stretched patch.
+        self.still_axis = int(np.argmin(configuration.patch_size)) if flat else configuration.slice_axis
+        planar = flat or configuration.dimension == 2
+        self.settings = recipe.augmentation_2d if planar else recipe.augmentation_3d
+        self.moved_patch = tuple(size for axis, size in enumerate(configuration.patch_box) if axis != self.still_axis)
+        # More than a third of the samples are centred on a foreground voxel [T8].
+        self.forced = configuration.batch_size // 3 + 1
+
+    def batch(self, stream: int, epoch: int, step: int) -> list[Sample]:
+        """The samples of one step; the last ones are centred on a foreground voxel."""
+        size = self.configuration.batch_size
+        return [
+            self._sample(
+                np.random.default_rng([self.seed, stream, epoch, step, number]),
+                centred=number >= size - self.forced,
+                augmented=stream == TRAINING,
+            )
+            for number in range(size)
+        ]
+
+    def finish(self, samples: Sequence[Sample], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Augment a batch on a device.
+
+        Returns:
+            images (batch, channel, *patch) and labels (batch, *patch).
+        """
+        draws = [sample.augmentation for sample in samples]
+        images = [self._flatten(torch.from_numpy(sample.image).to(device)) for sample in samples]
+        labels = [self._flatten(torch.from_numpy(sample.label)[None].to(device)) for sample in samples]
+        image, label = transform(images, labels, draws, self.moved_patch)
+        image, label = self._unflatten(image, self.channels), self._unflatten(label, 1)
+        if draws[0].mirrored:
+            image, label = mirror(image, draws, 2), mirror(label, draws, 2)
+        return adjust_gamma(image, draws), label[:, 0]
+
+    def _sample(self, rng: np.random.Generator, *, centred: bool, augmented: bool) -> Sample:
+        name = self.cases[rng.integers(len(self.cases))]
+        image, label = self.store.image(name), self.store.label(name)
+        patch = self._place(rng, name, label, centred=centred)
+        augmentation = Augmentation()
+        if augmented:
+            augmentation = draw(rng, self.settings, self.moved_patch, self.configuration.dimension, self.channels)
+        box = self._source(augmentation, patch)
+        return Sample(cut(image, box), cut(label, box, OUTSIDE).astype(np.int16), augmentation)
+
+    def _source(self, augmentation: Augmentation, patch: Box) -> Box:
+        """The box that the augmentation needs: on the axis that stays still, just the patch."""
+        still = self.still_axis
+        if still is None:
+            return augmentation.source_box(patch)
+
+        def rest(values: tuple[int, ...]) -> tuple[int, ...]:
+            return values[:still] + values[still + 1 :]
+
+        moved = augmentation.source_box(Box(rest(patch.start), rest(patch.stop)))
+        return Box(
+            (*moved.start[:still], patch.start[still], *moved.start[still:]),
+            (*moved.stop[:still], patch.stop[still], *moved.stop[still:]),
+        )
+
+    def _place(self, rng: np.random.Generator, name: str, label: NDArray[np.integer], *, centred: bool) -> Box:
+        """Where the patch lies. Inside the case where it fits, else the case lies in its middle."""
+        size = self.configuration.patch_box
+        voxel = self._foreground_voxel(rng, name, label) if centred else None
+        start = []
+        for axis, (length, edge) in enumerate(zip(label.shape, size, strict=True)):
+            room = length - edge
+            if room < 0:
+                start.append(room // 2)
+            elif voxel is None:
+                start.append(int(rng.integers(room + 1)))
+            else:
+                start.append(min(max(voxel[axis] - edge // 2, 0), room))
+        return Box(tuple(start), tuple(low + edge for low, edge in zip(start, size, strict=True)))
+
+    def _foreground_voxel(
+        self, rng: np.random.Generator, name: str, label: NDArray[np.integer]
+    ) -> tuple[int, int, int] | None:
+        """A random voxel of a random foreground class that the case has; None where it has none."""
+        index = self.store.index(name)
+        present = np.flatnonzero(index[1:].sum(axis=1)) + 1
+        if not len(present):
+            return None
+        chosen = int(rng.choice(present))
+        ends = np.cumsum(index[chosen])
+        rank = int(rng.integers(ends[-1]))
+        z = int(np.searchsorted(ends, rank, side="right"))
+        within = rank - int(ends[z] - index[chosen][z])
+        y, x = np.unravel_index(int(np.flatnonzero(label[z] == chosen)[within]), label.shape[1:])
+        return z, int(y), int(x)
+
+    def _flatten(self, tensor: torch.Tensor) -> torch.Tensor:
+        """(channel, z, y, x) to (channel x still axis, moved axes)."""
+        if self.still_axis is None:
+            return tensor
+        return tensor.movedim(self.still_axis + 1, 1).flatten(0, 1)
+
+    def _unflatten(self, tensor: torch.Tensor, channels: int) -> torch.Tensor:
+        """(batch, channel x still axis, moved axes) back to (batch, channel, *patch)."""
+        if self.still_axis is None:
+            return tensor
+        apart: torch.Tensor = tensor.unflatten(1, (channels, -1))
+        return apart[:, :, 0] if self.configuration.dimension == 2 else apart.movedim(2, self.still_axis + 2)
+
+
+class Prefetcher:
+    """Cuts the batches of an epoch in background threads, a few steps ahead, in order.
+
+    Attributes:
+        waited: seconds for which the training had to wait.
+    """
+
+    def __init__(self, sampler: PatchSampler, threads: int = 1) -> None:
+        self.sampler = sampler
+        self.waited = 0.0
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="voxfit-loader")
+
+    def batches(self, stream: int, epoch: int, steps: int) -> Iterator[list[Sample]]:
+        """The batches of steps 0 .. `steps` - 1 of an epoch."""
+        ahead: deque[Future[list[Sample]]] = deque()
+        try:
+            for step in range(steps + _PREFETCHED):
+                if step < steps:
+                    ahead.append(self._pool.submit(self.sampler.batch, stream, epoch, step))
+                if step >= _PREFETCHED or step >= steps:
+                    if not ahead:
+                        return
+                    begun = perf_counter()
+                    samples = ahead.popleft().result()
+                    self.waited += perf_counter() - begun
+                    yield samples
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)

@@ -1,0 +1,105 @@
+"""Learning rates and the end of training: plain functions on a small record that checkpoints hold."""
+
+from __future__ import annotations
+
+import math
+
+from voxfit.core.records import Record
+from voxfit.planning.recipe import Annealed, Plateau
+
+
+class Progress(Record):
+    """Where a training stands, after `epoch` finished epochs.
+
+    Attributes:
+        epoch: finished epochs.
+        seconds: spent training, interruptions not counted.
+        learning_rate: of the plateau schedule.
+        training_average, validation_average: exponential moving averages of the losses [T4].
+        best_training, best_validation: the averages that later ones must beat.
+        drop_wait, stop_wait: epochs since they were beaten (or since the last drop).
+        finished: the schedule has ended.
+    """
+
+    epoch: int = 0
+    seconds: float = 0.0
+    learning_rate: float
+    training_average: float | None = None
+    validation_average: float | None = None
+    best_training: float | None = None
+    best_validation: float | None = None
+    drop_wait: int = 0
+    stop_wait: int = 0
+    finished: bool = False
+
+
+def begin(schedule: Plateau | Annealed) -> Progress:
+    """The progress of a training that has not begun."""
+    return Progress(learning_rate=schedule.learning_rate)
+
+
+def annealed_rate(schedule: Annealed, share_done: float, step: int) -> float:
+    """Learning rate of one step.
+
+    Args:
+        schedule: its numbers.
+        share_done: of the whole training, 0 to 1.
+        step: training steps taken before this one.
+    """
+    warm = min((step + 1) / schedule.warmup_steps, 1.0) if schedule.warmup_steps else 1.0
+    return schedule.learning_rate * warm * math.pow(max(1.0 - share_done, 0.0), schedule.power)
+
+
+def advance(
+    schedule: Plateau | Annealed, before: Progress, training_loss: float, validation_loss: float, seconds: float
+) -> Progress:
+    """The progress after one more epoch.
+
+    Args:
+        schedule: its numbers.
+        before: the progress up to this epoch.
+        training_loss, validation_loss: means of the epoch.
+        seconds: the epoch took.
+    """
+    epoch, total = before.epoch + 1, before.seconds + seconds
+    match schedule:
+        case Annealed():
+            over = epoch >= schedule.epochs if schedule.epochs else total >= (schedule.seconds or 0)
+            return before.model_copy(update={"epoch": epoch, "seconds": total, "finished": over})
+        case Plateau():
+            return _plateau(schedule, before, training_loss, validation_loss).model_copy(
+                update={"epoch": epoch, "seconds": total}
+            )
+
+
+def _plateau(schedule: Plateau, before: Progress, training_loss: float, validation_loss: float) -> Progress:
+    """Averages, drop and stop of [T4]."""
+    training = _average(before.training_average, training_loss, schedule.training_memory)
+    validation = _average(before.validation_average, validation_loss, schedule.validation_memory)
+    best_training, drop_wait = _wait(before.best_training, training, before.drop_wait, schedule.improvement)
+    best_validation, stop_wait = _wait(before.best_validation, validation, before.stop_wait, schedule.improvement)
+    rate = before.learning_rate
+    if drop_wait >= schedule.drop_patience:
+        rate, drop_wait = rate * schedule.drop, 0
+    stop = stop_wait >= schedule.stop_patience and rate < schedule.stop_below
+    return Progress(
+        learning_rate=rate,
+        training_average=training,
+        validation_average=validation,
+        best_training=best_training,
+        best_validation=best_validation,
+        drop_wait=drop_wait,
+        stop_wait=stop_wait,
+        finished=stop or before.epoch + 1 >= schedule.epochs,
+    )
+
+
+def _average(old: float | None, new: float, memory: float) -> float:
+    return new if old is None else memory * old + (1 - memory) * new
+
+
+def _wait(best: float | None, value: float, waited: int, improvement: float) -> tuple[float, int]:
+    """The average to beat, and the epochs since it was beaten by `improvement`."""
+    if best is None or value <= best - improvement:
+        return value, 0
+    return best, waited + 1

@@ -1,0 +1,58 @@
+"""The demonstration: a synthetic dataset, from nothing to scored segmentations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from voxfit.assessment.evaluation import evaluate
+from voxfit.assessment.scores import Scores
+from voxfit.core.listening import Listener
+from voxfit.imaging.dataset import Dataset
+from voxfit.imaging.phantom import Flavour, write_phantom
+from voxfit.inference.model import Model
+from voxfit.running.pipeline import FitRequest, FitResult, fit
+from voxfit.running.prediction import predict_cases
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demonstration made: the fit, the scores of the test images, and where everything is."""
+
+    fit: FitResult
+    scores: Scores
+    paths: dict[str, Path]
+
+
+def run_demo(folder: Path, flavour: Flavour, budget_seconds: float, device: str, listener: Listener) -> DemoResult:
+    """Write a synthetic dataset, fit one fold of the 3D model, segment and score the test images.
+
+    Args:
+        folder: for everything.
+        flavour: "mr" or "ct".
+        budget_seconds: for the fit.
+        device: where to compute.
+        listener: hears of the progress.
+    """
+    dataset, predictions = folder / f"dataset_{flavour}", folder / f"predictions_{flavour}"
+    listener.stage(f"Writing a synthetic {flavour.upper()} dataset to {dataset}")
+    write_phantom(dataset, flavour=flavour)
+    run = folder / f"run_{flavour}"
+    request = FitRequest(dataset, run, configurations=("3d",), folds=(0,), budget_seconds=budget_seconds, device=device)
+    fitted = fit(request, listener)
+    cases = Dataset.open(dataset).test_cases
+    listener.stage(f"Segmenting {len(cases)} test images")
+    predict_cases(Model.open(run, device), cases, predictions, listener)
+    scores = evaluate(predictions, dataset / "labelsTs", labels=Dataset.open(dataset).labels)
+    scores.save(folder / f"scores_{flavour}.json")
+    return DemoResult(
+        fitted,
+        scores,
+        {
+            "dataset": dataset,
+            "run": run,
+            "model": fitted.model,
+            "predictions": predictions,
+            "scores": folder / f"scores_{flavour}.json",
+        },
+    )

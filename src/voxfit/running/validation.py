@@ -1,0 +1,137 @@
+"""Cross-validation of a run: every case predicted by the fold that did not see it, scored on its own grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxfit.assessment.evaluation import evaluate_files
+from voxfit.assessment.scores import Scores
+from voxfit.assessment.selection import Candidate
+from voxfit.assessment.selection import pairs as ensembles
+from voxfit.core.records import Record, digest_of
+from voxfit.imaging.volume import write_label
+from voxfit.inference.model import load_network, make_predictor, to_values
+from voxfit.inference.postprocessing import keep_largest_components
+from voxfit.planning.plan import ConfigurationName, Plan
+from voxfit.preprocessing.case import Placement
+
+if TYPE_CHECKING:
+    from voxfit.running.pipeline import Run
+
+TOLERANCE_MM = 1.0
+
+
+class ValidationManifest(Record):
+    """What a cross-validation was made from."""
+
+    schema_name: ClassVar[str] = "voxfit.cross_validation/1"
+    made_from: str
+
+
+def cross_validate(run: Run, name: ConfigurationName, *, keep_probabilities: bool) -> Scores:
+    """Out-of-fold segmentations and scores of one configuration, in `NAME/cross_validation/`.
+
+    Args:
+        run: the run.
+        name: of the configuration.
+        keep_probabilities: also store probabilities (float16, on the prepared grid), which ensembles need.
+    """
+    plan, _ = run.settings
+    folder = run.root / name / "cross_validation"
+    origin = _origin(run, (name,))
+    if _is_made_from(folder, origin) and (not keep_probabilities or (folder / "probabilities").is_dir()):
+        return Scores.load(folder / "scores.json")
+    run.listener.stage(f"Cross-validating {name}")
+    store = run.store(plan.grid(name))
+    cases = [(fold, case) for fold in run.fold_numbers for case in run.folds.validation[fold]]
+    with run.workspace.building(folder, origin) as part:
+        if keep_probabilities:
+            (part / "probabilities").mkdir(exist_ok=True)
+        predictor, loaded = None, -1
+        for index, (fold, case) in enumerate(cases):
+            if (part / f"{case}.nii.gz").exists():
+                continue
+            if predictor is None or fold != loaded:
+                weights = run.fold_folder(name, fold) / "weights.safetensors"
+                predictor, loaded = make_predictor(plan, name, [load_network(plan, name, weights)], run.device), fold
+            probabilities = predictor.predict(np.asarray(store.image(case)))
+            if keep_probabilities:
+                np.save(part / "probabilities" / f"{case}.npy", probabilities.astype(np.float16))
+            _write(part, case, probabilities, store.manifest.placements[case], plan)
+            run.listener.progress(index + 1, len(cases))
+        return _score(run, part, origin)
+
+
+def candidates(run: Run) -> list[Candidate]:
+    """Every cross-validated configuration, and every pair of them, with its scores."""
+    found = [
+        _candidate((name,), Scores.load(run.root / name / "cross_validation" / "scores.json"))
+        for name in run.configurations
+    ]
+    found.extend(_candidate(pair, _score_pair(run, pair)) for pair in ensembles(run.configurations))
+    return found
+
+
+def _score_pair(run: Run, names: tuple[str, str]) -> Scores:
+    """Score the mean of the stored probabilities of two configurations, which share their grid."""
+    plan, _ = run.settings
+    folder = run.root / "ensembles" / "+".join(names)
+    origin = _origin(run, names)
+    if _is_made_from(folder, origin):
+        return Scores.load(folder / "scores.json")
+    run.listener.stage(f"Scoring the ensemble {'+'.join(names)}")
+    first: ConfigurationName = next(name for name in run.configurations if name == names[0])
+    placements = run.store(plan.grid(first)).manifest.placements
+    cases = [case for fold in run.fold_numbers for case in run.folds.validation[fold]]
+    with run.workspace.building(folder, origin) as part:
+        for index, case in enumerate(cases):
+            parts = [
+                np.load(run.root / name / "cross_validation" / "probabilities" / f"{case}.npy").astype(np.float32)
+                for name in names
+            ]
+            _write(part, case, (parts[0] + parts[1]) / 2, placements[case], plan)
+            run.listener.progress(index + 1, len(cases))
+        return _score(run, part, origin)
+
+
+def _write(folder: Path, case: str, probabilities: NDArray[np.float32], placement: Placement, plan: Plan) -> None:
+    """From probabilities to a label file, exactly as prediction does it."""
+    indices = keep_largest_components(placement.restore(probabilities), plan.single_component_labels)
+    write_label(folder / f"{case}.nii.gz", to_values(indices, plan.labels.values), placement.geometry)
+
+
+def _score(run: Run, folder: Path, origin: str) -> Scores:
+    validated = {name for fold in run.fold_numbers for name in run.folds.validation[fold]}
+    pairs = {
+        case.name: (folder / f"{case.name}.nii.gz", Path(case.label or ""))
+        for case in run.dataset.cases
+        if case.name in validated
+    }
+    scores = evaluate_files(pairs, run.dataset.labels, tolerance_mm=TOLERANCE_MM, workers=run.request.workers)
+    scores.save(folder / "scores.json")
+    ValidationManifest(made_from=origin).save(folder / "manifest.json")
+    return scores
+
+
+def _origin(run: Run, names: tuple[str, ...]) -> str:
+    folds = [run.fold_origin(name, fold) for name in run.configurations if name in names for fold in run.fold_numbers]
+    return digest_of([folds, TOLERANCE_MM])
+
+
+def _is_made_from(folder: Path, origin: str) -> bool:
+    path = folder / "manifest.json"
+    return path.exists() and ValidationManifest.load(path).made_from == origin
+
+
+def _candidate(names: tuple[str, ...], scores: Scores) -> Candidate:
+    return Candidate(
+        name="+".join(names),
+        configurations=names,
+        foreground_dice=scores.mean.foreground_dice,
+        label_dice={name: mean.dice for name, mean in scores.mean.labels.items()},
+        cases=len(scores.cases),
+    )

@@ -1,0 +1,33 @@
+"""Fixtures of all rooms: the real data beside the checkout, which may be absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+# A busy machine makes single examples slow; the number of examples bounds the time instead.
+settings.register_profile("voxfit", deadline=None)
+settings.load_profile("voxfit")
+
+
+def _folder(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real datasets, see its README."""
+    return _folder("data")
+
+
+@pytest.fixture(scope="session")
+def shared_paper() -> Path:
+    """The paper and its tables."""
+    return _folder("paper")

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from voxfit.core.errors import DatasetError, Problem, WorkerError
+from voxfit.core.parallel import available_cores, map_cases
+
+# What follows runs in worker processes, which import this file by name.
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def square_late(number: int) -> int:
+    time.sleep(0.02 * (number % 3 == 0))
+    return number * number
+
+
+def reject_three(number: int) -> int:
+    if number == 3:
+        raise DatasetError([Problem("case 3", "is broken.", "Mend it."), Problem("case 3", "is blue.", "", False)])
+    return number
+
+
+def die_once(task: tuple[Path, int]) -> tuple[int, int]:
+    folder, number = task
+    marker = folder / f"died_{number}"
+    if number == 2 and not marker.exists():
+        marker.touch()
+        os._exit(1)
+    return number, os.getpid()
+
+
+def write_or_die(task: tuple[Path, int]) -> int:
+    folder, number = task
+    if number in (0, 5):
+        os._exit(1)
+    (folder / str(number)).touch()
+    return number
+
+
+def threads(_: int) -> str | None:
+    return os.environ.get("OMP_NUM_THREADS")
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_results_are_in_the_order_of_the_tasks_and_progress_counts_them(workers: int) -> None:
+    seen: list[tuple[int, int]] = []
+    results = map_cases(square_late, range(12), workers=workers, progress=lambda done, total: seen.append((done, total)))
+    assert results == [number**2 for number in range(12)]
+    assert seen == [(done, 12) for done in range(1, 13)]
+
+
+def test_no_tasks_and_more_workers_than_tasks() -> None:
+    assert map_cases(square, [], workers=4) == []
+    assert map_cases(square, [3], workers=4) == [9]
+    assert map_cases(square, [3, 4], workers=64) == [9, 16]
+    assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_exceptions_arrive_unchanged(workers: int) -> None:
+    with pytest.raises(DatasetError) as caught:
+        map_cases(reject_three, range(6), workers=workers)
+    assert caught.value.problems == [
+        Problem("case 3", "is broken.", "Mend it."),
+        Problem("case 3", "is blue.", "", fatal=False),
+    ]
+    assert str(caught.value) == "case 3: is broken. Mend it.\ncase 3: is blue."
+
+
+def test_one_worker_is_this_process_and_workers_have_one_thread_each() -> None:
+    here = os.environ.get("OMP_NUM_THREADS")
+    assert map_cases(threads, [0, 1], workers=1) == [here, here]
+    assert map_cases(threads, [0, 1], workers=2) == ["1", "1"]
+    assert os.environ.get("OMP_NUM_THREADS") == here
+
+
+def test_a_worker_that_dies_once_costs_a_repetition(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    tasks = [(tmp_path, number) for number in range(40)]
+    results = map_cases(die_once, tasks, workers=2, progress=lambda done, total: seen.append((done, total)))
+    assert (tmp_path / "died_2").exists()
+    assert [number for number, _ in results] == list(range(40))
+    assert seen == [(done, 40) for done in range(1, 41)]
+    # Only the tasks that were under way (four at two workers) are repeated alone; the others keep a shared pool.
+    assert len({process for _, process in results}) <= 2 + 4 + 2
+
+
+def test_a_case_that_kills_its_worker_is_named_and_the_others_are_done(tmp_path: Path) -> None:
+    tasks = [(tmp_path, number) for number in range(10)]
+    with pytest.raises(WorkerError, match=r"case_0.*case_5.*died twice") as caught:
+        map_cases(write_or_die, tasks, name=lambda task: f"case_{task[1]}", workers=2)
+    assert "memory" in str(caught.value)
+    assert "case_1" not in str(caught.value)
+    assert {file.name for file in tmp_path.iterdir()} == {"1", "2", "3", "4", "6", "7", "8", "9"}
