@@ -51,7 +51,9 @@ def threads(_: int) -> str | None:
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_results_are_in_the_order_of_the_tasks_and_progress_counts_them(workers: int) -> None:
     seen: list[tuple[int, int]] = []
-    results = map_cases(square_late, range(12), workers=workers, progress=lambda done, total: seen.append((done, total)))
+    results = map_cases(
+        square_late, range(12), workers=workers, progress=lambda done, total: seen.append((done, total))
+    )
     assert results == [number**2 for number in range(12)]
     assert seen == [(done, 12) for done in range(1, 13)]
 

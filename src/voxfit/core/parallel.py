@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from types import ModuleType
 from typing import TypeVar
 
 from voxfit.core.errors import WorkerError
@@ -81,7 +84,7 @@ def _run_pool(
     done: dict[int, Result],
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[int], list[int]]:
-    """Run the tasks at `indices` and fill `done`; where a worker died: the tasks it may have held, and the unstarted."""
+    """Run the tasks at `indices`, fill `done`; where a worker died: the tasks it may have held, and the unstarted."""
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     queue = list(reversed(indices))
     running: dict[Future[Result], int] = {}
@@ -90,7 +93,8 @@ def _run_pool(
             while queue or running:
                 while queue and len(running) < 2 * workers:
                     index = queue.pop()
-                    running[pool.submit(function, tasks[index])] = index
+                    with _without_main_module():
+                        running[pool.submit(function, tasks[index])] = index
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     done[running[future]] = future.result()
@@ -104,6 +108,20 @@ def _run_pool(
             pool.shutdown(cancel_futures=True)
             raise
     return [], []
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Start workers that do not import the user's script again.
+
+    They would run it from the top where it has no `if __name__ == "__main__"`, the fit in it included.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _one_thread() -> None:

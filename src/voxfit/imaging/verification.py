@@ -31,8 +31,14 @@ def read_case_image(case: Case, channels: int) -> Volume:
     """Read the image of a case, its channel files stacked.
 
     Raises:
-        DatasetError: a file is unusable, or channels differ in number or grid.
+        DatasetError: a file is unusable, or channels differ in number or shape.
     """
+    return _read_channels(case, channels)[0]
+
+
+def _read_channels(case: Case, channels: int) -> tuple[Volume, list[Problem]]:
+    """The stacked channels, and warnings about headers that disagree."""
+    problems = []
     parts = [read_image(Path(path)) for path in case.images]
     first = parts[0]
     for path, part in zip(case.images, parts, strict=True):
@@ -44,6 +50,11 @@ def read_case_image(case: Case, channels: int) -> Volume:
                     "Resample the channels of a case to one grid.",
                 )
             )
+        gap = first.geometry.farthest_corner_gap(part.geometry)
+        if gap > TOLERANCE_VOXELS:
+            what = f"the header places this channel {gap:.3g} voxels from the first one."
+            remedy = "The shapes agree, so the first header is used. Look whether they overlay."
+            problems.append(Problem(path, what, remedy, fatal=False))
     array = np.concatenate([np.asarray(part.array, np.float32) for part in parts]) if len(parts) > 1 else first.array
     if len(array) != channels:
         raise DatasetError(
@@ -53,7 +64,7 @@ def read_case_image(case: Case, channels: int) -> Volume:
                 "Correct channel_names, or the files.",
             )
         )
-    return Volume(array, first.geometry)
+    return Volume(array, first.geometry), problems
 
 
 def read_labelled(case: Case, channels: int, labels: Labels) -> tuple[LabelledVolume | None, list[Problem]]:
@@ -61,15 +72,16 @@ def read_labelled(case: Case, channels: int, labels: Labels) -> tuple[LabelledVo
     problems: list[Problem] = []
     image = label = None
     try:
-        image = read_case_image(case, channels)
+        image, problems = _read_channels(case, channels)
     except DatasetError as error:
-        problems += error.problems
+        problems = error.problems
     try:
         label = read_label(Path(case.label or ""))
     except DatasetError as error:
-        problems += error.problems
+        problems = [*problems, *error.problems]
+    problems = [_named(case, problem) for problem in problems]
     if image is None or label is None:
-        return None, [_named(case, problem) for problem in problems]
+        return None, problems
     problems += _compare_grids(case, image.geometry, label.geometry)
     indices, label_problems = _to_indices(case, label.array, labels)
     problems += label_problems
@@ -122,7 +134,8 @@ def _compare_grids(case: Case, image: Geometry, label: Geometry) -> list[Problem
         return [
             Problem(
                 case.name,
-                f"the headers of image and label place them {gap:.3g} voxels apart (spacing, origin or direction differ).",
+                f"the headers of image and label place them {gap:.3g} voxels apart "
+                "(spacing, origin or direction differ).",
                 "The shapes agree, so the image's header is used. Look whether they overlay.",
                 fatal=False,
             )

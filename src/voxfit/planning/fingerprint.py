@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from typing_extensions import Self
 
 from voxfit.core.errors import RecordError
 from voxfit.core.records import Record, digest_of, read_json
@@ -23,12 +24,15 @@ from voxfit.imaging.verification import LabelledVolume
 _CT_WORD = re.compile(r"(?<![a-z])ct(?![a-z])", re.IGNORECASE)
 
 
+Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=3, max_length=3)]
+
+
 class CaseFingerprint(Record):
     """One training case: shape after nonzero cropping and before, (z, y, x), and spacing in mm."""
 
-    shape: tuple[PositiveInt, ...]
-    uncropped_shape: tuple[PositiveInt, ...]
-    spacing_mm: tuple[PositiveFloat, ...]
+    shape: Sizes
+    uncropped_shape: Sizes
+    spacing_mm: Annotated[tuple[PositiveFloat, ...], Field(min_length=3, max_length=3)]
 
 
 class Intensities(Record):
@@ -56,13 +60,19 @@ class Fingerprint(Record):
 
     schema_name: ClassVar[str] = "voxfit.fingerprint/1"
     dataset: str
-    dimension: int = 3
+    dimension: Annotated[int, Field(ge=2, le=3)] = 3
     channel_names: tuple[str, ...]
     labels: Labels
-    cases: tuple[CaseFingerprint, ...]
+    cases: Annotated[tuple[CaseFingerprint, ...], Field(min_length=1)]
     intensities: tuple[Intensities | None, ...]
     single_component_labels: tuple[int, ...] = ()
     made_from: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.intensities) != len(self.channel_names):
+            raise ValueError("intensities needs one entry for each channel")
+        return self
 
     def facts_digest(self) -> str:
         """Changes when a plan would; not with the time stamps of the files."""
@@ -223,5 +233,5 @@ def load_fingerprint(path: Path) -> Fingerprint:
             ),
             intensities=(None,) * len(body["channel_names"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise RecordError(f"{path}: is not a usable list of case geometries ({error}).") from error

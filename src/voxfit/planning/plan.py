@@ -218,6 +218,20 @@ class Plan(Record):
     made_from: str = ""
     fitted_to: str = ""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.configurations:
+            raise ValueError("configurations is empty; keep at least one")
+        if len(self.normalization) != len(self.channel_names):
+            raise ValueError("normalization needs one entry for each channel")
+        for name, configuration in self.configurations.items():
+            previous = configuration.previous
+            if previous and (previous not in self.configurations or self.configurations[previous].previous):
+                raise ValueError(
+                    f"configurations.{name}.previous is {previous!r}, which must be there and have no previous itself"
+                )
+        return self
+
     def grid(self, name: ConfigurationName) -> Grid:
         """What preprocessing of a configuration depends on."""
         return Grid(spacing_mm=self.configurations[name].spacing_mm, normalization=self.normalization)

@@ -142,9 +142,10 @@ def _volume(
 ) -> Configuration:
     rule = volume_rule(shape, spacing_mm, extent.num_cases, limits)
     stretched = max(rule.patch_size) > 2 * min(rule.patch_size)
+    whole = all(edge >= size for edge, size in zip(rule.patch_size, shape, strict=True))
     size = (
         f"the median case {_by(shape)}, padded so that it can be pooled"
-        if math.prod(shape) <= limits.voxel_budget
+        if whole
         else f"{limits.voxel_budget:,} voxels in the proportions of the median extent in mm, at most {_by(shape)}"
     )
     return Configuration(

@@ -102,5 +102,5 @@ def _limit_batch(batch: int, patch: Sequence[int], median_voxels: int, num_cases
 
 
 def _up(size: float, step: int) -> int:
-    """The smallest multiple of `step` that is not below `size`."""
-    return math.ceil(round(size / step, 6)) * step
+    """The smallest multiple of `step`, at least one, that is not below `size`."""
+    return max(math.ceil(round(size / step, 6)), 1) * step
