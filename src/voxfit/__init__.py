@@ -8,12 +8,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from voxfit.core.version import VERSION
+
+__version__ = VERSION
 
 _HOMES = {
     "Dataset": "voxfit.imaging.dataset",
-    "FitRequest": "voxfit.running.pipeline",
-    "FitResult": "voxfit.running.pipeline",
+    "FitRequest": "voxfit.running.request",
+    "FitResult": "voxfit.running.request",
     "Listener": "voxfit.core.listening",
     "Model": "voxfit.inference.model",
     "VoxfitError": "voxfit.core.errors",
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
     from voxfit.core.listening import Listener
     from voxfit.imaging.dataset import Dataset
     from voxfit.inference.model import Model
-    from voxfit.running.pipeline import FitRequest, FitResult, fit
+    from voxfit.running.pipeline import fit
+    from voxfit.running.request import FitRequest, FitResult
 
 
 def __getattr__(name: str) -> Any:

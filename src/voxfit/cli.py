@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from voxfit.assessment.selection import Selection
     from voxfit.planning.plan import Limits, Plan
     from voxfit.planning.recipe import Recipe
+    from voxfit.running.collection import CollectionResult
 
 app = typer.Typer(
     add_completion=False,
@@ -99,7 +100,8 @@ def plan(
     elif dataset is not None:
         if output.suffix == ".json":
             raise UsageError(f"-o {output}: name the run folder; the plan becomes plan.json in it.")
-        from voxfit.running.pipeline import FitRequest, Run
+        from voxfit.running.pipeline import Run
+        from voxfit.running.request import FitRequest
 
         run = Run(FitRequest(dataset, output, limits=_limits(limit), group_by=group_by, workers=workers), listener)
         with run.workspace.lock():
@@ -111,7 +113,7 @@ def plan(
 
 @app.command()
 def fit(
-    dataset: Path,
+    dataset: Annotated[Path, typer.Argument(help="A dataset folder, or a folder of several.")],
     output: RunFolder,
     configurations: Annotated[Optional[str], typer.Option(help="2d,3d,...; default: all that are offered.")] = None,  # noqa: UP045
     folds: Annotated[Optional[str], typer.Option(help="0,1,...; default: all.")] = None,  # noqa: UP045
@@ -125,10 +127,8 @@ def fit(
     workers: Workers = None,
 ) -> None:
     """Do the whole method: check, plan, prepare, train, cross-validate, select. Run again to resume."""
-    from voxfit.running.pipeline import FitRequest
-    from voxfit.running.pipeline import fit as run_fit
+    from voxfit.running.request import FitRequest
 
-    console, listener = _console()
     settings = _recipe(recipe)
     if seed is not None:
         settings = settings.model_copy(update={"seed": seed})
@@ -145,6 +145,13 @@ def fit(
         group_by=group_by,
         workers=workers,
     )
+    from voxfit.running.collection import datasets_in, fit_all
+    from voxfit.running.pipeline import fit as run_fit
+
+    console, listener = _console()
+    if several := datasets_in(dataset):
+        _finish_collection(console, fit_all(several, request, listener))
+        return
     result = run_fit(request, listener)
     listener.close()
     _print_selection(console, result.selection)
@@ -322,6 +329,28 @@ def _print_selection(console: Console, selection: Selection) -> None:
     ]
     cases = selection.candidates[0].cases
     console.print(score_table(f"Cross-validated Dice ({cases} cases)", ["foreground", *labels], rows))
+
+
+def _finish_collection(console: Console, done: CollectionResult) -> None:
+    from rich.table import Table
+
+    from voxfit.running.collection import table
+
+    columns, rows = table(done.results)
+    shown = Table(title="Mean Dice (%) in cross-validation", title_justify="left", title_style="bold")
+    shown.add_column("")
+    for dataset, label in columns:
+        shown.add_column(f"{dataset}\n{label}", justify="right")
+    for name, cells in rows:
+        texts = ["-" if dice is None else f"{100 * dice:.2f}" for dice, _ in cells]
+        styles = ["[bold green]{}[/]" if chosen else "{}" for _, chosen in cells]
+        shown.add_row(name, *(style.format(text) for style, text in zip(styles, texts, strict=True)))
+    console.print(shown)
+    console.print("Written to " + " and ".join(str(path) for path in done.tables), markup=False)
+    for name, error in done.failures.items():
+        console.print(f"error: {name}: {error}", markup=False, highlight=False, style="red")
+    if done.failures:
+        raise typer.Exit(2)
 
 
 def _print_scores(console: Console, scores: Scores) -> None:

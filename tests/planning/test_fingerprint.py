@@ -20,7 +20,6 @@ from voxfit.imaging.verification import LabelledVolume, read_labelled
 from voxfit.planning.fingerprint import (
     CaseFingerprint,
     Fingerprint,
-    Intensities,
     count_components,
     crop_box,
     is_ct,
@@ -29,6 +28,7 @@ from voxfit.planning.fingerprint import (
     resampled_shape,
     summarize,
 )
+from voxfit.planning.intensities import MOST_VALUES, Counts, Intensities, count, merge, restrict
 
 LABELS = Labels(classes=(Label(name="a", value=1), Label(name="b", value=2)))
 
@@ -45,6 +45,22 @@ def real_cases(folder: Path, number: int) -> tuple[Dataset, list[LabelledVolume]
     found = Dataset.open(folder)
     volumes = [read_labelled(case, len(found.channel_names), found.labels)[0] for case in found.cases[:number]]
     return found, [item for item in volumes if item is not None]
+
+
+def no_second_pass(channel: int, uppers: tuple[int, ...]) -> Counts:
+    raise AssertionError("one pass is enough")
+
+
+def fingerprint_of(
+    found: Dataset, volumes: list[LabelledVolume], names: tuple[str, ...], labels: Labels
+) -> Fingerprint:
+    """The fingerprint of cases in memory; a second pass walks over the same cases."""
+
+    def refine(channel: int, uppers: tuple[int, ...]) -> Counts:
+        parts = [restrict(item.image[channel][item.label > 0], uppers) for item in volumes]
+        return merge([count(part, MOST_VALUES) for part in parts])
+
+    return summarize(found, 3, [measure_case(item, names, labels) for item in volumes], refine)
 
 
 def assert_statistics(found: Intensities | None, intensities: NDArray[Any]) -> None:
@@ -85,7 +101,7 @@ def test_statistics_are_those_of_all_foreground_voxels_together(parts: list[NDAr
         image[0, 0, 1, 1:] = part
         label[0, 1, 1:] = 1 + np.arange(len(part)) % 2
         volumes.append(volume(image, label))
-    fingerprint = summarize(dataset(("CT",)), 3, [measure_case(item, ("CT",), LABELS) for item in volumes])
+    fingerprint = fingerprint_of(dataset(("CT",)), volumes, ("CT",), LABELS)
     together = np.concatenate(parts)
     if together.size:
         assert_statistics(fingerprint.intensities[0], together)
@@ -97,7 +113,7 @@ def test_only_ct_channels_are_measured_each_for_itself() -> None:
     random = np.random.default_rng(0)
     names = ("MRI", "CT", "PET", "low-dose ct")
     volumes = [volume(random.normal(0, 100, (4, 5, 6, 7)), random.integers(0, 3, (5, 6, 7))) for _ in range(3)]
-    fingerprint = summarize(dataset(names), 3, [measure_case(item, names, LABELS) for item in volumes])
+    fingerprint = fingerprint_of(dataset(names), volumes, names, LABELS)
     for channel, name in enumerate(names):
         if name in ("CT", "low-dose ct"):
             together = np.concatenate([item.image[channel][item.label > 0] for item in volumes])
@@ -110,10 +126,10 @@ def test_only_ct_channels_are_measured_each_for_itself() -> None:
 def test_statistics_of_real_cases(shared_data: Path, name: str) -> None:
     # The intensities of the hippocampi differ by four orders of magnitude between cases.
     found, volumes = real_cases(shared_data / name, 8)
-    fingerprint = summarize(found, 3, [measure_case(item, ("CT",), found.labels) for item in volumes])
+    fingerprint = fingerprint_of(found, volumes, ("CT",), found.labels)
     assert fingerprint.intensities == (None,)
     as_ct = Dataset(found.folder, found.name, ("CT",), found.labels, found.cases)
-    fingerprint = summarize(as_ct, 3, [measure_case(item, ("CT",), found.labels) for item in volumes])
+    fingerprint = fingerprint_of(as_ct, volumes, ("CT",), found.labels)
     together = np.concatenate([item.image[0][item.label > 0] for item in volumes])
     assert_statistics(fingerprint.intensities[0], together)
 
@@ -128,7 +144,7 @@ def test_statistics_of_a_real_ct(shared_data: Path) -> None:
     )
     item, problems = read_labelled(case, 1, labels)
     assert item is not None, problems
-    fingerprint = summarize(dataset(("CT",), labels), 3, [measure_case(item, ("CT",), labels)])
+    fingerprint = fingerprint_of(dataset(("CT",), labels), [item], ("CT",), labels)
     spleen = item.image[0][item.label == 1]
     assert_statistics(fingerprint.intensities[0], spleen)
     # Hounsfield units: blood-filled tissue is a little denser than water.
@@ -172,7 +188,7 @@ def test_the_crop_keeps_what_is_nonzero_in_any_channel(image: NDArray[np.float32
 
 def test_cropping_of_the_real_brains(shared_data: Path) -> None:
     found, volumes = real_cases(shared_data / "Task01_BrainTumour6", 3)
-    fingerprint = summarize(found, 3, [measure_case(item, found.channel_names, found.labels) for item in volumes])
+    fingerprint = fingerprint_of(found, volumes, found.channel_names, found.labels)
     cropped = 0
     for item, measured in zip(volumes, fingerprint.cases, strict=True):
         places = np.nonzero(item.image.any(axis=0))
@@ -258,7 +274,7 @@ def test_classes_of_one_component_where_they_are(shared_data: Path) -> None:
     measured = [measure_case(volume(image, label), ("MRI",), labels) for label in (first, second)]
     assert [item.components for item in measured] == [(1, 1, 2, 0), (1, 0, 0, 0)]
     # 3 is in two pieces once, 4 is nowhere.
-    assert summarize(dataset(("MRI",), labels), 3, measured).single_component_labels == (1, 2)
+    assert summarize(dataset(("MRI",), labels), 3, measured, no_second_pass).single_component_labels == (1, 2)
 
 
 # Files

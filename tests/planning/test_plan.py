@@ -13,7 +13,8 @@ from pydantic import JsonValue
 
 from voxfit.core.errors import RecordError
 from voxfit.imaging.labels import Label, Labels
-from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint, Intensities
+from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
+from voxfit.planning.intensities import Intensities
 from voxfit.planning.plan import Configuration, Limits, Plan, Topology, patch_voxels
 from voxfit.planning.planner import make_plan
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxfit.imaging.labels import Label, Labels
-from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint, Intensities, load_fingerprint
+from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint, load_fingerprint
+from voxfit.planning.intensities import Intensities
 from voxfit.planning.plan import ClipAndScale, Configuration, ConfigurationName, Limits, Unmeasured, ZScore
 from voxfit.planning.planner import Extent, make_plan, plan_configurations
 

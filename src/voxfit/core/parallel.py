@@ -84,7 +84,7 @@ def _run_pool(
     done: dict[int, Result],
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[int], list[int]]:
-    """Run the tasks at `indices`, fill `done`; where a worker died: the tasks it may have held, and the unstarted."""
+    """Run the tasks at `indices`, fill `done`; return those a dead worker may have held, and the unstarted."""
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     queue = list(reversed(indices))
     running: dict[Future[Result], int] = {}

@@ -22,11 +22,12 @@ from voxfit.imaging.dataset import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.verification import read_case_image
 from voxfit.imaging.volume import Volume, from_sitk, to_sitk
+from voxfit.inference.cascade import upsampled, with_previous
 from voxfit.inference.postprocessing import keep_largest_components
 from voxfit.inference.predictor import Predictor
 from voxfit.networks.unet import UNet, build_network
 from voxfit.planning.plan import ConfigurationName, Plan
-from voxfit.preprocessing.case import prepare
+from voxfit.preprocessing.case import PreparedCase, prepare
 
 
 class Member(Record):
@@ -43,6 +44,7 @@ class ModelDescription(Record):
         name: of the chosen candidate, "3d" or "2d+3d".
         plan: how cases are prepared and networks are built.
         members: their probabilities are averaged.
+        stages: the previous stages that members need.
         cross_validated_dice: mean foreground Dice of the candidate, None where it was not measured.
         made_from: digest of the selection and the weights.
         made_by: program and version.
@@ -52,6 +54,7 @@ class ModelDescription(Record):
     name: str
     plan: Plan
     members: tuple[Member, ...]
+    stages: tuple[Member, ...] = ()
     cross_validated_dice: float | None
     made_from: str
     made_by: str
@@ -66,16 +69,16 @@ class Model:
     def __init__(self, folder: Path, description: ModelDescription, device: str, *, mirror: bool = True) -> None:
         self.description = description
         self.plan = description.plan
-        self.predictors = [
-            make_predictor(
+        self.predictors: dict[ConfigurationName, Predictor] = {
+            member.configuration: make_predictor(
                 self.plan,
                 member.configuration,
                 [load_network(self.plan, member.configuration, folder / file) for file in member.weights],
                 device,
                 mirror=mirror,
             )
-            for member in description.members
-        ]
+            for member in (*description.stages, *description.members)
+        }
 
     @staticmethod
     def open(
@@ -165,10 +168,18 @@ class Model:
             )
         names = [member.configuration for member in self.description.members]
         prepared = prepare(volume, self.plan.grid(names[0]))
-        probabilities = sum(predictor.predict(prepared.image) for predictor in self.predictors)
+        probabilities = sum(self._probabilities(name, prepared, volume) for name in names)
         indices = prepared.placement.restore(np.asarray(probabilities, np.float32))
         keep_largest_components(indices, self.plan.single_component_labels)
         return to_values(indices, self.plan.labels.values)
+
+    def _probabilities(self, name: ConfigurationName, prepared: PreparedCase, volume: Volume) -> NDArray[np.float32]:
+        """Of one configuration, after its previous stage where it has one."""
+        image, previous = prepared.image, self.plan.configurations[name].previous
+        if previous:
+            coarse = self.predictors[previous].predict(prepare(volume, self.plan.grid(previous)).image)
+            image = with_previous(image, upsampled(coarse, image.shape[1:]), self.plan.labels.count - 1)
+        return self.predictors[name].predict(image)
 
 
 def to_values(indices: NDArray[np.uint8], values: Sequence[int]) -> NDArray[np.generic]:

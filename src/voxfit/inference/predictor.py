@@ -17,7 +17,7 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 """Takes (batch, channel, *patch), returns (batch, class, *patch) logits."""
 
 _BATCH_VOXELS = {"cuda": 2**22}
-_BATCH_VOXELS_ELSEWHERE = 2**18
+_BATCH_VOXELS_ELSEWHERE = 2**19
 
 
 class Predictor:
@@ -47,6 +47,8 @@ class Predictor:
         self.slice_axis = slice_axis
         self.classes = classes
         self.device = torch.device(device)
+        voxels = _BATCH_VOXELS.get(self.device.type, _BATCH_VOXELS_ELSEWHERE)
+        self.per_batch = max(voxels // math.prod(self.patch_box), 1)
         axes = [axis for axis in range(3) if axis != slice_axis]
         chosen = [range(2) if mirror and axis in axes else range(1) for axis in range(3)]
         # Axes of a (batch, channel, z, y, x) tensor that each variant flips.
@@ -69,10 +71,9 @@ class Predictor:
         total = torch.zeros((self.classes, *padded.shape[1:]))
         norm = torch.zeros(padded.shape[1:])
         boxes = tiles(padded.shape[1:], self.patch_box)
-        per_batch = max(_BATCH_VOXELS.get(self.device.type, _BATCH_VOXELS_ELSEWHERE) // math.prod(self.patch_box), 1)
         source = torch.from_numpy(padded)
-        for first in range(0, len(boxes), per_batch):
-            some = boxes[first : first + per_batch]
+        for first in range(0, len(boxes), self.per_batch):
+            some = boxes[first : first + self.per_batch]
             batch = torch.stack([source[(slice(None), *box.to_slices())] for box in some]).to(self.device)
             probabilities = (self._average(batch) * weights).cpu()
             for box, part in zip(some, probabilities, strict=True):
@@ -82,12 +83,19 @@ class Predictor:
         return np.ascontiguousarray(total[(slice(None), *inside.to_slices())].numpy())
 
     def _average(self, batch: torch.Tensor) -> torch.Tensor:
-        """Mean probability over folds and mirrored variants of (batch, channel, z, y, x) tiles."""
+        """Mean probability over folds and mirrored variants of (batch, channel, z, y, x) tiles.
+
+        Variants share passes while these stay small: a pass over a single small tile leaves cores idle.
+        """
         total = torch.zeros((len(batch), self.classes, *self.patch_box), device=batch.device)
-        for flip in self.flips:
-            flipped = batch.flip(flip) if flip else batch
+        together = max(self.per_batch // len(batch), 1)
+        for first in range(0, len(self.flips), together):
+            flips = self.flips[first : first + together]
+            variants = torch.cat([batch.flip(flip) for flip in flips])
             for network in self.networks:
-                total += self._probabilities(network, flipped).flip(flip)
+                parts = self._probabilities(network, variants).split(len(batch))
+                for flip, part in zip(flips, parts, strict=True):
+                    total += part.flip(flip)
         return total / (len(self.flips) * len(self.networks))
 
     def _probabilities(self, network: Network, batch: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Augmentation in two halves: drawing parameters (NumPy, from counters) and applying them (torch, in batches).
+"""Augmentation in two halves: drawing parameters and applying them, in batches (method.md [T5]).
 
 Rotation, scaling and elastic deformation are one resampling of exactly the voxels that the patch needs. Images are
 interpolated linearly: `grid_sample` does it on every device, and cubic weights at four times the cost change a

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from voxfit.imaging.geometry import Box, cut
 from voxfit.learning.augmentation import Augmentation, adjust_gamma, draw, mirror, transform
+from voxfit.learning.disturbance import disturb
 from voxfit.planning.plan import Configuration
 from voxfit.planning.recipe import Recipe
 from voxfit.preprocessing.case import OUTSIDE
@@ -31,13 +33,26 @@ class Sample:
 
     Attributes:
         image: (channel, *box) float32.
-        label: (*box) class indices.
+        label: (layer, *box) class indices; the second layer, if any, is the previous stage's segmentation.
         augmentation: what is done to it.
     """
 
     image: NDArray[np.float32]
     label: NDArray[np.int16]
     augmentation: Augmentation
+
+
+@dataclass(frozen=True)
+class Previous:
+    """The previous stage of a cascade.
+
+    Attributes:
+        segmentation: takes a case's name, returns (z, y, x) class indices on this stage's grid, out of fold.
+        classes: foreground classes.
+    """
+
+    segmentation: Callable[[str], NDArray[np.int16]]
+    classes: int
 
 
 class PatchSampler:
@@ -52,11 +67,14 @@ class PatchSampler:
         *,
         channels: int,
         seed: int,
+        previous: Previous | None = None,
     ) -> None:
         self.store = store
         self.cases = tuple(cases)
         self.configuration = configuration
         self.seed = seed
+        self.previous = previous
+        self.disturbance = recipe.disturbance
         self.channels = channels
         flat = configuration.augmentation == "2d_slices"
         # The axis (of z, y, x) that the transformation leaves alone: slices, or the short axis of a stretched patch.
@@ -87,12 +105,16 @@ class PatchSampler:
         """
         draws = [sample.augmentation for sample in samples]
         images = [self._flatten(torch.from_numpy(sample.image).to(device)) for sample in samples]
-        labels = [self._flatten(torch.from_numpy(sample.label)[None].to(device)) for sample in samples]
+        labels = [self._flatten(torch.from_numpy(sample.label).to(device)) for sample in samples]
         image, label = transform(images, labels, draws, self.moved_patch)
-        image, label = self._unflatten(image, self.channels), self._unflatten(label, 1)
+        image, label = self._unflatten(image, self.channels), self._unflatten(label, len(samples[0].label))
         if draws[0].mirrored:
             image, label = mirror(image, draws, 2), mirror(label, draws, 2)
-        return adjust_gamma(image, draws), label[:, 0]
+        image = adjust_gamma(image, draws)
+        if self.previous:
+            one_hot = [label[:, 1] == index for index in range(1, self.previous.classes + 1)]
+            image = torch.cat([image, torch.stack(one_hot, dim=1).to(image.dtype)], dim=1)
+        return image, label[:, 0]
 
     def _sample(self, rng: np.random.Generator, *, centred: bool, augmented: bool) -> Sample:
         name = self.cases[rng.integers(len(self.cases))]
@@ -102,7 +124,14 @@ class PatchSampler:
         if augmented:
             augmentation = draw(rng, self.settings, self.moved_patch, self.configuration.dimension, self.channels)
         box = self._source(augmentation, patch)
-        return Sample(cut(image, box), cut(label, box, OUTSIDE).astype(np.int16), augmentation)
+        layers = [cut(label, box, OUTSIDE).astype(np.int16)]
+        if self.previous:
+            before = cut(self.previous.segmentation(name), box).astype(np.int16)
+            if augmented:
+                voxels = math.prod(self.configuration.patch_box)
+                before = disturb(rng, before, self.previous.classes, self.disturbance, voxels)
+            layers.append(before)
+        return Sample(cut(image, box), np.stack(layers), augmentation)
 
     def _source(self, augmentation: Augmentation, patch: Box) -> Box:
         """The box that the augmentation needs: on the axis that stays still, just the patch."""

@@ -15,7 +15,7 @@ from voxfit.core.listening import EpochReport, Listener
 from voxfit.core.records import digest_of, write_atomically
 from voxfit.learning.checkpoint import load_checkpoint, save_checkpoint
 from voxfit.learning.losses import dice_and_cross_entropy
-from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Prefetcher, Sample
+from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Prefetcher, Previous, Sample
 from voxfit.learning.schedule import advance, annealed_rate, begin
 from voxfit.networks.unet import UNet, build_network
 from voxfit.planning.plan import Configuration, Topology
@@ -57,6 +57,9 @@ class TrainingTask:
         )
 
 
+_MEASURED_SECONDS = 1.0
+
+
 def make_fabric(device: str) -> lightning_fabric.Fabric:
     """The device and its precision: bf16 where a GPU has it, else float32 (CPUs lose by bf16)."""
     cuda = device.startswith("cuda")
@@ -83,12 +86,22 @@ class Training:
         folder: gets `history.jsonl` and, while unfinished, `checkpoint/`.
         device: "cpu", "cuda" or "mps".
         listener: hears of every epoch.
+        previous: the stage before, where there is one.
     """
 
-    def __init__(self, task: TrainingTask, store: Store, folder: Path, device: str, listener: Listener) -> None:
+    def __init__(
+        self,
+        task: TrainingTask,
+        store: Store,
+        folder: Path,
+        device: str,
+        listener: Listener,
+        previous: Previous | None = None,
+    ) -> None:
         self.task = task
         self.folder = folder
         self.listener = listener
+        self.previous = previous
         self.fabric = make_fabric(device)
         self.network = build_network(task.topology, task.seed)
         model, optimizer = self.fabric.setup(self.network, make_optimizer(self.network, task.recipe))
@@ -113,9 +126,15 @@ class Training:
         return self.folder / "checkpoint" / self.task.digest()
 
     def _sampler(self, store: Store, cases: Sequence[str]) -> PatchSampler:
-        task = self.task
+        task, previous = self.task, self.previous
         return PatchSampler(
-            store, cases, task.configuration, task.recipe, channels=task.topology.in_channels, seed=task.seed
+            store,
+            cases,
+            task.configuration,
+            task.recipe,
+            channels=task.topology.in_channels - (previous.classes if previous else 0),
+            seed=task.seed,
+            previous=previous,
         )
 
     def _resume(self) -> None:
@@ -237,16 +256,19 @@ class Training:
             stream.write(json.dumps(line) + "\n")
 
 
-def measure_step(task: TrainingTask, device: str, steps: int = 2) -> float:
-    """Seconds of one training step on a device (network, loss, gradients, update), after one step to warm up."""
+def measure_step(task: TrainingTask, device: str) -> float:
+    """Seconds of one training step on a device (network, loss, gradients, update), after one step to warm up.
+
+    Short steps are repeated for about a second, and the fastest counts.
+    """
     fabric = make_fabric(device)
     network = build_network(task.topology, 0)
     model, optimizer = fabric.setup(network, make_optimizer(network, task.recipe))
     shape = (task.configuration.batch_size, *task.configuration.patch_size)
     image = torch.randn(shape[0], task.topology.in_channels, *shape[1:], device=fabric.device)
     label = torch.zeros(shape, dtype=torch.long, device=fabric.device)
-    times = []
-    for _ in range(steps + 1):
+    times: list[float] = []
+    while len(times) < 2 or sum(times[1:]) < _MEASURED_SECONDS:
         begun = perf_counter()
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(dice_and_cross_entropy(model(image).float(), label, per_sample=True))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -20,6 +21,7 @@ from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.geometry import Box, nonzero_box
 from voxfit.imaging.labels import Label, Labels
 from voxfit.imaging.verification import LabelledVolume
+from voxfit.planning.intensities import Counts, Intensities, count, merge, statistics
 
 _CT_WORD = re.compile(r"(?<![a-z])ct(?![a-z])", re.IGNORECASE)
 
@@ -33,16 +35,6 @@ class CaseFingerprint(Record):
     shape: Sizes
     uncropped_shape: Sizes
     spacing_mm: Annotated[tuple[PositiveFloat, ...], Field(min_length=3, max_length=3)]
-
-
-class Intensities(Record):
-    """All intensities of a channel under foreground labels of the training set (method.md [P3])."""
-
-    percentile_00_5: float
-    percentile_99_5: float
-    mean: float
-    standard_deviation: float
-    voxels: int
 
 
 class Fingerprint(Record):
@@ -113,12 +105,12 @@ class CaseMeasurement:
 
     Attributes:
         geometry: its shapes and spacing.
-        counted: for each CT channel its foreground intensities: distinct values and how often each occurs.
+        counted: the foreground intensities of each CT channel.
         components: connected components of each foreground class (full connectivity), 0 where it is absent.
     """
 
     geometry: CaseFingerprint
-    counted: dict[int, tuple[NDArray[np.float32], NDArray[np.int64]]]
+    counted: dict[int, Counts]
     components: tuple[int, ...]
 
 
@@ -133,9 +125,7 @@ def measure_case(case: LabelledVolume, channel_names: Sequence[str], labels: Lab
     box = crop_box(case.image)
     foreground = case.label > 0
     counted = {
-        channel: np.unique(case.image[channel][foreground], return_counts=True)
-        for channel, name in enumerate(channel_names)
-        if is_ct(name)
+        channel: count(case.image[channel][foreground]) for channel, name in enumerate(channel_names) if is_ct(name)
     }
     geometry = CaseFingerprint(
         shape=box.shape, uncropped_shape=case.geometry.shape, spacing_mm=case.geometry.spacing_mm
@@ -156,11 +146,26 @@ def count_components(label: NDArray[np.integer[Any]], classes: int) -> tuple[int
 
 
 def summarize(
-    dataset: Dataset, dimension: int, measurements: Sequence[CaseMeasurement], made_from: str = ""
+    dataset: Dataset,
+    dimension: int,
+    measurements: Sequence[CaseMeasurement],
+    refine: Callable[[int, tuple[int, ...]], Counts],
+    made_from: str = "",
 ) -> Fingerprint:
-    """Put the measurements of all training cases together."""
+    """Put the measurements of all training cases together.
+
+    Args:
+        dataset: what was measured.
+        dimension: 2 or 3.
+        measurements: of every training case.
+        refine: counts the foreground values of a channel that have certain upper halves, over all cases; called only
+            where a channel has too many distinct values for one pass (`voxfit.planning.intensities`).
+        made_from: digest of the files.
+    """
     intensities = tuple(
-        _statistics([measurement.counted[channel] for measurement in measurements]) if is_ct(name) else None
+        statistics(merge([measurement.counted[channel] for measurement in measurements]), partial(refine, channel))
+        if is_ct(name)
+        else None
         for channel, name in enumerate(dataset.channel_names)
     )
     components = np.array([measurement.components for measurement in measurements])
@@ -175,31 +180,6 @@ def summarize(
         single_component_labels=single,
         made_from=made_from,
     )
-
-
-def _statistics(counted: Iterable[tuple[NDArray[np.float32], NDArray[np.int64]]]) -> Intensities | None:
-    """Exact statistics of the union of counted values; None when there are no foreground voxels at all."""
-    values, counts = np.zeros(0, np.float32), np.zeros(0, np.int64)
-    for more_values, more_counts in counted:
-        joined, position = np.unique(np.concatenate([values, more_values]), return_inverse=True)
-        both = np.concatenate([counts, more_counts])
-        values, counts = joined, np.bincount(position, both, len(joined)).astype(np.int64)
-    total = int(counts.sum())
-    if not total:
-        return None
-    exact = values.astype(np.float64)
-    mean = float((exact * counts).sum() / total)
-    deviation = math.sqrt(float((counts * (exact - mean) ** 2).sum() / total))
-    low, high = (_percentile(exact, counts, total, percent) for percent in (0.5, 99.5))
-    return Intensities(percentile_00_5=low, percentile_99_5=high, mean=mean, standard_deviation=deviation, voxels=total)
-
-
-def _percentile(values: NDArray[np.float64], counts: NDArray[np.int64], total: int, percent: float) -> float:
-    """As NumPy's default: linear between the two neighbouring ranks."""
-    rank = (total - 1) * percent / 100
-    ends = np.cumsum(counts)
-    below, above = (values[np.searchsorted(ends, whole, side="right")] for whole in (math.floor(rank), math.ceil(rank)))
-    return float(below + (above - below) * (rank - math.floor(rank)))
 
 
 def load_fingerprint(path: Path) -> Fingerprint:

@@ -88,6 +88,22 @@ class AugmentationSet(Record):
     mirror_probability: Probability = 0.5
 
 
+class Disturbance(Record):
+    """How the segmentation of the previous stage is disturbed (method.md [T7]).
+
+    Attributes:
+        morphology_probability: per sample, of erosion, dilation, opening or closing each class.
+        radius: range of the ball's radius, voxels, both ends included.
+        removal_probability: per sample, of removing a component of each class.
+        removal_share: only components smaller than this share of the patch.
+    """
+
+    morphology_probability: Probability = 0.4
+    radius: tuple[PositiveInt, PositiveInt] = (1, 8)
+    removal_probability: Probability = 0.2
+    removal_share: Probability = 0.15
+
+
 class Recipe(Record):
     """Training settings, the same for all datasets and configurations.
 
@@ -99,6 +115,7 @@ class Recipe(Record):
         weight_decay, amsgrad: of Adam [T3].
         dice_smoothing: added above and below [T2].
         augmentation_2d, augmentation_3d: parameter sets [T5].
+        disturbance: of the first stage's segmentation, where it is input [T7].
         seed: of everything random.
     """
 
@@ -117,4 +134,5 @@ class Recipe(Record):
     augmentation_3d: AugmentationSet = AugmentationSet(
         rotation_degrees=15.0, stretched_rotation_degrees=15.0, elastic_amplitude=(0.0, 900.0)
     )
+    disturbance: Disturbance = Disturbance()
     seed: NonNegativeInt = 0

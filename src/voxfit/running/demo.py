@@ -11,8 +11,9 @@ from voxfit.core.listening import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.phantom import Flavour, write_phantom
 from voxfit.inference.model import Model
-from voxfit.running.pipeline import FitRequest, FitResult, fit
+from voxfit.running.pipeline import fit
 from voxfit.running.prediction import predict_cases
+from voxfit.running.request import FitRequest, FitResult
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from time import monotonic
@@ -13,73 +11,26 @@ from typing import ClassVar
 
 import safetensors.torch
 
-import voxfit
 from voxfit.assessment.selection import Selection, choose
-from voxfit.core.errors import DatasetError, Problem, RecordError, UsageError
+from voxfit.core.errors import UsageError
 from voxfit.core.listening import Listener
-from voxfit.core.parallel import map_cases
 from voxfit.core.records import Record, digest_of, write_atomically
-from voxfit.imaging.dataset import Case, Dataset
-from voxfit.imaging.labels import Labels
-from voxfit.imaging.verification import read_labelled, verify_folds
-from voxfit.imaging.volume import Volume
-from voxfit.inference.model import Member, ModelDescription, choose_device
+from voxfit.imaging.dataset import Dataset
+from voxfit.imaging.verification import verify_folds
+from voxfit.inference.model import choose_device
 from voxfit.learning.training import Training, TrainingTask, measure_step
-from voxfit.planning.fingerprint import CaseMeasurement, Fingerprint, measure_case, summarize
+from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.folds import Folds, split, split_origin
-from voxfit.planning.plan import Configuration, ConfigurationName, Grid, Limits, Plan
+from voxfit.planning.plan import Configuration, ConfigurationName, Grid, Plan
 from voxfit.planning.planner import make_plan, plan_origin
 from voxfit.planning.recipe import Recipe
-from voxfit.preprocessing.case import Placement, prepare
-from voxfit.preprocessing.store import Store, StoreManifest, write_case
+from voxfit.preprocessing.store import Store, StoreManifest
+from voxfit.running.assembly import assemble
 from voxfit.running.budget import counted_recipe, fit_to_budget, training_seconds, words
-from voxfit.running.validation import candidates, cross_validate
+from voxfit.running.cases import fill_store, measure_dataset, report_problems
+from voxfit.running.request import FitRequest, FitResult
+from voxfit.running.validation import candidates, cross_validate, previous_stage
 from voxfit.running.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class FitRequest:
-    """What the user asks of `fit`.
-
-    Attributes:
-        dataset, run: the folders.
-        configurations: names; None for all that the plan offers.
-        folds: numbers; None for all.
-        recipe: of the training.
-        epochs: a fixed number of them; or
-        budget_seconds: for the whole `fit`.
-        device: auto, cpu, cuda, mps.
-        limits: constants of the planning rules; None for those of the plan that is there, or the paper's.
-        group_by: regular expression for groups of cases.
-        workers: processes; None for one a core.
-    """
-
-    dataset: Path
-    run: Path
-    configurations: tuple[str, ...] | None = None
-    folds: tuple[int, ...] | None = None
-    recipe: Recipe = field(default_factory=Recipe)
-    epochs: int | None = None
-    budget_seconds: float | None = None
-    device: str = "auto"
-    limits: Limits | None = None
-    group_by: str | None = None
-    workers: int | None = None
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What `fit` made.
-
-    Attributes:
-        selection: all candidates and the chosen one.
-        model: the folder to predict with.
-        run: the run folder.
-    """
-
-    selection: Selection
-    model: Path
-    run: Path
 
 
 class FoldManifest(Record):
@@ -96,13 +47,11 @@ class Run:
     """One run folder and what was asked of it; every artefact is made when it is first wanted."""
 
     def __init__(self, request: FitRequest, listener: Listener | None = None) -> None:
-        if request.epochs and request.budget_seconds:
-            raise UsageError("--epochs and --budget exclude each other: one fixes the steps, the other the time.")
         self.begun = monotonic()
         self.request = request
         self.listener = listener or Listener()
-        self.workspace = Workspace(request.run)
-        self.root = request.run
+        self.root = Path(request.run)
+        self.workspace = Workspace(self.root)
 
     # -- what the dataset is --------------------------------------------------------------------------------------
 
@@ -189,7 +138,7 @@ class Run:
             fitted = fit_to_budget(
                 plan,
                 recipe,
-                {name: len(self.fold_numbers) for name in self.configurations},
+                {name: len(self.folds_of(name)) for name in self.configurations},
                 seconds=request.budget_seconds - (monotonic() - self.begun),
                 validation_cases=max(len(names) for names in self.folds.validation),
                 timer=self._time_step,
@@ -214,7 +163,13 @@ class Run:
                     f"--configurations {name}: the plan of this dataset offers {', '.join(offered)}."
                     + (" A cascade is offered only where cases are large." if name.startswith("3d_") else "")
                 )
-        return tuple(name for name in offered if name in wanted)
+        stages = {offered[name].previous for name in offered if name in wanted}
+        return tuple(name for name in offered if name in wanted or name in stages)
+
+    def folds_of(self, name: ConfigurationName) -> tuple[int, ...]:
+        """The folds that are trained: those asked for; all of a first stage, for every case needs its segmentation."""
+        stages = {self.base_plan.configurations[other].previous for other in self.configurations}
+        return tuple(range(len(self.folds.validation))) if name in stages else self.fold_numbers
 
     @cached_property
     def fold_numbers(self) -> tuple[int, ...]:
@@ -241,21 +196,7 @@ class Run:
             return Store(folder)
         self.listener.stage(f"Preparing {len(self.dataset.cases)} cases at {folder.name} mm")
         with self.workspace.building(folder, origin) as part:
-            tasks = [
-                _Preparation(case, len(self.dataset.channel_names), self.dataset.labels, grid, part)
-                for case in self.dataset.cases
-            ]
-            placements = map_cases(
-                _prepare_case,
-                tasks,
-                name=lambda task: task.case.name,
-                workers=self.request.workers,
-                progress=self.listener.progress,
-            )
-            names = [case.name for case in self.dataset.cases]
-            StoreManifest(made_from=origin, placements=dict(zip(names, placements, strict=True))).save(
-                part / "manifest.json"
-            )
+            fill_store(self.dataset, grid, part, self.listener, self.request.workers, origin)
         return Store(folder)
 
     def task(self, name: ConfigurationName, fold: int) -> TrainingTask:
@@ -274,7 +215,9 @@ class Run:
     def fold_origin(self, name: ConfigurationName, fold: int) -> str:
         """Digest of what determines the weights of a fold."""
         plan, _ = self.settings
-        return digest_of([self.task(name, fold).digest(), plan.grid(name).digest(), self.files])
+        previous = plan.configurations[name].previous
+        stage = [self.fold_origin(previous, other) for other in self.folds_of(previous)] if previous else []
+        return digest_of([self.task(name, fold).digest(), plan.grid(name).digest(), self.files, stage])
 
     def fold_folder(self, name: ConfigurationName, fold: int) -> Path:
         """Where a fold is trained; `weights.safetensors` is there once it is finished."""
@@ -297,7 +240,9 @@ class Run:
         plan, _ = self.settings
         task = self.task(name, fold)
         self.listener.stage(f"Training {task.name}")
-        training = Training(task, self.store(plan.grid(name)), folder, self.device, self.listener)
+        training = Training(
+            task, self.store(plan.grid(name)), folder, self.device, self.listener, previous_stage(self, name)
+        )
         network = training.run()
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
         write_atomically(weights, safetensors.torch.save(tensors))
@@ -312,10 +257,8 @@ class Run:
 
     def select(self) -> Selection:
         """Cross-validation of every model and every pair, and the choice."""
-        plan, _ = self.settings
-        pairing = len(self.configurations) > 1
         for name in self.configurations:
-            cross_validate(self, name, keep_probabilities=pairing)
+            cross_validate(self, name)
         found = candidates(self)
         origin = digest_of([candidate.digest() for candidate in found])
         path = self.root / "selection.json"
@@ -325,38 +268,6 @@ class Run:
         selection = choose(found, origin)
         selection.save(path)
         return selection
-
-    def model(self) -> Path:
-        """The self-contained folder of the chosen model."""
-        selection, (plan, _) = self.select(), self.settings
-        winner, folder = selection.winner(), self.root / "model"
-        names = [name for name in self.configurations if name in winner.configurations]
-        origin = digest_of(
-            [winner.digest(), [self.fold_origin(name, fold) for name in names for fold in self.fold_numbers]]
-        )
-        if (folder / "model.json").exists():
-            try:
-                if ModelDescription.load(folder / "model.json").made_from == origin:
-                    return folder
-            except RecordError:
-                self.listener.warn(f"{folder}: model.json is damaged; the model is put together again.")
-        with self.workspace.building(folder, origin) as part:
-            members = []
-            (part / "weights").mkdir(exist_ok=True)
-            for name in names:
-                files = [f"weights/{name}_fold_{fold}.safetensors" for fold in self.fold_numbers]
-                for file, fold in zip(files, self.fold_numbers, strict=True):
-                    shutil.copyfile(self.fold_folder(name, fold) / "weights.safetensors", part / file)
-                members.append(Member(configuration=name, weights=tuple(files)))
-            ModelDescription(
-                name=winner.name,
-                plan=plan,
-                members=tuple(members),
-                cross_validated_dice=winner.foreground_dice,
-                made_from=origin,
-                made_by=f"voxfit {voxfit.__version__}",
-            ).save(part / "model.json")
-        return folder
 
     def _time_step(self, name: ConfigurationName, configuration: Configuration) -> float:
         plan = self.base_plan.model_copy(update={"configurations": {name: configuration}})
@@ -376,7 +287,7 @@ class Run:
         """Say what the trainings that are left will take on this device, and what to do if that is too long."""
         plan, recipe = self.settings
         left: dict[ConfigurationName, int] = {
-            name: sum(not self.is_trained(name, fold) for fold in self.fold_numbers) for name in self.configurations
+            name: sum(not self.is_trained(name, fold) for fold in self.folds_of(name)) for name in self.configurations
         }
         left = {name: count for name, count in left.items() if count}
         if not left:
@@ -410,71 +321,12 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
             run.store(run.base_plan.grid(name))
         run.announce()
         for name in run.configurations:
-            for fold in run.fold_numbers:
+            for fold in run.folds_of(name):
                 run.train(name, fold)
+            # A cascade's second stage is trained on what this says of cases it has not seen.
+            cross_validate(run, name)
         selection = run.select()
-        return FitResult(selection, run.model(), run.root)
-
-
-def measure_dataset(dataset: Dataset, listener: Listener, workers: int | None, made_from: str = "") -> Fingerprint:
-    """Verify and measure every training case.
-
-    Raises:
-        DatasetError: with every problem of every case.
-    """
-    results = map_cases(
-        _examine,
-        [(case, dataset.channel_names, dataset.labels) for case in dataset.cases],
-        name=lambda task: task[0].name,
-        workers=workers,
-        progress=listener.progress,
-    )
-    problems = [problem for found, _, _ in results for problem in found]
-    dimensions = {dimension for _, _, dimension in results if dimension}
-    if len(dimensions) > 1:
-        problems.append(Problem("imagesTr", "some images are 2D and some 3D.", "Make two datasets of them."))
-    report_problems(problems, listener)
-    measurements = [measurement for _, measurement, _ in results if measurement]
-    return summarize(dataset, dimensions.pop(), measurements, made_from)
-
-
-def report_problems(problems: Sequence[Problem], listener: Listener) -> None:
-    """Warn of harmless problems, raise the others.
-
-    Raises:
-        DatasetError: listing all fatal ones.
-    """
-    for problem in problems:
-        if not problem.fatal:
-            listener.warn(str(problem))
-    if fatal := [problem for problem in problems if problem.fatal]:
-        raise DatasetError(fatal)
-
-
-@dataclass(frozen=True)
-class _Preparation:
-    case: Case
-    channels: int
-    labels: Labels
-    grid: Grid
-    folder: Path
-
-
-def _prepare_case(task: _Preparation) -> Placement:
-    case, problems = read_labelled(task.case, task.channels, task.labels)
-    if case is None:
-        raise DatasetError([problem for problem in problems if problem.fatal])
-    prepared = prepare(Volume(case.image, case.geometry), task.grid, case.label)
-    write_case(task.folder, task.case.name, prepared, task.labels.count)
-    return prepared.placement
-
-
-def _examine(task: tuple[Case, tuple[str, ...], Labels]) -> tuple[list[Problem], CaseMeasurement | None, int]:
-    case, channel_names, labels = task
-    found, problems = read_labelled(case, len(channel_names), labels)
-    if found is None:
-        return problems, None, 0
-    return problems, measure_case(found, channel_names, labels), found.geometry.dimension
+        return FitResult(selection, assemble(run, selection), run.root)
 
 
 def _stamp(path: str) -> list[str | int]:

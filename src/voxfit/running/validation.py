@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,8 +15,10 @@ from voxfit.assessment.selection import Candidate
 from voxfit.assessment.selection import pairs as ensembles
 from voxfit.core.records import Record, digest_of
 from voxfit.imaging.volume import write_label
+from voxfit.inference.cascade import upsampled, with_previous
 from voxfit.inference.model import load_network, make_predictor, to_values
 from voxfit.inference.postprocessing import keep_largest_components
+from voxfit.learning.sampling import Previous
 from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.preprocessing.case import Placement
 
@@ -32,38 +35,73 @@ class ValidationManifest(Record):
     made_from: str
 
 
-def cross_validate(run: Run, name: ConfigurationName, *, keep_probabilities: bool) -> Scores:
+def cross_validate(run: Run, name: ConfigurationName) -> Scores:
     """Out-of-fold segmentations and scores of one configuration, in `NAME/cross_validation/`.
 
-    Args:
-        run: the run.
-        name: of the configuration.
-        keep_probabilities: also store probabilities (float16, on the prepared grid), which ensembles need.
+    Beside them, as `.npy` on prepared grids: `probabilities/` (float16) where ensembles will need them, and
+    `next_stage/` (class indices) where a cascade goes on from here.
     """
     plan, _ = run.settings
     folder = run.root / name / "cross_validation"
     origin = _origin(run, (name,))
-    if _is_made_from(folder, origin) and (not keep_probabilities or (folder / "probabilities").is_dir()):
+    extras = _extras(run, name)
+    if _is_made_from(folder, origin) and all((folder / extra).is_dir() for extra in extras):
         return Scores.load(folder / "scores.json")
     run.listener.stage(f"Cross-validating {name}")
     store = run.store(plan.grid(name))
-    cases = [(fold, case) for fold in run.fold_numbers for case in run.folds.validation[fold]]
+    cases = [(fold, case) for fold in run.folds_of(name) for case in run.folds.validation[fold]]
+    before = previous_stage(run, name)
     with run.workspace.building(folder, origin) as part:
-        if keep_probabilities:
-            (part / "probabilities").mkdir(exist_ok=True)
+        for extra in extras:
+            (part / extra).mkdir(exist_ok=True)
         predictor, loaded = None, -1
         for index, (fold, case) in enumerate(cases):
-            if (part / f"{case}.nii.gz").exists():
+            if (part / f"{case}.nii.gz").exists() and all((part / extra / f"{case}.npy").exists() for extra in extras):
                 continue
             if predictor is None or fold != loaded:
                 weights = run.fold_folder(name, fold) / "weights.safetensors"
                 predictor, loaded = make_predictor(plan, name, [load_network(plan, name, weights)], run.device), fold
-            probabilities = predictor.predict(np.asarray(store.image(case)))
-            if keep_probabilities:
+            image = np.asarray(store.image(case))
+            if before:
+                image = with_previous(image, before.segmentation(case), before.classes)
+            probabilities = predictor.predict(image)
+            if "probabilities" in extras:
                 np.save(part / "probabilities" / f"{case}.npy", probabilities.astype(np.float16))
+            if "next_stage" in extras:
+                np.save(part / "next_stage" / f"{case}.npy", upsampled(probabilities, _next_shape(run, name, case)))
             _write(part, case, probabilities, store.manifest.placements[case], plan)
             run.listener.progress(index + 1, len(cases))
-        return _score(run, part, origin)
+        return _score(run, part, origin, [case for _, case in cases])
+
+
+def previous_stage(run: Run, name: ConfigurationName) -> Previous | None:
+    """The out-of-fold segmentations of the stage before a configuration, where it has one."""
+    plan, _ = run.settings
+    before = plan.configurations[name].previous
+    if before is None:
+        return None
+    folder = run.root / before / "cross_validation" / "next_stage"
+
+    def segmentation(case: str) -> NDArray[np.int16]:
+        found: NDArray[np.int16] = np.load(folder / f"{case}.npy", mmap_mode="r")
+        return found
+
+    return Previous(segmentation, plan.labels.count - 1)
+
+
+def _extras(run: Run, name: ConfigurationName) -> list[str]:
+    """What is kept beside the label maps."""
+    plan, _ = run.settings
+    paired = any(name in pair for pair in ensembles(run.configurations))
+    staged = any(plan.configurations[other].previous == name for other in run.configurations)
+    return ["probabilities"] * paired + ["next_stage"] * staged
+
+
+def _next_shape(run: Run, name: ConfigurationName, case: str) -> tuple[int, ...]:
+    """The shape of a case on the grid of the stage after a configuration."""
+    plan, _ = run.settings
+    after = next(other for other in run.configurations if plan.configurations[other].previous == name)
+    return run.store(plan.grid(after)).manifest.placements[case].shape
 
 
 def candidates(run: Run) -> list[Candidate]:
@@ -95,7 +133,7 @@ def _score_pair(run: Run, names: tuple[str, str]) -> Scores:
             ]
             _write(part, case, (parts[0] + parts[1]) / 2, placements[case], plan)
             run.listener.progress(index + 1, len(cases))
-        return _score(run, part, origin)
+        return _score(run, part, origin, cases)
 
 
 def _write(folder: Path, case: str, probabilities: NDArray[np.float32], placement: Placement, plan: Plan) -> None:
@@ -104,8 +142,8 @@ def _write(folder: Path, case: str, probabilities: NDArray[np.float32], placemen
     write_label(folder / f"{case}.nii.gz", to_values(indices, plan.labels.values), placement.geometry)
 
 
-def _score(run: Run, folder: Path, origin: str) -> Scores:
-    validated = {name for fold in run.fold_numbers for name in run.folds.validation[fold]}
+def _score(run: Run, folder: Path, origin: str, cases: Sequence[str]) -> Scores:
+    validated = set(cases)
     pairs = {
         case.name: (folder / f"{case.name}.nii.gz", Path(case.label or ""))
         for case in run.dataset.cases
@@ -118,7 +156,7 @@ def _score(run: Run, folder: Path, origin: str) -> Scores:
 
 
 def _origin(run: Run, names: tuple[str, ...]) -> str:
-    folds = [run.fold_origin(name, fold) for name in run.configurations if name in names for fold in run.fold_numbers]
+    folds = [run.fold_origin(name, fold) for name in run.configurations if name in names for fold in run.folds_of(name)]
     return digest_of([folds, TOLERANCE_MM])
 
 

@@ -1,0 +1,52 @@
+"""Putting the self-contained model folder together."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from voxfit.assessment.selection import Selection
+from voxfit.core.errors import RecordError
+from voxfit.core.records import digest_of
+from voxfit.core.version import VERSION
+from voxfit.inference.model import Member, ModelDescription
+from voxfit.planning.plan import ConfigurationName
+
+if TYPE_CHECKING:
+    from voxfit.running.pipeline import Run
+
+
+def assemble(run: Run, selection: Selection) -> Path:
+    """The self-contained folder of the chosen model."""
+    plan, _ = run.settings
+    winner, folder = selection.winner(), run.root / "model"
+    names = [name for name in run.configurations if name in winner.configurations]
+    origin = digest_of([winner.digest(), [run.fold_origin(name, fold) for name in names for fold in run.fold_numbers]])
+    if (folder / "model.json").exists():
+        try:
+            if ModelDescription.load(folder / "model.json").made_from == origin:
+                return folder
+        except RecordError:
+            run.listener.warn(f"{folder}: model.json is damaged; the model is put together again.")
+    stages = {plan.configurations[name].previous for name in names}
+    with run.workspace.building(folder, origin) as part:
+        (part / "weights").mkdir(exist_ok=True)
+        ModelDescription(
+            name=winner.name,
+            plan=plan,
+            members=tuple(_member(run, name, part) for name in names),
+            stages=tuple(_member(run, name, part) for name in run.configurations if name in stages),
+            cross_validated_dice=winner.foreground_dice,
+            made_from=origin,
+            made_by=f"voxfit {VERSION}",
+        ).save(part / "model.json")
+    return folder
+
+
+def _member(run: Run, name: ConfigurationName, folder: Path) -> Member:
+    """Copy the weights of a configuration."""
+    files = [f"weights/{name}_fold_{fold}.safetensors" for fold in run.folds_of(name)]
+    for file, fold in zip(files, run.folds_of(name), strict=True):
+        shutil.copyfile(run.fold_folder(name, fold) / "weights.safetensors", folder / file)
+    return Member(configuration=name, weights=tuple(files))

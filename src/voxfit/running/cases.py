@@ -1,0 +1,108 @@
+"""The work on single cases, in worker processes: verify, measure, prepare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from voxfit.core.errors import DatasetError, Problem
+from voxfit.core.listening import Listener
+from voxfit.core.parallel import map_cases
+from voxfit.imaging.dataset import Case, Dataset
+from voxfit.imaging.labels import Labels
+from voxfit.imaging.verification import read_labelled
+from voxfit.imaging.volume import Volume
+from voxfit.planning.fingerprint import CaseMeasurement, Fingerprint, measure_case, summarize
+from voxfit.planning.intensities import MOST_VALUES, Counts, count, merge, restrict
+from voxfit.planning.plan import Grid
+from voxfit.preprocessing.case import Placement, prepare
+from voxfit.preprocessing.store import StoreManifest, write_case
+
+
+def measure_dataset(dataset: Dataset, listener: Listener, workers: int | None, made_from: str = "") -> Fingerprint:
+    """Verify and measure every training case.
+
+    Raises:
+        DatasetError: with every problem of every case.
+    """
+    results = map_cases(
+        _examine,
+        [(case, dataset.channel_names, dataset.labels) for case in dataset.cases],
+        name=lambda task: task[0].name,
+        workers=workers,
+        progress=listener.progress,
+    )
+    problems = [problem for found, _, _ in results for problem in found]
+    dimensions = {dimension for _, _, dimension in results if dimension}
+    if len(dimensions) > 1:
+        problems.append(Problem("imagesTr", "some images are 2D and some 3D.", "Make two datasets of them."))
+    report_problems(problems, listener)
+    measurements = [measurement for _, measurement, _ in results if measurement]
+
+    def refine(channel: int, uppers: tuple[int, ...]) -> Counts:
+        tasks = [(case, dataset.channel_names, dataset.labels, channel, uppers) for case in dataset.cases]
+        return merge(map_cases(_recount, tasks, name=lambda task: task[0].name, workers=workers))
+
+    return summarize(dataset, dimensions.pop(), measurements, refine, made_from)
+
+
+def report_problems(problems: Sequence[Problem], listener: Listener) -> None:
+    """Warn of harmless problems, raise the others.
+
+    Raises:
+        DatasetError: listing all fatal ones.
+    """
+    for problem in problems:
+        if not problem.fatal:
+            listener.warn(str(problem))
+    if fatal := [problem for problem in problems if problem.fatal]:
+        raise DatasetError(fatal)
+
+
+def fill_store(
+    dataset: Dataset, grid: Grid, folder: Path, listener: Listener, workers: int | None, made_from: str
+) -> None:
+    """Prepare every training case into a store folder, and write its manifest."""
+    tasks = [_Preparation(case, len(dataset.channel_names), dataset.labels, grid, folder) for case in dataset.cases]
+    placements = map_cases(
+        _prepare_case, tasks, name=lambda task: task.case.name, workers=workers, progress=listener.progress
+    )
+    names = [case.name for case in dataset.cases]
+    manifest = StoreManifest(made_from=made_from, placements=dict(zip(names, placements, strict=True)))
+    manifest.save(folder / "manifest.json")
+
+
+@dataclass(frozen=True)
+class _Preparation:
+    case: Case
+    channels: int
+    labels: Labels
+    grid: Grid
+    folder: Path
+
+
+def _prepare_case(task: _Preparation) -> Placement:
+    case, problems = read_labelled(task.case, task.channels, task.labels)
+    if case is None:
+        raise DatasetError([problem for problem in problems if problem.fatal])
+    prepared = prepare(Volume(case.image, case.geometry), task.grid, case.label)
+    write_case(task.folder, task.case.name, prepared, task.labels.count)
+    return prepared.placement
+
+
+def _recount(task: tuple[Case, tuple[str, ...], Labels, int, tuple[int, ...]]) -> Counts:
+    """The second pass over a channel with very many distinct values."""
+    case, channel_names, labels, channel, uppers = task
+    found, problems = read_labelled(case, len(channel_names), labels)
+    if found is None:
+        raise DatasetError(problems)
+    return count(restrict(found.image[channel][found.label > 0], uppers), MOST_VALUES)
+
+
+def _examine(task: tuple[Case, tuple[str, ...], Labels]) -> tuple[list[Problem], CaseMeasurement | None, int]:
+    case, channel_names, labels = task
+    found, problems = read_labelled(case, len(channel_names), labels)
+    if found is None:
+        return problems, None, 0
+    return problems, measure_case(found, channel_names, labels), found.geometry.dimension

@@ -1,0 +1,103 @@
+"""Sliding windows in closed form: a network that returns its input must reproduce it."""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voxfit.inference.postprocessing import keep_largest_components
+from voxfit.inference.predictor import Predictor
+from voxfit.inference.tiling import gaussian_weights, tile_starts, tiles
+
+PATCH = (8, 12, 10)
+SHAPES = [(8, 12, 10), (3, 5, 4), (1, 1, 1), (16, 24, 20), (17, 13, 29), (30, 12, 9)]
+
+
+def identity(batch):
+    """Logits (0, x): the foreground probability is sigmoid(x)."""
+    return torch.cat([torch.zeros_like(batch), batch], dim=1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("mirror", [True, False])
+@pytest.mark.parametrize("folds", [1, 3])
+def test_the_input_comes_back(shape, mirror, folds):
+    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    predictor = Predictor([identity] * folds, PATCH, slice_axis=None, classes=2, mirror=mirror)
+    probabilities = predictor.predict(image)
+    assert probabilities[1] == pytest.approx(1 / (1 + np.exp(-image[0])), abs=1e-5)
+    assert probabilities.sum(axis=0) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_come_back_along_every_axis(axis):
+    image = np.random.default_rng(0).normal(size=(1, 7, 20, 15)).astype(np.float32)
+    box = tuple(1 if other == axis else 12 for other in range(3))
+    predictor = Predictor([identity], box, slice_axis=axis, classes=2)
+    assert predictor.predict(image)[1] == pytest.approx(1 / (1 + np.exp(-image[0])), abs=1e-5)
+
+
+def test_folds_and_variants_are_averaged_as_probabilities():
+    """A network that sees which way is up: its answer depends on the mirrored axis, and the mean is known."""
+
+    def lopsided(batch):
+        ramp = torch.arange(batch.shape[2], dtype=torch.float32)[:, None, None].expand(
+            batch.shape[0], 1, *batch.shape[2:]
+        )
+        return torch.cat([torch.zeros_like(ramp), ramp - 3], dim=1)
+
+    predictor = Predictor([lopsided, identity], PATCH, slice_axis=None, classes=2)
+    probabilities = predictor.predict(np.zeros((1, *PATCH), np.float32))
+    ramp = np.arange(8) - 3.0
+    both = (1 / (1 + np.exp(-ramp)) + 1 / (1 + np.exp(-ramp[::-1]))) / 2
+    assert probabilities[1, :, 0, 0] == pytest.approx((both + 0.5) / 2, abs=1e-5)
+    assert len(predictor.flips) == 8
+    assert len(Predictor([identity], (1, 8, 8), slice_axis=0, classes=2).flips) == 4
+
+
+@settings(max_examples=100)
+@given(st.integers(1, 300), st.integers(1, 64))
+def test_tiles_cover_everything_and_overlap_by_half(size, edge):
+    size = max(size, edge)
+    starts = tile_starts(size, edge)
+    assert starts[0] == 0
+    assert starts[-1] == size - edge
+    steps = np.diff(starts)
+    assert (steps <= max(edge // 2, 1)).all()
+    assert (steps > 0).all()
+
+
+def test_tiles_are_the_product_of_the_axes():
+    assert len(tiles((16, 24, 20), PATCH)) == 27
+
+
+def test_weights_are_scipys_gaussian():
+    patch = (16, 25, 32)
+    weights = gaussian_weights(patch)
+    point = np.zeros(patch)
+    centre = tuple(size // 2 for size in patch)
+    # SciPy can only place its peak on a voxel: compare on the axis whose middle is one.
+    point[centre] = 1
+    expected = scipy.ndimage.gaussian_filter1d(point[centre[0], :, centre[2]], 25 / 8, mode="constant", truncate=10)
+    line = weights[8, :, 16]
+    assert line / line.max() == pytest.approx(
+        np.maximum(expected / expected.max(), (weights.min() / line.max())), abs=2e-3
+    )
+    assert weights.max() == pytest.approx(1, abs=0.1)
+    assert weights.min() > 0
+    assert np.array_equal(weights, weights[::-1, ::-1, ::-1])
+
+
+def test_only_the_largest_component_stays():
+    rng = np.random.default_rng(0)
+    label = (scipy.ndimage.gaussian_filter(rng.normal(size=(20, 20, 20)), 1.2) > 0.05).astype(np.uint8)
+    label[rng.random(label.shape) < 0.1] = 2
+    expected = label.copy()
+    components, count = scipy.ndimage.label(label == 1, np.ones((3, 3, 3)))
+    assert count > 1
+    sizes = np.bincount(components.ravel())[1:]
+    expected[(label == 1) & (components != sizes.argmax() + 1)] = 0
+    assert np.array_equal(keep_largest_components(label.copy(), [1]), expected)
+    assert np.array_equal(keep_largest_components(label.copy(), []), label)

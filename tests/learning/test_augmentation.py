@@ -1,0 +1,183 @@
+"""Augmentation applied with known parameters, against NumPy and SciPy."""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voxfit.imaging.geometry import Box, cut
+from voxfit.learning.augmentation import Augmentation, Elastic, adjust_gamma, draw, mirror, rotation, transform
+from voxfit.planning.recipe import Recipe
+
+RECIPE = Recipe()
+
+
+def apply(image, label, augmentation, patch):
+    """Cut what is needed from a whole case and transform it."""
+    box = augmentation.source_box(patch)
+    source = torch.from_numpy(cut(image, box))[None]
+    layer = torch.from_numpy(cut(label, box))[None]
+    moved, labels = transform([source], [layer], [augmentation], patch.shape)
+    return moved[0, 0].numpy(), labels[0, 0].numpy()
+
+
+@pytest.fixture
+def case():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(20, 22, 24)).astype(np.float32), rng.integers(0, 4, (20, 22, 24)).astype(np.int16)
+
+
+PATCH = Box((4, 5, 6), (14, 15, 16))
+
+
+def test_the_identity_is_the_patch(case):
+    image, label = case
+    moved, labels = apply(image, label, Augmentation(), PATCH)
+    assert np.array_equal(moved, image[PATCH.to_slices()])
+    assert np.array_equal(labels, label[PATCH.to_slices()])
+
+
+def test_an_identity_matrix_is_the_patch_too(case):
+    image, label = case
+    moved, labels = apply(image, label, Augmentation(matrix=np.eye(3)), PATCH)
+    assert moved == pytest.approx(image[PATCH.to_slices()], abs=1e-4)
+    assert np.array_equal(labels, label[PATCH.to_slices()])
+
+
+@pytest.mark.parametrize(("axis", "plane"), [(0, (1, 2)), (1, (0, 2)), (2, (0, 1))])
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_quarter_turns_equal_numpy(case, axis, plane, turns):
+    image, label = case
+    angles = np.zeros(3)
+    angles[axis] = turns * np.pi / 2
+    moved, labels = apply(image, label, Augmentation(matrix=rotation(angles)), PATCH)
+    inner = image[PATCH.to_slices()], label[PATCH.to_slices()]
+    matches = [
+        sign
+        for sign in (1, -1)
+        if np.allclose(moved, np.rot90(inner[0], sign * turns, plane), atol=1e-3)
+        and np.array_equal(labels, np.rot90(inner[1], sign * turns, plane))
+    ]
+    assert matches
+
+
+def test_a_plane_turns_like_numpy():
+    image = np.random.default_rng(0).normal(size=(15, 15)).astype(np.float32)
+    moved, _ = apply(
+        image, np.zeros((15, 15), np.int16), Augmentation(matrix=rotation(np.array([np.pi / 2]))), Box((2, 2), (13, 13))
+    )
+    inner = image[2:13, 2:13]
+    assert any(np.allclose(moved, np.rot90(inner, turn), atol=1e-3) for turn in (1, -1))
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10_000))
+def test_any_draw_equals_scipy_on_the_whole_case(seed):
+    """The needed box gives what SciPy interpolates from the whole image at the same coordinates."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(size=(26, 24, 22)).astype(np.float32)
+    label = rng.integers(0, 3, image.shape).astype(np.int16)
+    patch = Box((-2, 3, 8), (14, 19, 20))
+    matrix = rotation(rng.uniform(-0.3, 0.3, 3)) * rng.uniform(0.85, 1.25)
+    noise = rng.random((3, *patch.shape), dtype=np.float32) * 2 - 1
+    elastic = Elastic(float(rng.uniform(0, 900)), float(rng.uniform(9, 13)), noise)
+    moved, labels = apply(image, label, Augmentation(matrix, elastic), patch)
+
+    field = np.stack(
+        [
+            scipy.ndimage.gaussian_filter(axis, elastic.sigma, mode="constant", truncate=12)
+            for axis in noise.astype(float)
+        ]
+    )
+    field = np.clip(field * elastic.amplitude, -elastic.reach, elastic.reach)
+    steps = [np.arange(size) - (size - 1) / 2 for size in patch.shape]
+    offsets = np.stack(np.meshgrid(*steps, indexing="ij")).reshape(3, -1)
+    centre = np.array(patch.start) + (np.array(patch.shape) - 1) / 2
+    where = (matrix @ offsets + centre[:, None] + field.reshape(3, -1)).reshape(3, *patch.shape)
+    padded = np.pad(image, 40), np.pad(label, 40)
+    expected = scipy.ndimage.map_coordinates(padded[0], where + 40, order=1)
+    assert np.abs(moved - expected).max() < 5e-3 * np.abs(image).max()
+    nearest = scipy.ndimage.map_coordinates(padded[1], where + 40, order=0)
+    # A coordinate halfway between two voxels may fall to either side.
+    assert (labels == nearest).mean() > 0.999
+
+
+def test_labels_are_never_invented(case):
+    image, label = case
+    label = label * 7
+    moved = Augmentation(matrix=rotation(np.array([0.2, -0.1, 0.3])) * 1.1)
+    _, labels = apply(image, label, moved, PATCH)
+    assert set(np.unique(labels)) <= set(np.unique(label))
+
+
+def test_samples_of_different_boxes_do_not_touch_each_other(case):
+    image, label = case
+    draws = [Augmentation(matrix=rotation(np.array([angle, 0, 0]))) for angle in (0.1, 0.7)] + [Augmentation()]
+    boxes = [item.source_box(PATCH) for item in draws]
+    together, _ = transform(
+        [torch.from_numpy(cut(image, box))[None] for box in boxes],
+        [torch.from_numpy(cut(label, box))[None] for box in boxes],
+        draws,
+        PATCH.shape,
+    )
+    for index, item in enumerate(draws):
+        alone, _ = apply(image, label, item, PATCH)
+        assert together[index, 0].numpy() == pytest.approx(alone, abs=1e-4)
+
+
+def test_mirroring_equals_numpy():
+    batch = np.random.default_rng(0).normal(size=(3, 2, 4, 5, 6)).astype(np.float32)
+    flips = [(True, False, True), (False, False, False), (False, True, False)]
+    result = mirror(torch.from_numpy(batch.copy()), [Augmentation(mirrored=flip) for flip in flips], 2)
+    for index, flip in enumerate(flips):
+        axes = [axis + 1 for axis, on in enumerate(flip) if on]
+        assert np.array_equal(result[index].numpy(), np.flip(batch[index], axes))
+
+
+@pytest.mark.parametrize("exponent", [0.7, 1.0, 1.5])
+def test_gamma_keeps_mean_and_deviation(exponent):
+    batch = np.random.default_rng(0).gamma(2, 1, size=(2, 2, 8, 8, 8)).astype(np.float32)
+    draws = [Augmentation(gamma=(exponent, 1.0)), Augmentation()]
+    result = adjust_gamma(torch.from_numpy(batch.copy()), draws).numpy()
+    assert np.array_equal(result[1], batch[1])
+    part = batch[0, 0]
+    bent = ((part - part.min()) / np.ptp(part)) ** exponent
+    expected = (bent - bent.mean()) / bent.std() * part.std() + part.mean()
+    assert result[0, 0] == pytest.approx(expected, abs=1e-3)
+    assert result[0, 1] == pytest.approx(batch[0, 1], abs=1e-3)
+    assert np.all(np.diff(result[0, 0].ravel()[np.argsort(part, axis=None)]) >= -1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings_", "patch"), [(RECIPE.augmentation_3d, (40, 56, 40)), (RECIPE.augmentation_2d, (56, 40))]
+)
+def test_draws_keep_to_their_probabilities_and_ranges(settings_, patch):
+    count = 3000
+    draws = [draw(np.random.default_rng([index]), settings_, patch, len(patch), 1) for index in range(count)]
+    # Rotation or scaling: 1 - 0.8^2; six standard deviations of a binomial.
+    for share, expected in (
+        (sum(item.matrix is not None for item in draws) / count, 0.36),
+        (sum(item.elastic is not None for item in draws) / count, 0.2),
+        (sum(item.gamma is not None for item in draws) / count, 0.3),
+        *((sum(item.mirrored[axis] for item in draws) / count, 0.5) for axis in range(len(patch))),
+    ):
+        assert abs(share - expected) < 6 * np.sqrt(expected * (1 - expected) / count)
+    scales = [abs(np.linalg.det(item.matrix)) ** (1 / len(patch)) for item in draws if item.matrix is not None]
+    assert min(scales) >= 0.85 - 1e-9
+    assert max(scales) <= 1.25 + 1e-9
+    gammas = [item.gamma[0] for item in draws if item.gamma]
+    assert 0.7 <= min(gammas) < 0.8
+    assert 1.4 < max(gammas) <= 1.5
+    amplitudes = [item.elastic.amplitude for item in draws if item.elastic]
+    assert max(amplitudes) <= settings_.elastic_amplitude[1]
+
+
+@pytest.mark.parametrize(("patch", "largest"), [((56, 40), 180), ((80, 40), 15)])
+def test_stretched_planes_turn_less(patch, largest):
+    draws = [draw(np.random.default_rng([index]), RECIPE.augmentation_2d, patch, 2, 1) for index in range(2000)]
+    angles = [
+        abs(np.degrees(np.arctan2(item.matrix[1, 0], item.matrix[0, 0]))) for item in draws if item.matrix is not None
+    ]
+    assert 0.9 * largest < max(angles) <= largest + 1e-6

@@ -1,0 +1,70 @@
+"""Morphology of the previous stage's segmentation against scikit-image; removal against SciPy's components."""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import skimage.morphology
+
+from voxfit.learning.disturbance import closed, dilate, disturb, erode, opened
+from voxfit.planning.recipe import Disturbance
+
+
+def blobs(seed, shape=(24, 26, 28), level=0.3):
+    noise = scipy.ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 3)
+    return noise > level * noise.max()
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3, 5])
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(dilate, skimage.morphology.dilation), (erode, skimage.morphology.erosion)]
+)
+def test_balls_are_those_of_scikit_image(radius, ours, theirs):
+    mask = blobs(radius)
+    # Both are compared where the border of the volume plays no part.
+    inner = (slice(radius, -radius),) * 3
+    assert np.array_equal(ours(mask, radius)[inner], theirs(mask, skimage.morphology.ball(radius))[inner])
+
+
+@pytest.mark.parametrize("radius", [1, 3])
+def test_opening_and_closing(radius):
+    mask = blobs(9)
+    inner = (slice(2 * radius, -2 * radius),) * 3
+    ball = skimage.morphology.ball(radius)
+    assert np.array_equal(opened(mask, radius)[inner], skimage.morphology.opening(mask, ball)[inner])
+    assert np.array_equal(closed(mask, radius)[inner], skimage.morphology.closing(mask, ball)[inner])
+
+
+def test_empty_and_full_masks_stay():
+    for mask in (np.zeros((4, 4, 4), bool), np.ones((4, 4, 4), bool)):
+        for operation in (dilate, erode, opened, closed):
+            assert np.array_equal(operation(mask, 2), mask)
+
+
+def test_nothing_happens_with_probability_zero_and_something_with_one():
+    segmentation = (blobs(1).astype(np.int16) + blobs(2)).astype(np.int16)
+    never = Disturbance(morphology_probability=0.0, removal_probability=0.0)
+    always = Disturbance(morphology_probability=1.0, removal_probability=0.0)
+    copy = segmentation.copy()
+    assert np.array_equal(disturb(np.random.default_rng(0), segmentation, 2, never, segmentation.size), segmentation)
+    changed = [disturb(np.random.default_rng(seed), segmentation, 2, always, segmentation.size) for seed in range(8)]
+    assert sum(not np.array_equal(item, segmentation) for item in changed) >= 7
+    assert all(set(np.unique(item)) <= {0, 1, 2} for item in changed)
+    assert np.array_equal(segmentation, copy)
+
+
+def test_one_small_component_of_each_class_is_removed():
+    segmentation = np.zeros((20, 20, 20), np.int16)
+    segmentation[0:10, 0:18, 0:18] = 1  # more than 15 % of the patch: stays
+    segmentation[15:17, 2:4, 2:4] = 1
+    segmentation[15:17, 10:12, 10:12] = 1
+    segmentation[12:14, 15:19, 15:19] = 2
+    settings = Disturbance(morphology_probability=0.0, removal_probability=1.0)
+    survivors = set()
+    for seed in range(20):
+        result = disturb(np.random.default_rng(seed), segmentation, 2, settings, segmentation.size)
+        _, count = scipy.ndimage.label(result == 1, np.ones((3, 3, 3)))
+        assert count == 2
+        assert np.array_equal(result[0:10, 0:18, 0:18], segmentation[0:10, 0:18, 0:18])
+        assert not (result == 2).any()
+        survivors.add(bool(result[15, 2, 2]))
+    assert survivors == {True, False}

@@ -1,0 +1,149 @@
+"""Which patches are drawn, counted on a small store."""
+
+import numpy as np
+import pytest
+import torch
+
+from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.volume import Volume
+from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Prefetcher
+from voxfit.planning.plan import Configuration, Grid, ZScore
+from voxfit.planning.recipe import Recipe
+from voxfit.preprocessing.case import prepare
+from voxfit.preprocessing.store import Store, StoreManifest, write_case
+
+SHAPES = {"a": (20, 24, 28), "b": (9, 30, 16), "c": (16, 16, 16)}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    grid = Grid(spacing_mm=(1.0, 1.0, 1.0), normalization=(ZScore(),))
+    placements = {}
+    for seed, (name, shape) in enumerate(SHAPES.items()):
+        rng = np.random.default_rng(seed)
+        image = rng.random((1, *shape)).astype(np.float32) + 1
+        label = np.zeros(shape, np.int16)
+        label[2:4, 3:5, 2:6] = 1
+        if name != "c":
+            label[-2:, -3:, -1:] = 2
+        case = prepare(Volume(image, Geometry(shape, (1.0, 1.0, 1.0))), grid, label)
+        write_case(folder, name, case, 3)
+        placements[name] = case.placement
+    StoreManifest(made_from="x", placements=placements).save(folder / "manifest.json")
+    return Store(folder)
+
+
+def configuration(patch, batch=7, **changes):
+    fields = {
+        "spacing": (1.0,) * len(patch),
+        "median_shape": patch,
+        "patch_size": patch,
+        "batch_size": batch,
+        "num_pool": (1,) * len(patch),
+        "base_features": 4,
+        "max_features": None,
+        "dice": "sample",
+        "augmentation": "3d" if len(patch) == 3 else "2d",
+    }
+    if len(patch) == 2:
+        fields |= {"slice_axis": 0, "slice_spacing": 1.0}
+    return Configuration(**(fields | changes))
+
+
+KINDS = {
+    "3d": configuration((12, 16, 12)),
+    "2d": configuration((16, 12)),
+    "2d along y": configuration((16, 12), slice_axis=1),
+    "slices": configuration((4, 16, 12), augmentation="2d_slices"),
+    "slices along x": configuration((16, 12, 4), augmentation="2d_slices"),
+}
+
+
+def sampler(store, kind, seed=0):
+    return PatchSampler(store, list(SHAPES), KINDS[kind], Recipe(), channels=1, seed=seed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stream", [TRAINING, VALIDATION])
+def test_batches_have_the_planned_shape(store, kind, stream):
+    drawn = sampler(store, kind)
+    image, label = drawn.finish(drawn.batch(stream, 0, 0), torch.device("cpu"))
+    assert image.shape == (7, 1, *KINDS[kind].patch_size)
+    assert label.shape == (7, *KINDS[kind].patch_size)
+    assert torch.isfinite(image).all()
+    assert set(label.unique().tolist()) <= {-1, 0, 1, 2}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_than_a_third_contain_foreground(store, kind):
+    drawn = sampler(store, kind)
+    for step in range(20):
+        samples = drawn.batch(VALIDATION, 0, step)
+        assert all((sample.label > 0).any() for sample in samples[-3:])  # floor(7 / 3) + 1
+
+
+def test_unaugmented_patches_are_pieces_of_the_case(store):
+    drawn = sampler(store, "3d")
+    images = {name: np.pad(store.image(name)[0], 12) for name in SHAPES}
+    for sample in drawn.batch(VALIDATION, 0, 0):
+        found = False
+        for padded in images.values():
+            windows = np.lib.stride_tricks.sliding_window_view(padded, (12, 16, 12))
+            anchor = sample.image[0, 6, 8, 6]
+            for at in np.argwhere(windows[..., 6, 8, 6] == anchor):
+                found |= np.array_equal(windows[tuple(at)], sample.image[0])
+        assert found
+
+
+def test_the_chosen_foreground_voxel_is_uniform(store):
+    drawn = sampler(store, "3d")
+    counts = np.zeros(SHAPES["a"])
+    label = store.label("a")
+    total = 6000
+    for number in range(total):
+        voxel = drawn._foreground_voxel(np.random.default_rng([number]), "a", label)
+        counts[voxel] += 1
+    for value in (1, 2):
+        hits = counts[label == value]
+        expected = total / 2 / len(hits)  # a random class first, then a random voxel of it
+        chi_squared = ((hits - expected) ** 2 / expected).sum()
+        assert chi_squared < len(hits) + 6 * np.sqrt(2 * len(hits))
+    assert counts[label == 0].sum() == 0
+
+
+def test_a_case_without_foreground_is_sampled_anywhere(store):
+    empty = np.zeros(SHAPES["a"], np.int8)
+
+    class Empty(Store):
+        def __init__(self):
+            pass
+
+        def index(self, name):
+            return np.stack([(empty == value).sum(axis=(1, 2)) for value in range(3)])
+
+    drawn = PatchSampler(Empty(), ["a"], KINDS["3d"], Recipe(), channels=1, seed=0)
+    assert drawn._foreground_voxel(np.random.default_rng(0), "a", empty) is None
+
+
+def test_draws_depend_on_counters_only(store):
+    first, again, other = (sampler(store, "3d", seed).batch(TRAINING, 3, 5) for seed in (0, 0, 1))
+    for a, b in zip(first, again, strict=True):
+        assert np.array_equal(a.image, b.image)
+    assert any(
+        a.image.shape != c.image.shape or not np.array_equal(a.image, c.image)
+        for a, c in zip(first, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 8])
+def test_prefetching_keeps_the_order(store, steps):
+    drawn = sampler(store, "2d")
+    loader = Prefetcher(drawn, threads=2)
+    ahead = list(loader.batches(TRAINING, 2, steps))
+    loader.close()
+    assert len(ahead) == steps
+    for step, samples in enumerate(ahead):
+        direct = drawn.batch(TRAINING, 2, step)
+        assert all(np.array_equal(a.image, b.image) for a, b in zip(samples, direct, strict=True))
+    assert loader.waited >= 0

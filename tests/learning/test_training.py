@@ -1,0 +1,162 @@
+"""The training loop: it learns, resumes exactly, and survives damaged checkpoints."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from voxfit.core.listening import Listener
+from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.volume import Volume
+from voxfit.learning.training import Training, TrainingTask, measure_step
+from voxfit.planning.plan import Configuration, Grid, Topology, ZScore
+from voxfit.planning.recipe import Annealed, Plateau, Recipe
+from voxfit.preprocessing.case import prepare
+from voxfit.preprocessing.store import Store, StoreManifest, write_case
+
+NAMES = ("a", "b", "c")
+
+
+class Stop(Exception):
+    """Ends a training as an interruption would."""
+
+
+class Ear(Listener):
+    def __init__(self, stop_after=None):
+        self.reports, self.warnings, self.stop_after = [], [], stop_after
+
+    def epoch(self, report):
+        self.reports.append(report)
+        if len(self.reports) == self.stop_after:
+            raise Stop
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    grid = Grid(spacing_mm=(1.0, 1.0, 1.0), normalization=(ZScore(),))
+    placements = {}
+    for seed, name in enumerate(NAMES):
+        rng = np.random.default_rng(seed)
+        image = rng.normal(size=(1, 14, 16, 18)).astype(np.float32)
+        label = np.zeros((14, 16, 18), np.int16)
+        corner = rng.integers(1, 7, 3)
+        label[tuple(slice(low, low + 6) for low in corner)] = 1
+        image[0][label == 1] += 4
+        case = prepare(Volume(image, Geometry((14, 16, 18), (1.0, 1.0, 1.0))), grid, label)
+        write_case(folder, name, case, 2)
+        placements[name] = case.placement
+    StoreManifest(made_from="x", placements=placements).save(folder / "manifest.json")
+    return Store(folder)
+
+
+def task(seed=0, epochs=4, **changes):
+    schedule = Annealed(learning_rate=1e-2, epochs=epochs, warmup_steps=2)
+    recipe = Recipe(steps_per_epoch=6, validation_steps=2, schedule=changes.pop("schedule", schedule))
+    return TrainingTask(
+        name="test",
+        topology=Topology(in_channels=1, out_channels=2, num_pool=(1, 1, 1), base_features=4, max_features=None),
+        configuration=Configuration(
+            spacing=(1.0, 1.0, 1.0),
+            median_shape=(14, 16, 18),
+            patch_size=(12, 12, 12),
+            batch_size=2,
+            num_pool=(1, 1, 1),
+            base_features=4,
+            max_features=None,
+            dice="sample",
+            augmentation="3d",
+        ),
+        recipe=recipe,
+        training_cases=("a", "b"),
+        validation_cases=("c",),
+        seed=seed,
+    )
+
+
+def weights(network):
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(store, tmp_path_factory):
+    folder, ear = tmp_path_factory.mktemp("whole"), Ear()
+    return weights(Training(task(), store, folder, "cpu", ear).run()), folder, ear
+
+
+def test_it_learns(uninterrupted, store, tmp_path):
+    _, folder, ear = uninterrupted
+    assert [report.epoch for report in ear.reports] == [1, 2, 3, 4]
+    assert ear.reports[-1].validation_loss < ear.reports[0].validation_loss - 0.2
+    assert ear.reports[-1].share_done == 1
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert {"training_loss", "validation_loss", "learning_rate", "validation_dice", "seconds", "wait_share"} <= set(
+        lines[0]
+    )
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_others(uninterrupted, store, tmp_path):
+    again = weights(Training(task(), store, tmp_path / "again", "cpu", Ear()).run())
+    other = weights(Training(task(seed=1), store, tmp_path / "other", "cpu", Ear()).run())
+    assert same(uninterrupted[0], again)
+    assert not same(uninterrupted[0], other)
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_resumed_training_ends_in_the_same_bytes(uninterrupted, store, tmp_path, after):
+    with pytest.raises(Stop):
+        Training(task(), store, tmp_path, "cpu", Ear(stop_after=after)).run()
+    ear = Ear()
+    resumed = weights(Training(task(), store, tmp_path, "cpu", ear).run())
+    assert [report.epoch for report in ear.reports] == list(range(after + 1, 5))
+    assert same(uninterrupted[0], resumed)
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(uninterrupted, store, tmp_path):
+    with pytest.raises(Stop):
+        Training(task(), store, tmp_path, "cpu", Ear(stop_after=3)).run()
+    newest = sorted(tmp_path.glob("checkpoint/*/epoch_*"))[-1]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 255
+    newest.write_bytes(bytes(content))
+    ear = Ear()
+    resumed = weights(Training(task(), store, tmp_path, "cpu", ear).run())
+    assert any("damaged" in text for text in ear.warnings)
+    assert [report.epoch for report in ear.reports] == [3, 4]
+    assert same(uninterrupted[0], resumed)
+
+
+def test_a_changed_task_does_not_continue_an_old_checkpoint(store, tmp_path):
+    with pytest.raises(Stop):
+        Training(task(), store, tmp_path, "cpu", Ear(stop_after=2)).run()
+    ear = Ear()
+    Training(task(epochs=2), store, tmp_path, "cpu", ear).run()
+    assert [report.epoch for report in ear.reports] == [1, 2]
+
+
+def test_a_timed_training_keeps_its_time(store, tmp_path):
+    ear = Ear()
+    training = Training(task(schedule=Annealed(learning_rate=1e-2, seconds=3.0)), store, tmp_path, "cpu", ear)
+    training.run()
+    assert 3.0 <= training.progress.seconds < 4.5
+    assert ear.reports[-1].learning_rate < 2e-3
+
+
+def test_the_papers_schedule_runs(store, tmp_path):
+    ear = Ear()
+    Training(task(schedule=Plateau(epochs=2)), store, tmp_path, "cpu", ear).run()
+    assert [report.learning_rate for report in ear.reports] == [3e-4, 3e-4]
+
+
+def test_a_step_is_timed():
+    assert 0 < measure_step(task(), "cpu") < 10

@@ -1,0 +1,87 @@
+"""The cascade end to end, on a plan whose limits make small volumes large."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+import voxfit
+from voxfit.assessment.selection import Selection
+from voxfit.inference.cascade import upsampled, with_previous
+from voxfit.inference.model import ModelDescription
+from voxfit.planning.folds import Folds
+from voxfit.planning.plan import Limits, Plan
+from voxfit.planning.recipe import Recipe
+
+LIMITS = Limits(voxel_budget=8**3, plane_voxels=512, base_features=4, cascade_factor=2)
+
+
+@pytest.fixture(scope="module")
+def finished(boxes, tmp_path_factory):
+    run = tmp_path_factory.mktemp("cascade")
+    request = voxfit.FitRequest(
+        boxes,
+        run,
+        configurations=("3d_cascade",),
+        folds=(0,),
+        epochs=5,
+        recipe=Recipe(folds=2, steps_per_epoch=40, validation_steps=2),
+        limits=LIMITS,
+        device="cpu",
+        workers=1,
+    )
+    return run, voxfit.fit(request)
+
+
+def test_the_first_stage_is_trained_on_every_fold(finished):
+    run, result = finished
+    assert len(list(run.glob("3d_lowres/fold_*/weights.safetensors"))) == 2
+    assert len(list(run.glob("3d_cascade/fold_*/weights.safetensors"))) == 1
+    assert [candidate.name for candidate in result.selection.candidates] == ["3d_lowres", "3d_cascade"]
+    assert result.selection == Selection.load(run / "selection.json")
+    assert result.selection.chosen == "3d_cascade"
+
+
+def test_its_input_is_out_of_fold_on_the_fine_grid(finished):
+    run, _ = finished
+    names = [name for fold in Folds.load(run / "folds.json").validation for name in fold]
+    spacing = Plan.load(run / "plan.json").configurations["3d_cascade"].spacing
+    store = next(folder for folder in (run / "store").iterdir() if folder.name == "x".join(f"{s:.4g}" for s in spacing))
+    for name in names:
+        segmentation = np.load(run / "3d_lowres/cross_validation/next_stage" / f"{name}.npy")
+        assert segmentation.shape == np.load(store / f"{name}.label.npy").shape
+        assert set(np.unique(segmentation)) <= {0, 1, 2}
+
+
+def test_the_model_holds_both_stages_and_predicts(finished, boxes):
+    run, result = finished
+    description = ModelDescription.load(result.model / "model.json")
+    assert [stage.configuration for stage in description.stages] == ["3d_lowres"]
+    assert len(description.stages[0].weights) == 2
+    image = sitk.ReadImage(str(boxes / "imagesTs" / "box_06_0000.nii.gz"))
+    label = voxfit.Model.open(run, "cpu").predict(image)
+    assert label.GetSize() == image.GetSize()
+    reference = sitk.GetArrayFromImage(sitk.ReadImage(str(boxes / "labelsTs" / "box_06.nii.gz")))
+    predicted = sitk.GetArrayFromImage(label)
+    # Trained for seconds; better than chance says that both stages are wired up.
+    overlap = 2 * ((reference > 0) & (predicted > 0)).sum() / ((reference > 0).sum() + (predicted > 0).sum())
+    assert overlap > 0.2
+
+
+def test_one_hot_channels_follow_the_image():
+    segmentation = np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(np.int16)
+    image = np.random.default_rng(1).normal(size=(2, 4, 5, 6)).astype(np.float32)
+    joined = with_previous(image, segmentation, 2)
+    assert joined.shape == (4, 4, 5, 6)
+    assert np.array_equal(joined[:2], image)
+    assert np.array_equal(joined[2:].argmax(axis=0) + 1, np.where(segmentation == 0, 1, segmentation))
+    assert np.array_equal(joined[2:].sum(axis=0), segmentation > 0)
+
+
+def test_upsampling_a_segmentation_keeps_its_middle():
+    coarse = np.zeros((2, 4, 4, 4), np.float32)
+    coarse[1, 1:3, 1:3, 1:3] = 1
+    coarse[0] = 1 - coarse[1]
+    fine = upsampled(coarse, (8, 8, 8))
+    assert fine[3:5, 3:5, 3:5].all()
+    assert not fine[0].any()
+    assert 0.5 < fine.sum() / 64 < 1.5

@@ -1,0 +1,204 @@
+"""The whole method on a small dataset: what it writes, that it resumes, that edits count."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+import voxfit
+from voxfit.assessment.scores import Scores
+from voxfit.assessment.selection import Selection
+from voxfit.core.errors import ModelError, UsageError
+from voxfit.planning.plan import Limits, Plan
+from voxfit.planning.recipe import Recipe
+
+LIMITS = Limits(voxel_budget=16**3, plane_voxels=2048, base_features=4, cascade_factor=100)
+RECIPE = Recipe(folds=3, steps_per_epoch=8, validation_steps=2)
+
+
+def request(dataset, run, **changes):
+    fields = {"configurations": ("2d", "3d"), "folds": (0, 1), "epochs": 2, "limits": LIMITS, "recipe": RECIPE}
+    return voxfit.FitRequest(dataset, run, device="cpu", workers=1, **(fields | changes))
+
+
+def weights_of(run):
+    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.glob("*d/fold_*/weights.safetensors"))}
+
+
+class Ear(voxfit.Listener):
+    def __init__(self):
+        self.stages, self.sentences = [], []
+
+    def stage(self, text):
+        self.stages.append(text)
+
+    def say(self, text):
+        self.sentences.append(text)
+
+
+@pytest.fixture(scope="module")
+def finished(boxes, tmp_path_factory):
+    run = tmp_path_factory.mktemp("run")
+    return run, voxfit.fit(request(boxes, run))
+
+
+def test_it_writes_what_it_promises(finished):
+    run, result = finished
+    for name in ("fingerprint.json", "plan.json", "recipe.json", "folds.json", "selection.json", "report.html"):
+        assert (run / name).is_file(), name
+    assert len(weights_of(run)) == 4
+    assert not list(run.rglob("checkpoint"))
+    assert not list(run.rglob(".*part*"))
+    assert not (run / "lock.json").exists()
+    assert (result.model / "model.json").is_file()
+
+
+def test_models_and_their_ensemble_are_compared(finished):
+    run, result = finished
+    assert [candidate.name for candidate in result.selection.candidates] == ["2d", "3d", "2d+3d"]
+    best = max(candidate.foreground_dice for candidate in result.selection.candidates)
+    assert result.selection.winner().foreground_dice == best
+    assert result.selection == Selection.load(run / "selection.json")
+    for name in ("2d/cross_validation", "3d/cross_validation", "ensembles/2d+3d"):
+        scores = Scores.load(run / name / "scores.json")
+        assert len(scores.cases) == 4  # two of three folds of six cases
+        assert scores.labels == ("left", "right")
+
+
+def test_cross_validation_writes_the_values_and_grids_of_the_labels(finished, boxes):
+    run, _ = finished
+    for path in (run / "3d" / "cross_validation").glob("*.nii.gz"):
+        predicted, reference = sitk.ReadImage(str(path)), sitk.ReadImage(str(boxes / "labelsTr" / path.name))
+        assert predicted.GetSize() == reference.GetSize()
+        assert predicted.GetOrigin() == pytest.approx(reference.GetOrigin())
+        assert predicted.GetSpacing() == pytest.approx(reference.GetSpacing())
+        assert set(np.unique(sitk.GetArrayFromImage(predicted))) <= {0, 2, 5}
+
+
+def test_running_again_does_nothing(finished, boxes):
+    run, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    ear = Ear()
+    voxfit.fit(request(boxes, run), ear)
+    assert ear.stages == []
+    after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    changed = {path.name for path in after if after[path] != before.get(path)}
+    assert changed <= {"recipe.json", "report.html"}
+
+
+def test_a_killed_fit_goes_on_and_ends_in_the_same_weights(finished, boxes, tmp_path):
+    """kill -9 in the middle of training, by a process of its own."""
+    whole, _ = finished
+    run = tmp_path / "run"
+    script = (
+        "import voxfit, sys; sys.path.insert(0, sys.argv[3])\n"
+        "from test_pipeline import request\n"
+        "from pathlib import Path\n"
+        "voxfit.fit(request(Path(sys.argv[1]), Path(sys.argv[2])))\n"
+    )
+    command = [sys.executable, "-c", script, str(boxes), str(run), str(Path(__file__).parent)]
+    process = subprocess.Popen(command)
+    deadline = time.monotonic() + 120
+    while not list(run.glob("3d/fold_0/checkpoint/*/epoch_*")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (run / "selection.json").exists()
+    voxfit.fit(request(boxes, run))
+    assert weights_of(run) == weights_of(whole)
+
+
+def test_an_edited_plan_retrains_only_what_it_touches(finished, boxes, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    plan = json.loads((run / "plan.json").read_text())
+    plan["configurations"]["3d"]["batch_size"] += 1
+    (run / "plan.json").write_text(json.dumps(plan))
+    ear, before = Ear(), weights_of(run)
+    voxfit.fit(request(boxes, run), ear)
+    after = weights_of(run)
+    assert [before[name] == after[name] for name in sorted(before)] == [True, True, False, False]
+    assert not any("Preparing" in stage for stage in ear.stages)
+    assert Plan.load(run / "plan.json").configurations["3d"].batch_size == plan["configurations"]["3d"]["batch_size"]
+    assert list((run / "superseded").rglob("weights.safetensors"))
+
+
+def test_a_budget_is_written_into_plan_and_recipe(boxes, tmp_path):
+    result = voxfit.fit(request(boxes, tmp_path, configurations=("3d",), folds=(0,), epochs=None, budget_seconds=25.0))
+    plan, recipe = Plan.load(tmp_path / "plan.json"), Recipe.load(tmp_path / "recipe.json")
+    assert plan.changes
+    assert 0 < recipe.schedule.seconds < 25
+    assert result.selection.chosen == "3d"
+    stamp = (tmp_path / "3d/fold_0/weights.safetensors").stat().st_mtime_ns
+    voxfit.fit(request(boxes, tmp_path, configurations=("3d",), folds=(0,), epochs=None, budget_seconds=25.0))
+    assert (tmp_path / "3d/fold_0/weights.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_images_and_arrays_are_segmented_alike(finished, boxes):
+    model = voxfit.Model.open(finished[0], "cpu")
+    path = boxes / "imagesTs" / "box_06_0000.nii.gz"
+    image = sitk.ReadImage(str(path))
+    label = model.predict(image)
+    assert label.GetSize() == image.GetSize()
+    assert label.GetOrigin() == image.GetOrigin()
+    array = model.predict(sitk.GetArrayFromImage(image), spacing_mm=image.GetSpacing()[::-1])
+    assert np.array_equal(array, sitk.GetArrayFromImage(label))
+    with pytest.raises(UsageError, match="spacing_mm"):
+        model.predict(sitk.GetArrayFromImage(image))
+
+
+def test_a_model_moves_and_needs_neither_training_code_nor_pickle(finished, boxes, tmp_path):
+    shutil.copytree(finished[0] / "model", tmp_path / "moved")
+    script = (
+        "import sys, pickle\n"
+        "class Refused:\n"
+        "    def __init__(self, *a, **k): raise AssertionError('pickle was used')\n"
+        "import voxfit\n"
+        "pickle.Unpickler = Refused; pickle.load = pickle.loads = Refused\n"
+        "model = voxfit.Model.open(sys.argv[1], 'cpu')\n"
+        "import SimpleITK\n"
+        "print(model.predict(SimpleITK.ReadImage(sys.argv[2])).GetSize())\n"
+        "assert not any(name.startswith('voxfit.learning') for name in sys.modules)\n"
+    )
+    image = boxes / "imagesTs" / "box_06_0000.nii.gz"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "moved"), str(image)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(sitk.ReadImage(str(image)).GetSize())
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "swapped"])
+def test_damaged_models_are_refused(finished, tmp_path, damage):
+    folder = tmp_path / "model"
+    shutil.copytree(finished[0] / "model", folder)
+    first = sorted(folder.glob("weights/*"))[0]
+    if damage == "missing":
+        first.unlink()
+    elif damage == "truncated":
+        first.write_bytes(first.read_bytes()[:-100])
+    else:
+        other = next(
+            path for path in finished[0].glob("*d/fold_0/*.safetensors") if path.stat().st_size != first.stat().st_size
+        )
+        shutil.copyfile(other, first)
+    with pytest.raises(ModelError, match=first.name):
+        voxfit.Model.open(folder, "cpu")
+
+
+def test_asking_for_what_there_is_not(boxes, tmp_path):
+    with pytest.raises(UsageError, match=r"--configurations 3d_cascade: the plan of this dataset offers 2d, 3d"):
+        voxfit.fit(request(boxes, tmp_path, configurations=("3d_cascade",)))
+    with pytest.raises(UsageError, match="--folds 7: there are the folds 0 to 2"):
+        voxfit.fit(request(boxes, tmp_path, folds=(7,)))
+    with pytest.raises(UsageError, match="exclude each other"):
+        voxfit.fit(request(boxes, tmp_path, budget_seconds=10.0))

@@ -1,0 +1,165 @@
+"""The command line as a user meets it: exit codes, one message, what is written."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+sys.path.insert(0, str(Path(__file__).parent / "running"))
+from conftest import write_boxes
+
+COMMAND = [sys.executable, "-m", "voxfit"]
+TINY = ["--limit", "voxel_budget=4096", "--limit", "plane_voxels=2048", "--limit", "base_features=4"]
+
+
+def voxfit(*arguments, code=0, timeout=300):
+    done = subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_boxes(tmp_path / "boxes")
+
+
+def test_help_and_import_are_quick():
+    """Twice, the second counts: files are cached then. The target is 0.4 s on an idle machine; CI machines are not."""
+    for arguments in ([*COMMAND, "--help"], [sys.executable, "-c", "import voxfit"]):
+        times = []
+        for _ in range(4):
+            begun = time.perf_counter()
+            subprocess.run(arguments, capture_output=True, check=True)
+            times.append(time.perf_counter() - begun)
+        assert min(times[1:]) < 0.8
+    heavy = "import sys, voxfit.cli; assert not {'torch', 'numpy', 'SimpleITK', 'scipy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", heavy], check=True)
+
+
+def test_from_data_to_scores(data, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert "Ready to train" in voxfit("check", data)
+    assert "[A3]" in voxfit("plan", data, "-o", run, *TINY)
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text('{"schema": "voxfit.recipe/1", "folds": 3, "steps_per_epoch": 40, "validation_steps": 2}')
+    text = voxfit(
+        "fit", data, "-o", run, "--configurations", "3d", "--folds", "0", "--epochs", "8", "--recipe", recipe,
+        "--device", "cpu",
+    )  # fmt: skip
+    assert "3d (chosen)" in text
+    assert "chosen: 3d" in voxfit("status", run)
+    assert "2 of 2" in voxfit("predict", run, data / "imagesTs", "-o", out)
+    for image in (data / "imagesTs").iterdir():
+        label = sitk.ReadImage(str(out / image.name.replace("_0000", "")))
+        reference = sitk.ReadImage(str(image))
+        assert label.GetSize() == reference.GetSize()
+        assert np.allclose(label.GetOrigin(), reference.GetOrigin())
+        assert np.allclose(label.GetDirection(), reference.GetDirection())
+        assert np.allclose(label.GetSpacing(), reference.GetSpacing())
+    voxfit("evaluate", out, data / "labelsTs", "-o", tmp_path / "scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    # Bright boxes in noise: a model that trained at all finds them.
+    assert scores["mean"]["foreground_dice"] > 0.6
+    assert {"dice", "reference_voxels", "predicted_voxels"} <= set(scores["cases"][0]["labels"]["left"])
+    assert (tmp_path / "scores.csv").read_text().startswith("case,label,dice")
+
+
+def test_one_bad_image_does_not_stop_the_others(data, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "out"
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text('{"schema": "voxfit.recipe/1", "folds": 2, "steps_per_epoch": 2, "validation_steps": 1}')
+    voxfit("fit", data, "-o", run, "--configurations", "2d", "--folds", "0", "--epochs", "1", "--recipe", recipe, *TINY)
+    bad = data / "imagesTs" / "box_06_0000.nii.gz"
+    bad.write_bytes(bad.read_bytes()[:500])
+    text = voxfit("predict", run, data / "imagesTs", "-o", out, code=2)
+    assert "box_06_0000.nii.gz" in text
+    assert "1 of 2" in text
+    assert [path.name for path in out.iterdir()] == ["box_07.nii.gz"]
+
+
+def _no_description(data):
+    (data / "dataset.json").unlink()
+    return r"dataset.json: there is no such file"
+
+
+def _no_label(data):
+    (data / "labelsTr" / "box_02.nii.gz").unlink()
+    return "box_02: has no label file in labelsTr. Add it"
+
+
+def _undeclared(data):
+    image = sitk.ReadImage(str(data / "labelsTr" / "box_03.nii.gz"))
+    image[0, 0, 0] = 9
+    sitk.WriteImage(image, str(data / "labelsTr" / "box_03.nii.gz"))
+    return "box_03: the label has the value 9, but dataset.json defines 0, 2, 5. Add the label or correct"
+
+
+def _shape(data):
+    sitk.WriteImage(sitk.Image(9, 8, 7, sitk.sitkUInt8), str(data / "labelsTr" / "box_01.nii.gz"))
+    return "its label has 7 x 8 x 9. Resample"
+
+
+def _no_image(data):
+    (data / "imagesTr" / "box_00_0000.nii.gz").write_text("this is no image")
+    return "box_00_0000.nii.gz): is not a NIfTI file"
+
+
+def _truncated(data):
+    path = data / "imagesTr" / "box_04_0000.nii.gz"
+    path.write_bytes(path.read_bytes()[:-2000])
+    return "box_04_0000.nii.gz): the compressed data are damaged"
+
+
+@pytest.mark.parametrize("damage", [_no_description, _no_label, _undeclared, _shape, _no_image, _truncated])
+@pytest.mark.parametrize("command", ["check", "fit"])
+def test_bad_data_is_one_message_before_any_training(data, tmp_path, damage, command):
+    expected = damage(data)
+    arguments = [data] if command == "check" else [data, "-o", tmp_path / "run", "--epochs", "1"]
+    text = voxfit(command, *arguments, code=1)
+    assert expected in " ".join(text.split())
+    assert not list(tmp_path.rglob("fold_*"))
+
+
+def test_all_problems_at_once(data):
+    expected = [damage(data) for damage in (_undeclared, _shape, _no_image, _truncated)]
+    text = " ".join(voxfit("check", data, code=1).split())
+    assert all(part in text for part in expected)
+    assert "4 problems" in text
+
+
+def test_fewer_cases_than_folds(data, tmp_path):
+    for number in range(3, 6):
+        (data / "imagesTr" / f"box_{number:02}_0000.nii.gz").unlink()
+        (data / "labelsTr" / f"box_{number:02}.nii.gz").unlink()
+    assert "3 training cases are fewer than 5 folds. Cross-validation takes 3" in " ".join(
+        voxfit("check", data).split()
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "DATA", "-o", "RUN", "--budget", "soon"], "--budget soon: give a number and a unit"),
+        (["fit", "DATA", "-o", "RUN", "--epochs", "2", "--budget", "5m"], "exclude each other"),
+        (["fit", "DATA", "-o", "RUN", "--device", "abacus"], "--device abacus: not there"),
+        (["fit", "DATA", "-o", "RUN", "--recipe", "cake"], "--recipe cake"),
+        (["fit", "DATA", "-o", "RUN", "--limit", "speed=1"], "there is no such limit"),
+        (["fit", "DATA", "-o", "RUN", "--limit", "voxel_budget=-1"], "voxel_budget"),
+        (["predict", "DATA", "DATA", "-o", "RUN"], "holds no model"),
+        (["status", "DATA"], "is no run folder"),
+        (["plan", "--fingerprint", "DATA/dataset.json"], "dataset.json"),
+        (["evaluate", "DATA/labelsTr", "DATA/imagesTs"], "labelsTr"),
+        (["check", "nowhere"], "nowhere: there is no such folder"),
+    ],
+)
+def test_bad_requests_say_what_to_do(data, tmp_path, arguments, message):
+    filled = [part.replace("DATA", str(data)).replace("RUN", str(tmp_path / "run")) for part in arguments]
+    assert message in " ".join(voxfit(*filled, code=1).split())
