@@ -1,17 +1,16 @@
 """The command line as a user meets it: exit codes, one message, what is written."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-sys.path.insert(0, str(Path(__file__).parent / "running"))
-from conftest import write_boxes
+from synthetic import write_boxes
 
 COMMAND = [sys.executable, "-m", "voxfit"]
 TINY = ["--limit", "voxel_budget=4096", "--limit", "plane_voxels=2048", "--limit", "base_features=4"]
@@ -163,3 +162,26 @@ def test_fewer_cases_than_folds(data, tmp_path):
 def test_bad_requests_say_what_to_do(data, tmp_path, arguments, message):
     filled = [part.replace("DATA", str(data)).replace("RUN", str(tmp_path / "run")) for part in arguments]
     assert message in " ".join(voxfit(*filled, code=1).split())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_is_one_sentence_and_the_next_run_goes_on(data, tmp_path, number, code):
+    run = tmp_path / "run"
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text('{"schema": "voxfit.recipe/1", "folds": 2, "steps_per_epoch": 20, "validation_steps": 1}')
+    arguments = [
+        "fit", data, "-o", run, "--configurations", "3d", "--folds", "0", "--epochs", "6", "--recipe", recipe, *TINY,
+    ]  # fmt: skip
+    process = subprocess.Popen([*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(run.glob("3d/fold_0/checkpoint/*/epoch_*")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Interrupted. Everything finished is kept" in " ".join(text.split())
+    assert "Traceback" not in text
+    assert not (run / "lock.json").exists()
+    assert "3d fold 0: goes on after epoch" in " ".join(voxfit(*arguments).split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -218,6 +219,27 @@ def evaluate(
 
 
 @app.command()
+def report(run: Path) -> None:
+    """Write the report of a finished run again."""
+    from voxfit.running.reporting import write_run_report
+
+    _console()[0].print(f"Written to {write_run_report(run)}", markup=False)
+
+
+@app.command()
+def sheet(
+    run: Path,
+    output: Annotated[Path, typer.Option("-o", "--output", help="PNG file.")] = Path("sheet.png"),
+    configuration: Annotated[str, typer.Option(help="2d, 3d, ...")] = "3d",
+) -> None:
+    """Draw augmented training patches of a run, with the outlines of their labels."""
+    from voxfit.running.contact_sheet import draw_contact_sheet
+
+    draw_contact_sheet(run, configuration, output)
+    _console()[0].print(f"Written to {output}", markup=False)
+
+
+@app.command()
 def status(run: Path) -> None:
     """Say what a run folder holds and what is still missing."""
     from voxfit.running.status import describe
@@ -231,7 +253,7 @@ def status(run: Path) -> None:
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything.")] = Path("demo"),
     flavour: Annotated[str, typer.Option(help="mr or ct.")] = "mr",
-    budget: Annotated[str, typer.Option(help="Time for the fit.")] = "3m",
+    budget: Annotated[str, typer.Option(help="Time for the fit.")] = "2m",
     device: Device = "auto",
 ) -> None:
     """Write a small synthetic dataset, fit it, segment its test images, and score them."""
@@ -248,23 +270,41 @@ def demo(
         console.print(f"{what:<12}{path}", markup=False, highlight=False)
 
 
+class Interrupted(BaseException):
+    """Ctrl-C or a cluster's SIGTERM; nothing but `main` catches it."""
+
+
 def main() -> None:
     """Run the command line: errors are one message and exit code 1, `--debug` shows where they come from."""
     debug = "--debug" in sys.argv[1:2]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
-        app(standalone_mode=True)
+        app()
     except VoxfitError as error:
         if debug:
             raise
         sys.exit(_report(error))
-    except KeyboardInterrupt:
-        print("\nInterrupted. Everything finished is kept; the same command goes on from there.", file=sys.stderr)
-        sys.exit(130)
+    except Interrupted as interruption:
+        text = "Interrupted. Everything finished is kept; the same command goes on from there."
+        sys.exit(_say_last(text, 128 + int(interruption.args[0])))
     except MemoryError:
         if debug:
             raise
-        print("error: out of memory. Give the machine more, or use smaller images or fewer --workers.", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(_say_last("error: out of memory. Use a machine with more, smaller images or fewer --workers.", 1))
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise Interrupted(number)
+
+
+def _say_last(text: str, code: int) -> int:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    console.show_cursor(True)  # a live display may have hidden it
+    console.print(text, highlight=False)
+    return code
 
 
 def _report(error: VoxfitError) -> int:

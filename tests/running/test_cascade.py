@@ -44,8 +44,7 @@ def test_the_first_stage_is_trained_on_every_fold(finished):
 def test_its_input_is_out_of_fold_on_the_fine_grid(finished):
     run, _ = finished
     names = [name for fold in Folds.load(run / "folds.json").validation for name in fold]
-    spacing = Plan.load(run / "plan.json").configurations["3d_cascade"].spacing
-    store = next(folder for folder in (run / "store").iterdir() if folder.name == "x".join(f"{s:.4g}" for s in spacing))
+    store = run / "store" / Plan.load(run / "plan.json").grid("3d_cascade").folder
     for name in names:
         segmentation = np.load(run / "3d_lowres/cross_validation/next_stage" / f"{name}.npy")
         assert segmentation.shape == np.load(store / f"{name}.label.npy").shape

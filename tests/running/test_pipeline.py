@@ -19,6 +19,7 @@ from voxfit.assessment.selection import Selection
 from voxfit.core.errors import ModelError, UsageError
 from voxfit.planning.plan import Limits, Plan
 from voxfit.planning.recipe import Recipe
+from voxfit.running.contact_sheet import draw_contact_sheet
 
 LIMITS = Limits(voxel_budget=16**3, plane_voxels=2048, base_features=4, cascade_factor=100)
 RECIPE = Recipe(folds=3, steps_per_epoch=8, validation_steps=2)
@@ -52,7 +53,15 @@ def finished(boxes, tmp_path_factory):
 
 def test_it_writes_what_it_promises(finished):
     run, result = finished
-    for name in ("fingerprint.json", "plan.json", "recipe.json", "folds.json", "selection.json", "report.html"):
+    for name in (
+        "dataset.json",
+        "fingerprint.json",
+        "plan.json",
+        "recipe.json",
+        "folds.json",
+        "selection.json",
+        "report.html",
+    ):
         assert (run / name).is_file(), name
     assert len(weights_of(run)) == 4
     assert not list(run.rglob("checkpoint"))
@@ -193,6 +202,17 @@ def test_damaged_models_are_refused(finished, tmp_path, damage):
         shutil.copyfile(other, first)
     with pytest.raises(ModelError, match=first.name):
         voxfit.Model.open(folder, "cpu")
+
+
+@pytest.mark.parametrize("name", ["2d", "3d"])
+def test_a_contact_sheet_shows_patches_and_outlines(finished, tmp_path, name):
+    draw_contact_sheet(finished[0], name, tmp_path / "sheet.png", rows=2, columns=3)
+    picture = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "sheet.png")))
+    assert picture.shape[2] == 3
+    grey = (picture[..., 0] == picture[..., 1]) & (picture[..., 1] == picture[..., 2])
+    assert 0 < (~grey).sum() < grey.sum()
+    with pytest.raises(UsageError, match="the plan has 2d, 3d"):
+        draw_contact_sheet(finished[0], "4d", tmp_path / "sheet.png")
 
 
 def test_asking_for_what_there_is_not(boxes, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -125,6 +126,7 @@ def _without_main_module() -> Iterator[None]:
 
 
 def _one_thread() -> None:
-    """Workers share the cores: one thread each, or they fight."""
+    """Workers share the cores: one thread each, or they fight. Ctrl-C is for the parent, which ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = "1"

@@ -36,7 +36,7 @@ class _Tissue(IntEnum):
 
 # In the order of _Tissue.
 _HOUNSFIELD = np.array([-1000.0, -90.0, 40.0, 700.0, 105.0, 165.0, 30.0])
-_MR_SIGNAL = np.array([0.0, 1.0, 0.38, 0.12, 0.68, 1.05, 0.22])
+_MR_SIGNAL = np.array([0.0, 0.2, 0.38, 0.12, 0.68, 1.15, 0.22])  # fat is suppressed
 
 _FIELD_OF_VIEW_MM = (92.0, 70.0, 74.0)  # (z, y, x), before rounding to whole voxels
 
@@ -44,7 +44,7 @@ _FIELD_OF_VIEW_MM = (92.0, 70.0, 74.0)  # (z, y, x), before rounding to whole vo
 _BODY_MM = (33.0, 30.0, 62.0)
 _SPINE_MM, _SPINE_AT_MM = (6.0, 5.5, np.inf), (0.0, 17.0, 0.0)
 _ORGANS = (  # where they meet, the later one has the voxel
-    (_Tissue.KIDNEY, (8.0, 9.0, 14.0), (15.5, 3.0, -5.0)),
+    (_Tissue.KIDNEY, (9.5, 11.0, 17.0), (15.5, 2.0, -5.0)),
     (_Tissue.LIVER, (17.0, 20.0, 31.0), (-9.5, -2.5, 2.0)),
 )
 

@@ -83,6 +83,11 @@ class Grid(Record):
     spacing_mm: tuple[PositiveFloat, ...]
     normalization: tuple[Normalization, ...]
 
+    @property
+    def folder(self) -> str:
+        """The name of its store: "1x0.8x0.8"."""
+        return "x".join(f"{size:.4g}" for size in self.spacing_mm)
+
 
 class Topology(Record):
     """What the network depends on: with the weights, all that is needed to run it.

@@ -28,6 +28,7 @@ from voxfit.preprocessing.store import Store, StoreManifest
 from voxfit.running.assembly import assemble
 from voxfit.running.budget import counted_recipe, fit_to_budget, training_seconds, words
 from voxfit.running.cases import fill_store, measure_dataset, report_problems
+from voxfit.running.reporting import record_dataset, write_run_report
 from voxfit.running.request import FitRequest, FitResult
 from voxfit.running.validation import candidates, cross_validate, previous_stage
 from voxfit.running.workspace import Workspace
@@ -61,6 +62,7 @@ class Run:
         dataset = Dataset.open(self.request.dataset, self.request.group_by)
         problems = [*dataset.problems, *verify_folds(dataset, self.request.recipe.folds)]
         report_problems(problems, self.listener)
+        record_dataset(dataset, self.root / "dataset.json")
         return dataset
 
     @cached_property
@@ -190,7 +192,7 @@ class Run:
 
     def store(self, grid: Grid) -> Store:
         """All training cases prepared for a grid, on disk."""
-        folder = self.root / "store" / "x".join(f"{size:.4g}" for size in grid.spacing_mm)
+        folder = self.root / "store" / grid.folder
         origin = digest_of([grid.digest(), self.files, self.dataset.labels.digest()])
         if (folder / "manifest.json").exists() and StoreManifest.load(folder / "manifest.json").made_from == origin:
             return Store(folder)
@@ -326,7 +328,12 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
             # A cascade's second stage is trained on what this says of cases it has not seen.
             cross_validate(run, name)
         selection = run.select()
-        return FitResult(selection, assemble(run, selection), run.root)
+        model = assemble(run, selection)
+        report = run.root / "report.html"
+        if not report.exists() or report.stat().st_mtime < (model / "model.json").stat().st_mtime:
+            run.listener.stage("Writing the report")
+            write_run_report(run.root)
+        return FitResult(selection, model, run.root)
 
 
 def _stamp(path: str) -> list[str | int]:

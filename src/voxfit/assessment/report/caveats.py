@@ -1,0 +1,85 @@
+"""The closing section: what the numbers of a cross-validation do not show."""
+
+from __future__ import annotations
+
+from voxfit.assessment.report.findings import Findings, scores_of
+from voxfit.assessment.report.markup import (
+    NONE,
+    Markup,
+    count,
+    join,
+    listing,
+    paragraph,
+)
+from voxfit.assessment.selection import REPORTED_ONLY
+from voxfit.planning.plan import Plan
+from voxfit.planning.recipe import Plateau, Recipe
+
+
+def show_caveats(findings: Findings) -> Markup:
+    """The section of caveats."""
+    plan, scores = findings.plan, findings.scores.get(findings.shown)
+    items = [
+        "They are cross-validation on one dataset. Images of another scanner, protocol, hospital or group of patients "
+        "may be segmented worse: test on your own labelled images before you rely on a model.",
+        "Each case was segmented by the network of one fold. The model that predicts averages the networks of all "
+        "trained folds; that average was not tested.",
+        _selection_caveat(findings),
+        "The plan (spacing, patch, intensities of CT, postprocessing) was made from all training cases, the held-out "
+        "ones included.",
+        _schedule_caveat(findings.recipe),
+        "Images of one patient that stand in different folds make scores too high. Voxfit knows of patients only what "
+        "--group-by, or groups in dataset.json, say.",
+        _postprocessing(plan),
+        _absent(findings),
+        "Dice of small structures falls with few wrong voxels, and cases count alike whatever their size. "
+        "Compare Dice between labels with care, and look at distances and volumes too.",
+        "The references have errors of their own. Where two readers would disagree as much as prediction and "
+        "reference do, a higher Dice means nothing.",
+    ]
+    if scores and scores.missing:
+        items.append(f"References without a prediction, in no mean: {', '.join(scores.missing)}.")
+    if scores:
+        items += scores.warnings
+    last = "This is a research tool. It is no medical device, and these numbers are no clinical validation."
+    return join(listing(item for item in items if item), paragraph(last))
+
+
+def _selection_caveat(findings: Findings) -> str:
+    rivals = [item for item in findings.candidates if item.name != REPORTED_ONLY]
+    if not findings.selection or len(rivals) < 2:
+        return ""
+    return (
+        f"The best of {len(rivals)} candidates was taken by the same scores that are shown here, which flatters it; "
+        "small leads may be chance."
+    )
+
+
+def _schedule_caveat(recipe: Recipe | None) -> str:
+    if recipe is None or not isinstance(recipe.schedule, Plateau):
+        return ""
+    return "The loss on patches of the held-out cases decided when a training ended (not what it learned)."
+
+
+def _postprocessing(plan: Plan) -> str:
+    names = [plan.labels.names[index - 1] for index in plan.single_component_labels if index <= len(plan.labels.names)]
+    if not names:
+        return (
+            "No postprocessing was applied: no label is one connected component in every training case, so that "
+            "scattered islands are kept."
+        )
+    return (
+        f"Scores and pictures are after postprocessing: of {', '.join(names)} only the largest connected component is "
+        "kept, because the label is one component in every training case. A true second component would be removed."
+    )
+
+
+def _absent(findings: Findings) -> str:
+    items = [scores_of(case, label) for case in findings.cases for label in findings.labels]
+    both = sum(item.dice is None for item in items)
+    one = sum(item.dice is not None and 0 in (item.reference_voxels, item.predicted_voxels) for item in items)
+    return (
+        f"A label that is absent in reference and prediction has no score ({NONE}) and is in no mean: here "
+        f"{count(both, 'time')}. Absent in one of them, its Dice is 0 but it has no distance, so that mean distances "
+        f"leave out complete failures: here {count(one, 'time')}."
+    )

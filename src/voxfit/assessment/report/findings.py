@@ -1,0 +1,185 @@
+"""What a run folder holds: every file is optional but the plan, and what cannot be read is noted."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from voxfit.assessment.scores import CaseScores, LabelScores, Scores
+from voxfit.assessment.selection import Candidate, Selection
+from voxfit.core.errors import RecordError, WorkspaceError
+from voxfit.core.records import Record, read_json
+from voxfit.planning.fingerprint import Fingerprint
+from voxfit.planning.folds import Folds
+from voxfit.planning.plan import Plan
+from voxfit.planning.recipe import Recipe
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+@dataclass(frozen=True)
+class FoldTraining:
+    """One training: the epochs of its history, and what its manifest says (empty while it is unfinished)."""
+
+    epochs: list[dict[str, Any]]
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found in a run folder: records, trainings by configuration and fold, scores by candidate.
+
+    `notes` names what was not there or could not be read.
+    """
+
+    run: Path
+    plan: Plan
+    recipe: Recipe | None
+    fingerprint: Fingerprint | None
+    folds: Folds | None
+    selection: Selection | None
+    trainings: dict[str, dict[str, FoldTraining]]
+    scores: dict[str, Scores]
+    notes: list[str]
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Of the selection, or before there is one, what has been scored."""
+        if self.selection:
+            return self.selection.candidates
+        return tuple(
+            Candidate(
+                name=name,
+                configurations=tuple(name.split("+")),
+                foreground_dice=scores.mean.foreground_dice,
+                label_dice={label: mean.dice for label, mean in scores.mean.labels.items()},
+                cases=len(scores.cases),
+            )
+            for name, scores in self.scores.items()
+        )
+
+    @property
+    def shown(self) -> str:
+        """The candidate that the page is about: the chosen, or before there is one the best so far."""
+        if self.selection:
+            return self.selection.chosen
+        return max(self.candidates, key=lambda item: item.foreground_dice or 0.0).name if self.scores else ""
+
+    @property
+    def cases(self) -> tuple[CaseScores, ...]:
+        """The cases of that candidate, from the worst to the best, those without a score last."""
+        found = self.scores.get(self.shown)
+        order = {case.name: dice for case in found.cases if (dice := case_dice(case)) is not None} if found else {}
+        return tuple(sorted(found.cases, key=lambda case: (order.get(case.name, 2.0), case.name))) if found else ()
+
+    @property
+    def folder(self) -> Path:
+        """Where its segmentations are."""
+        name = self.shown
+        return self.run / "ensembles" / name if "+" in name else self.run / name / "cross_validation"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels that were scored."""
+        return self.scores[self.shown].labels if self.shown in self.scores else self.plan.labels.names
+
+    def finished_folds(self) -> list[str]:
+        """Folds that were trained for every configuration of the shown candidate."""
+        each = [
+            {fold for fold, training in self.trainings.get(name, {}).items() if training.manifest}
+            for name in self.shown.split("+")
+        ]
+        return sorted(set.intersection(*each), key=_by_number) if self.shown else []
+
+
+def read_run(run: Path) -> Findings:
+    """Collect everything from a run folder.
+
+    Raises:
+        WorkspaceError: it is no run folder.
+        RecordError: the plan cannot be read.
+    """
+    if not (run / "plan.json").is_file():
+        raise WorkspaceError(f"{run}: is no run folder (it has no plan.json). `voxfit fit DATASET -o {run}` makes one.")
+    notes: list[str] = []
+    return Findings(
+        run=run,
+        plan=Plan.load(run / "plan.json"),
+        recipe=_load(run, Recipe, "recipe.json", notes),
+        fingerprint=_load(run, Fingerprint, "fingerprint.json", notes),
+        folds=_load(run, Folds, "folds.json", notes),
+        selection=_load(run, Selection, "selection.json", notes),
+        trainings=_read_trainings(run, notes),
+        scores=_read_scores(run, notes),
+        notes=notes,
+    )
+
+
+def _load(run: Path, kind: type[AnyRecord], name: str, notes: list[str]) -> AnyRecord | None:
+    try:
+        return kind.load(run / name)
+    except RecordError as error:
+        notes.append(str(error).replace(f"{run / name}", name))
+        return None
+
+
+def _read_scores(run: Path, notes: list[str]) -> dict[str, Scores]:
+    places = {path.parent.parent.name: path for path in sorted(run.glob("*/cross_validation/scores.json"))}
+    places |= {path.parent.name: path for path in sorted(run.glob("ensembles/*/scores.json"))}
+    found = {name: _load(run, Scores, str(path.relative_to(run)), notes) for name, path in places.items()}
+    return {name: scores for name, scores in found.items() if scores}
+
+
+def _read_trainings(run: Path, notes: list[str]) -> dict[str, dict[str, FoldTraining]]:
+    trainings: dict[str, dict[str, FoldTraining]] = {}
+    for folder in sorted(run.glob("*/fold_*"), key=lambda path: (path.parent.name, *_by_number(path.name))):
+        if folder.is_dir():
+            fold = folder.name.removeprefix("fold_")
+            trainings.setdefault(folder.parent.name, {})[fold] = _read_fold(folder, notes)
+    return trainings
+
+
+def _read_fold(folder: Path, notes: list[str]) -> FoldTraining:
+    manifest: dict[str, Any] = {}
+    epochs: list[dict[str, Any]] = []
+    try:
+        if (folder / "manifest.json").is_file():
+            found = read_json(folder / "manifest.json")
+            manifest = found if isinstance(found, dict) else {}
+        for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines():
+            epoch = json.loads(line)
+            epochs += [epoch] if isinstance(epoch, dict) else []
+    except (RecordError, OSError, ValueError) as error:  # the last line of a running training may be half written
+        reason = type(error).__name__
+        notes.append(f"{folder.parent.name}/{folder.name}: history or manifest cannot be read to the end ({reason}).")
+    return FoldTraining(epochs, manifest)
+
+
+def _by_number(name: str) -> tuple[int, str]:
+    digits = name.removeprefix("fold_")
+    return (int(digits) if digits.isdecimal() else 1 << 30, name)
+
+
+def case_dice(case: CaseScores) -> float | None:
+    """Mean over the labels that have a value."""
+    found = [item.dice for item in case.labels.values() if item.dice is not None]
+    return statistics.fmean(found) if found else None
+
+
+_EMPTY = LabelScores(
+    dice=None,
+    hausdorff_95_mm=None,
+    surface_dice=None,
+    reference_voxels=0,
+    predicted_voxels=0,
+    reference_ml=0.0,
+    predicted_ml=0.0,
+)
+
+
+def scores_of(case: CaseScores, label: str) -> LabelScores:
+    """The scores of a label; empty where it was not scored."""
+    return case.labels.get(label, _EMPTY)

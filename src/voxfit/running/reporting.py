@@ -1,0 +1,55 @@
+"""The report of a run folder, with the images it was fitted to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from voxfit.assessment.report import write_report
+from voxfit.core.errors import WorkspaceError
+from voxfit.core.records import Record
+from voxfit.imaging.dataset import Case, Dataset
+from voxfit.imaging.labels import Labels
+
+
+class DatasetRecord(Record):
+    """What a run folder keeps of its dataset (`dataset.json`): where it is, and its training cases."""
+
+    schema_name: ClassVar[str] = "voxfit.dataset/1"
+    folder: str
+    name: str
+    channel_names: tuple[str, ...]
+    labels: Labels
+    cases: tuple[Case, ...]
+
+
+def record_dataset(dataset: Dataset, path: Path) -> None:
+    """Write what a run folder keeps of its dataset, with absolute paths, where that is not there already."""
+
+    def absolute(case: Case) -> Case:
+        images = tuple(str(Path(image).resolve()) for image in case.images)
+        return case.model_copy(update={"images": images, "label": str(Path(case.label or "").resolve())})
+
+    record = DatasetRecord(
+        folder=str(dataset.folder.resolve()),
+        name=dataset.name,
+        channel_names=dataset.channel_names,
+        labels=dataset.labels,
+        cases=tuple(absolute(case) for case in dataset.cases),
+    )
+    if not path.exists() or DatasetRecord.load(path) != record:
+        record.save(path)
+
+
+def write_run_report(run: Path) -> Path:
+    """Write `report.html` of a finished run; images that are no longer where they were are left out.
+
+    Raises:
+        WorkspaceError: the folder is no finished run.
+    """
+    if not (run / "dataset.json").exists() or not (run / "selection.json").exists():
+        raise WorkspaceError(f"{run}: is no finished run (it has no selection.json). `voxfit fit` finishes it.")
+    cases = DatasetRecord.load(run / "dataset.json").cases
+    path = run / "report.html"
+    write_report(run, path, {case.name: (Path(case.images[0]), Path(case.label or "")) for case in cases})
+    return path
