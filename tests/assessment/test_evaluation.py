@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from voxfit.assessment.evaluation import CaseScores, LabelScores, Scores, evaluate, score_case, summarize, to_csv
+from voxfit.assessment.evaluation import evaluate
+from voxfit.assessment.scores import CaseScores, LabelScores, Scores, score_case, summarize, to_csv
 from voxfit.core.errors import DatasetError, UsageError
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
