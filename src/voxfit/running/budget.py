@@ -19,7 +19,7 @@ from voxfit.planning.recipe import Annealed, Plateau, Recipe
 ENOUGH_STEPS = 1500
 SMALLEST_BATCH = 2
 WIDTHS = (30, 24, 16, 12, 8)
-LEARNING_RATE = 5e-3
+LEARNING_RATE = 1e-2
 """Of short schedules; measured (docs/benchmarks.md). The paper's 3e-4 is for hundreds of epochs."""
 
 _EPOCHS = 50
