@@ -15,7 +15,6 @@ from voxfit.running.pipeline import fit
 from voxfit.running.prediction import predict_cases
 from voxfit.running.request import FitRequest, FitResult
 
-
 TEST_CASES = 4
 
 
