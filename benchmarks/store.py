@@ -59,7 +59,7 @@ def npy(image: NDArray[np.float32], place: Path) -> Read:
 
 
 def blosc(image: NDArray[np.float32], place: Path) -> Read:
-    """Blosc2 with blocks of 64^3, as nnU-Net v2 chooses for such patches."""
+    """Blosc2 with chunks of 64x256x256 and blocks of 32x64x64."""
     array = blosc2.asarray(image, urlpath=str(place / "image.b2nd"), chunks=(64, 256, 256), blocks=(32, 64, 64))
     return lambda box: np.asarray(array[box])
 

@@ -49,7 +49,7 @@ class Dataset:
         labels: the foreground classes.
         cases: training cases, in order of name.
         test_cases: images without labels.
-        problems: what the description itself has wrong; `verify` adds what the files have wrong.
+        problems: what the description itself has wrong; `voxfit.imaging.verification` finds what the files have wrong.
     """
 
     folder: Path

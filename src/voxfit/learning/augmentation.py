@@ -1,8 +1,8 @@
 """Augmentation in two halves: drawing parameters and applying them, in batches (method.md [T5]).
 
 Rotation, scaling and elastic deformation are one resampling of exactly the voxels that the patch needs. Images are
-interpolated linearly: `grid_sample` does it on every device, and cubic weights at four times the cost change a
-z-scored, noisy image by less than its noise. Labels take the nearest voxel.
+interpolated linearly, because `grid_sample` does that on every device in two and three dimensions, and cubic only in
+two. Labels take the nearest voxel.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -258,8 +257,3 @@ class Plan(Record):
         """Changes when a model trained with this configuration no longer fits the plan; `why` does not count."""
         configuration = self.configurations[name].model_dump(mode="json", exclude={"why"})
         return digest_of([configuration, self.grid(name).digest(), self.labels.digest(), len(self.channel_names)])
-
-
-def patch_voxels(configuration: Configuration) -> int:
-    """Voxels of one patch."""
-    return math.prod(configuration.patch_size)

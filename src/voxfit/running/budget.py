@@ -1,7 +1,7 @@
 """What training will take on this device, and how to make it fit into a given time.
 
 Where the paper's batch and width leave too few steps, the batch is lowered first, then the width, until about
-`ENOUGH_STEPS` fit: a narrow network that was trained beats a wide one that was not (docs/benchmarks.md).
+`ENOUGH_STEPS` fit. docs/benchmarks.md has what such trainings reached.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from voxfit.core.errors import WorkspaceError
-from voxfit.core.records import Record, write_atomically
 
 _LOCK = "lock.json"
 
@@ -110,14 +109,6 @@ class Workspace:
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
         return target
-
-    def save(self, name: str, record: Record) -> None:
-        """Write a record of the run."""
-        record.save(self.root / name)
-
-    def write(self, name: str, content: str) -> None:
-        """Write a text file of the run."""
-        write_atomically(self.root / name, content.encode())
 
 
 def _alive(process: int) -> bool:
