@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 from pathlib import Path
@@ -15,11 +14,6 @@ from voxfit.core.errors import DatasetError, UsageError, VoxfitError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from voxfit.assessment.scores import Scores
-    from voxfit.assessment.selection import Selection
-    from voxfit.planning.plan import Limits, Plan
-    from voxfit.planning.recipe import Recipe
-    from voxfit.running.collection import CollectionResult
 
 app = typer.Typer(
     add_completion=False,
@@ -89,14 +83,16 @@ def plan(
     workers: Workers = None,
 ) -> None:
     """Show what would be trained, with a reason for each number, and write plan.json."""
+    from voxfit.options import parse_limits
     from voxfit.planning.fingerprint import load_fingerprint
     from voxfit.planning.planner import make_plan
+    from voxfit.tables import print_plan
 
     console, listener = _console()
     if (dataset is None) == (fingerprint is None):
         raise UsageError("Give either a dataset folder or --fingerprint FILE.")
     if fingerprint is not None:
-        made = make_plan(load_fingerprint(fingerprint), _limits(limit))
+        made = make_plan(load_fingerprint(fingerprint), parse_limits(limit))
         made.save(output)
     elif dataset is not None:
         if output.suffix == ".json":
@@ -104,11 +100,11 @@ def plan(
         from voxfit.running.pipeline import Run
         from voxfit.running.request import FitRequest
 
-        run = Run(FitRequest(dataset, output, limits=_limits(limit), group_by=group_by, workers=workers), listener)
+        run = Run(FitRequest(dataset, output, limits=parse_limits(limit), group_by=group_by, workers=workers), listener)
         with run.workspace.lock():
             made = run.base_plan
         output /= "plan.json"
-    _print_plan(console, made)
+    print_plan(console, made)
     console.print(f"Written to {output}", markup=False)
 
 
@@ -128,34 +124,39 @@ def fit(
     workers: Workers = None,
 ) -> None:
     """Do the whole method: check, plan, prepare, train, cross-validate, select. Run again to resume."""
+    from voxfit.options import parse_limits, parse_numbers, parse_recipe, parse_seconds
     from voxfit.running.request import FitRequest
 
-    settings = _recipe(recipe)
+    settings = parse_recipe(recipe)
     if seed is not None:
         settings = settings.model_copy(update={"seed": seed})
     request = FitRequest(
         dataset,
         output,
         configurations=tuple(name.strip() for name in configurations.split(",")) if configurations else None,
-        folds=_numbers(folds, "--folds") if folds else None,
+        folds=parse_numbers(folds, "--folds") if folds else None,
         recipe=settings,
         epochs=epochs,
-        budget_seconds=_seconds(budget) if budget else None,
+        budget_seconds=parse_seconds(budget) if budget else None,
         device=device,
-        limits=_limits(limit),
+        limits=parse_limits(limit),
         group_by=group_by,
         workers=workers,
     )
     from voxfit.running.collection import datasets_in, fit_all
     from voxfit.running.pipeline import fit as run_fit
+    from voxfit.tables import print_collection, print_selection
 
     console, listener = _console()
     if several := datasets_in(dataset):
-        _finish_collection(console, fit_all(several, request, listener))
+        done = fit_all(several, request, listener)
+        print_collection(console, done)
+        if done.failures:
+            raise typer.Exit(2)
         return
     result = run_fit(request, listener)
     listener.close()
-    _print_selection(console, result.selection)
+    print_selection(console, result.selection)
     console.print(f"Model:   {result.model}\nReport:  {result.run / 'report.html'}", markup=False)
     console.print(f"Next:    voxfit predict {result.run} IMAGES -o OUT", markup=False)
 
@@ -201,6 +202,7 @@ def evaluate(
     from voxfit.assessment.evaluation import evaluate as compare
     from voxfit.assessment.scores import to_csv
     from voxfit.core.records import write_atomically
+    from voxfit.tables import print_scores
 
     console, listener = _console()
     scores = compare(predictions, labels, tolerance_mm=tolerance, workers=workers, progress=listener.progress)
@@ -208,7 +210,7 @@ def evaluate(
     scores.save(output)
     table = output.with_suffix(".csv")
     write_atomically(table, to_csv(scores).encode())
-    _print_scores(console, scores)
+    print_scores(console, scores)
     for warning in scores.warnings:
         listener.warn(warning)
     if scores.missing:
@@ -257,15 +259,17 @@ def demo(
     device: Device = "auto",
 ) -> None:
     """Write a small synthetic dataset, fit it, segment its test images, and score them."""
+    from voxfit.options import parse_seconds
     from voxfit.running.demo import run_demo
+    from voxfit.tables import print_scores, print_selection
 
     console, listener = _console()
     if flavour not in ("mr", "ct"):
         raise UsageError(f"--flavour {flavour}: there are mr and ct.")
-    result = run_demo(output, "mr" if flavour == "mr" else "ct", _seconds(budget), device, listener)
+    result = run_demo(output, "mr" if flavour == "mr" else "ct", parse_seconds(budget), device, listener)
     listener.close()
-    _print_selection(console, result.fit.selection)
-    _print_scores(console, result.scores)
+    print_selection(console, result.fit.selection)
+    print_scores(console, result.scores)
     for what, path in result.paths.items():
         console.print(f"{what:<12}{path}", markup=False, highlight=False)
 
@@ -326,122 +330,3 @@ def _console() -> tuple[Console, Any]:
 
     console = Console(soft_wrap=True)
     return console, ConsoleListener(console)
-
-
-def _print_plan(console: Console, made: Plan) -> None:
-    from rich.table import Table
-
-    labels = ", ".join(made.labels.names)
-    console.print(f"{made.dataset}: {made.num_cases} cases, labels {labels}", markup=False)
-    for channel, rule in zip(made.channel_names, made.normalization, strict=True):
-        shown = ", ".join(f"{key} {value}" for key, value in rule.model_dump().items() if key != "kind")
-        console.print(
-            f"  channel {channel}: {rule.kind}{' (' if shown else ''}{shown}{')' if shown else ''}", markup=False
-        )
-    for name, configuration in made.configurations.items():
-        table = Table(title=name, title_justify="left", title_style="bold")
-        for column in ("", "value", "why"):
-            table.add_column(column)
-        fields = ("spacing", "median_shape", "patch_size", "num_pool", "batch_size", "dice", "augmentation", "previous")
-        for key in fields:
-            value = getattr(configuration, key)
-            if value is not None:
-                shown = " x ".join(f"{item:.4g}" for item in value) if isinstance(value, tuple) else str(value)
-                table.add_row(key, shown, configuration.why.get(key, ""))
-        console.print(table)
-    if "3d" in made.configurations and "3d_lowres" not in made.configurations:
-        console.print("No cascade: the median case is at most four patches large [A5].", highlight=False)
-    for change in made.changes:
-        console.print(f"changed: {change}", markup=False)
-
-
-def _print_selection(console: Console, selection: Selection) -> None:
-    from voxfit.console import score_table
-
-    labels = list(selection.candidates[0].label_dice)
-    rows = [
-        (
-            candidate.name + (" (chosen)" if candidate.name == selection.chosen else ""),
-            [candidate.foreground_dice, *(candidate.label_dice[name] for name in labels)],
-            candidate.name == selection.chosen,
-        )
-        for candidate in selection.candidates
-    ]
-    cases = selection.candidates[0].cases
-    console.print(score_table(f"Cross-validated Dice ({cases} cases)", ["foreground", *labels], rows))
-
-
-def _finish_collection(console: Console, done: CollectionResult) -> None:
-    from rich.table import Table
-
-    from voxfit.running.collection import table
-
-    columns, rows = table(done.results)
-    shown = Table(title="Mean Dice (%) in cross-validation", title_justify="left", title_style="bold")
-    shown.add_column("")
-    for dataset, label in columns:
-        shown.add_column(f"{dataset}\n{label}", justify="right")
-    for name, cells in rows:
-        texts = ["-" if dice is None else f"{100 * dice:.2f}" for dice, _ in cells]
-        styles = ["[bold green]{}[/]" if chosen else "{}" for _, chosen in cells]
-        shown.add_row(name, *(style.format(text) for style, text in zip(styles, texts, strict=True)))
-    console.print(shown)
-    console.print("Written to " + " and ".join(str(path) for path in done.tables), markup=False)
-    for name, error in done.failures.items():
-        console.print(f"error: {name}: {error}", markup=False, highlight=False, style="red")
-    if done.failures:
-        raise typer.Exit(2)
-
-
-def _print_scores(console: Console, scores: Scores) -> None:
-    from voxfit.console import score_table
-
-    columns = ["Dice", "Hausdorff 95 (mm)", f"surface Dice ({scores.tolerance_mm:g} mm)"]
-    rows: list[tuple[str, list[float | None], bool]] = [
-        (name, [mean.dice, mean.hausdorff_95_mm, mean.surface_dice], False) for name, mean in scores.mean.labels.items()
-    ]
-    rows.append(("mean foreground", [scores.mean.foreground_dice, None, None], True))
-    console.print(score_table(f"Scores of {len(scores.cases)} cases", columns, rows))
-
-
-def _limits(pairs: list[str] | None) -> Limits | None:
-    from voxfit.core.errors import RecordError
-    from voxfit.planning.plan import Limits
-
-    if not pairs:
-        return None
-    values = {}
-    for pair in pairs:
-        key, _, value = pair.partition("=")
-        if key not in Limits.model_fields:
-            raise UsageError(f"--limit {pair}: there is no such limit. Limits: {', '.join(Limits.model_fields)}.")
-        values[key] = value
-    try:
-        body = ", ".join(f'"{key}": {value}' for key, value in values.items())
-        return Limits.from_json("{" + body + "}", "--limit")
-    except RecordError as error:
-        raise UsageError(str(error)) from None
-
-
-def _recipe(name: str) -> Recipe:
-    from voxfit.planning.recipe import Recipe
-
-    if name == "nnunet-2018":
-        return Recipe()
-    if name.endswith(".json"):
-        return Recipe.load(Path(name))
-    raise UsageError(f"--recipe {name}: there is nnunet-2018, or name a .json file.")
-
-
-def _numbers(text: str, option: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"{option} {text}: give numbers, such as 0,1.") from None
-
-
-def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
-    if match is None or float(match[1]) <= 0:
-        raise UsageError(f"--budget {text}: give a number and a unit: 90s, 20m, 2h or 1d.")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]

@@ -1,4 +1,4 @@
-"""How the command line shows things: tables, progress bars, the live display of a training."""
+"""How the command line shows progress: sentences, bars, the live display of a training."""
 
 from __future__ import annotations
 
@@ -113,24 +113,6 @@ class ConsoleListener(Listener):
         last = self._rows[-1]
         done = Text(f"{last.model}: {last.share_done:.0%} done, {_clock(last.seconds_left)} left", style="cyan")
         return Group(table, done)
-
-
-def score_table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[float | None], bool]]) -> Table:
-    """A table of scores; the rows that are marked stand out.
-
-    Args:
-        title: above it.
-        columns: names of the scores.
-        rows: name, scores, marked.
-    """
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("")
-    for name in columns:
-        table.add_column(name, justify="right")
-    for name, values, marked in rows:
-        cells = ["-" if value is None else f"{value:.4f}" for value in values]
-        table.add_row(name, *cells, style="bold green" if marked else "")
-    return table
 
 
 def _dices(values: Sequence[float | None]) -> str:

@@ -7,7 +7,8 @@ import torch
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.volume import Volume
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Prefetcher
-from voxfit.planning.plan import Configuration, Grid, ZScore
+from voxfit.planning.grid import Grid, ZScore
+from voxfit.planning.plan import Configuration
 from voxfit.planning.recipe import Recipe
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import Store, StoreManifest, write_case

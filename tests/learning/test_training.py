@@ -10,8 +10,10 @@ from voxfit.core.listening import Listener
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.volume import Volume
 from voxfit.learning.training import Training, TrainingTask, measure_step
-from voxfit.planning.plan import Configuration, Grid, Topology, ZScore
+from voxfit.planning.grid import Grid, ZScore
+from voxfit.planning.plan import Configuration
 from voxfit.planning.recipe import Annealed, Plateau, Recipe
+from voxfit.planning.stages import Topology, paper_stages
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import Store, StoreManifest, write_case
 
@@ -59,7 +61,7 @@ def task(seed=0, epochs=4, **changes):
     recipe = Recipe(steps_per_epoch=6, validation_steps=2, schedule=changes.pop("schedule", schedule))
     return TrainingTask(
         name="test",
-        topology=Topology(in_channels=1, out_channels=2, num_pool=(1, 1, 1), base_features=4, max_features=None),
+        topology=Topology(in_channels=1, out_channels=2, **dict(paper_stages((1, 1, 1), 4, None))),
         configuration=Configuration(
             spacing=(1.0, 1.0, 1.0),
             median_shape=(14, 16, 18),

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from voxfit.networks.unet import build_network
-from voxfit.planning.plan import Topology
+from voxfit.planning.stages import Topology, paper_stages
 
 
-def topology(num_pool, **changes):
-    fields = {"in_channels": 1, "out_channels": 3, "num_pool": num_pool, "base_features": 4, "max_features": 320}
-    return Topology(**(fields | changes))
+def topology(num_pool, base_features=4, max_features=320, pooling="max", **changes):
+    stages = dict(paper_stages(num_pool, base_features, max_features, pooling))
+    return Topology(in_channels=1, out_channels=3, **(stages | changes))
 
 
 @pytest.mark.parametrize("num_pool", [(3, 3), (1, 2, 2), (0, 2, 3), (2, 2, 2), (0, 0, 0)])
@@ -26,13 +26,13 @@ def test_the_output_has_the_shape_of_the_input(num_pool, pooling):
 
 def test_the_coarse_axis_waits_for_the_fine_ones():
     made = topology((2, 5, 5))
-    assert [made.stride(level) for level in range(1, 6)] == [(1, 2, 2)] * 3 + [(2, 2, 2)] * 2
+    assert list(made.strides[1:]) == [(1, 2, 2)] * 3 + [(2, 2, 2)] * 2
 
 
 def test_features_double_up_to_the_cap():
     made = topology((5, 5, 5), base_features=30)
-    assert [made.features(level) for level in range(6)] == [30, 60, 120, 240, 320, 320]
-    assert topology((6, 6), base_features=30, max_features=None).features(6) == 1920
+    assert made.features == (30, 60, 120, 240, 320, 320)
+    assert topology((6, 6), base_features=30, max_features=None).features[6] == 1920
 
 
 def test_parameters_are_those_of_plain_blocks():

@@ -265,7 +265,7 @@ def test_components_of_real_labels(shared_data: Path, name: str) -> None:
         assert list(count_components(item.label, found.labels.count)) == expected
 
 
-def test_classes_of_one_component_where_they_are(shared_data: Path) -> None:
+def test_classes_of_one_component_where_they_are() -> None:
     labels = Labels(classes=tuple(Label(name=name, value=value) for value, name in enumerate("abcd", 1)))
     first, second = np.zeros((2, 1, 1, 9), np.int16)
     first[..., :7] = [[[1, 2, 2, 0, 3, 0, 3]]]

@@ -15,8 +15,9 @@ from voxfit.core.errors import RecordError
 from voxfit.imaging.labels import Label, Labels
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.intensities import Intensities
-from voxfit.planning.plan import Configuration, Limits, Plan, Topology
+from voxfit.planning.plan import Configuration, Limits, Plan
 from voxfit.planning.planner import make_plan
+from voxfit.planning.stages import paper_stages
 
 
 @pytest.fixture
@@ -173,8 +174,8 @@ def test_networks_see_the_channels_and_the_classes_of_the_previous_stage(plan: P
     for name, configuration in plan.configurations.items():
         topology = plan.topology(name)
         assert topology.out_channels == 3
-        assert topology.num_pool == configuration.num_pool
-        assert topology.max_features == (480 if name == "2d" else 320)
+        assert topology.divisor == tuple(2**count for count in configuration.num_pool)
+        assert max(topology.features) <= (480 if name == "2d" else 320)
         assert all(edge % step == 0 for edge, step in zip(configuration.patch_size, topology.divisor, strict=True))
 
 
@@ -183,21 +184,19 @@ pools = st.lists(st.integers(0, 6), min_size=2, max_size=3).map(tuple)
 
 @given(pools, st.integers(1, 64), st.none() | st.integers(1, 512))
 def test_levels_double_features_and_halve_what_is_left(num_pool: tuple[int, ...], base: int, most: int | None) -> None:
-    topology = Topology(in_channels=1, out_channels=2, num_pool=num_pool, base_features=base, max_features=most)
-    strides = [topology.stride(level) for level in range(1, topology.levels + 1)]
+    stages = paper_stages(num_pool, base, most)
     for axis, count in enumerate(num_pool):
-        along = [stride[axis] for stride in strides]
+        along = [stride[axis] for stride in stages.strides]
         # [N4] The axis with fewer poolings has them last.
-        assert along == [1] * (topology.levels - count) + [2] * count
-        assert topology.divisor[axis] == math.prod(along)
-    for level in range(topology.levels + 1):
-        assert topology.features(level) == min(base * 2**level, most or math.inf)
+        assert along == [1] * (1 + max(num_pool) - count) + [2] * count
+        assert stages.divisor[axis] == math.prod(along)
+    assert stages.features == tuple(min(base * 2**level, most or math.inf) for level in range(max(num_pool) + 1))
 
 
 def test_the_coarse_axis_of_the_prostate_waits_for_the_fine_ones() -> None:
-    topology = Topology(in_channels=2, out_channels=3, num_pool=(2, 5, 5), base_features=30, max_features=320)
-    assert [topology.stride(level) for level in range(1, 6)] == [(1, 2, 2)] * 3 + [(2, 2, 2)] * 2
-    assert [topology.features(level) for level in range(6)] == [30, 60, 120, 240, 320, 320]
+    stages = paper_stages((2, 5, 5), 30, 320)
+    assert list(stages.strides[1:]) == [(1, 2, 2)] * 3 + [(2, 2, 2)] * 2
+    assert stages.features == (30, 60, 120, 240, 320, 320)
 
 
 @given(st.integers(0, 2))

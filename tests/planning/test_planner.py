@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from voxfit.imaging.labels import Label, Labels
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint, load_fingerprint
+from voxfit.planning.grid import ClipAndScale, Unmeasured, ZScore
 from voxfit.planning.intensities import Intensities
-from voxfit.planning.plan import ClipAndScale, Configuration, ConfigurationName, Limits, Unmeasured, ZScore
+from voxfit.planning.plan import Configuration, ConfigurationName, Limits
 from voxfit.planning.planner import Extent, make_plan, plan_configurations
 
 TASKS = ("BrainTumour", "Heart", "Liver", "Hippocampus", "Prostate", "Lung", "Pancreas")

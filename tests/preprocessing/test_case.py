@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.volume import Volume, to_sitk
-from voxfit.planning.plan import Grid, ZScore
+from voxfit.planning.grid import Grid, ZScore
 from voxfit.preprocessing.case import OUTSIDE, prepare
 
 OBLIQUE = tuple(np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0].ravel().tolist())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from voxfit.core.errors import UsageError
-from voxfit.planning.plan import ClipAndScale, Unmeasured, ZScore
+from voxfit.planning.grid import ClipAndScale, Unmeasured, ZScore
 from voxfit.preprocessing.normalization import normalize
 
 

@@ -6,7 +6,7 @@ import pytest
 from voxfit.core.errors import WorkspaceError
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.volume import Volume
-from voxfit.planning.plan import Grid, ZScore
+from voxfit.planning.grid import Grid, ZScore
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import Store, StoreManifest, write_case
 

@@ -4,7 +4,8 @@ import pytest
 
 from voxfit.core.errors import UsageError
 from voxfit.imaging.labels import Label, Labels
-from voxfit.planning.plan import Configuration, Plan, ZScore
+from voxfit.planning.grid import ZScore
+from voxfit.planning.plan import Configuration, Plan
 from voxfit.planning.recipe import Annealed, Recipe
 from voxfit.running.budget import counted_recipe, fit_to_budget, training_seconds, words
 

@@ -126,6 +126,21 @@ def test_a_killed_fit_goes_on_and_ends_in_the_same_weights(finished, boxes, tmp_
     assert weights_of(run) == weights_of(whole)
 
 
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(finished, boxes, tmp_path):
+    """Everything that a fit decides comes out again: split, weights, segmentations, choice, model."""
+    first, second, other = finished[0], tmp_path / "again", tmp_path / "other"
+    voxfit.fit(request(boxes, second))
+    voxfit.fit(request(boxes, other, recipe=RECIPE.model_copy(update={"seed": 1})))
+    assert weights_of(second) == weights_of(first)
+    for pattern in ("folds.json", "selection.json", "*d/cross_validation/*.nii.gz", "model/*.json", "model/weights/*"):
+        paths = sorted(path.relative_to(first) for path in first.glob(pattern))
+        assert paths
+        assert [(second / path).read_bytes() for path in paths] == [(first / path).read_bytes() for path in paths]
+    assert (other / "folds.json").read_bytes() != (first / "folds.json").read_bytes()
+    for name, content in weights_of(other).items():
+        assert content != weights_of(first)[name]
+
+
 def test_an_edited_plan_retrains_only_what_it_touches(finished, boxes, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)

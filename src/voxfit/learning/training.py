@@ -18,8 +18,9 @@ from voxfit.learning.losses import dice_and_cross_entropy
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Prefetcher, Previous, Sample
 from voxfit.learning.schedule import advance, annealed_rate, begin
 from voxfit.networks.unet import UNet, build_network
-from voxfit.planning.plan import Configuration, Topology
+from voxfit.planning.plan import Configuration
 from voxfit.planning.recipe import Annealed, Plateau, Recipe
+from voxfit.planning.stages import Topology
 from voxfit.preprocessing.store import Store
 
 

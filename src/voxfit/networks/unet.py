@@ -1,4 +1,4 @@
-"""The U-Net of the paper (method.md [N1]-[N4]): plain blocks, poolings, transposed convolutions, one output."""
+"""The U-Net: the paper's (method.md [N1]-[N4]), and nnU-Net v2's plain and residual ones, from one description."""
 
 from __future__ import annotations
 
@@ -7,26 +7,74 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from voxfit.planning.plan import Topology
+from voxfit.planning.stages import Topology
 
 LEAKY_SLOPE = 1e-2
 
+Axes = tuple[int, ...]
+"""A number for each spatial axis."""
+
+_CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_NORM: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+_POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+_AVERAGE: dict[int, Any] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+
 
 class ConvBlock(nn.Sequential):
-    """Convolution of 3 on every axis, instance norm, leaky ReLU; the bias is the norm's."""
+    """Convolution, instance norm, leaky ReLU (left out where a skip connection is added before it).
 
-    def __init__(self, dimension: int, inputs: int, outputs: int, stride: tuple[int, ...] | None = None) -> None:
-        convolution = nn.Conv2d if dimension == 2 else nn.Conv3d
-        norm = nn.InstanceNorm2d if dimension == 2 else nn.InstanceNorm3d
-        super().__init__(
-            convolution(inputs, outputs, 3, stride=_fixed(stride or (1,) * dimension), padding=1, bias=False),
-            norm(outputs, eps=1e-5, affine=True),
-            nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
-        )
+    Args:
+        topology: dimension and bias.
+        inputs, outputs: channels.
+        kernel, stride: of each axis.
+        active: with the activation.
+    """
+
+    def __init__(
+        self, topology: Topology, inputs: int, outputs: int, kernel: Axes, stride: Axes, *, active: bool = True
+    ) -> None:
+        layers = [
+            _CONVOLUTION[topology.dimension](
+                inputs,
+                outputs,
+                kernel,
+                stride=stride,
+                padding=(tuple(size // 2 for size in kernel)),
+                bias=topology.bias,
+            ),
+            _NORM[topology.dimension](outputs, eps=1e-5, affine=True),
+        ]
+        super().__init__(*layers, *([nn.LeakyReLU(LEAKY_SLOPE, inplace=True)] if active else []))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions and a skip connection, which is averaged and projected where the shape changes.
+
+    Source: nnU-Net v2's residual encoder (ResNet-D basic block).
+    """
+
+    def __init__(self, topology: Topology, inputs: int, outputs: int, kernel: Axes, stride: Axes) -> None:
+        super().__init__()
+        ones = (1,) * topology.dimension
+        self.first = ConvBlock(topology, inputs, outputs, kernel, stride)
+        self.second = ConvBlock(topology, outputs, outputs, kernel, ones, active=False)
+        self.pool = nn.Identity() if stride == ones else _AVERAGE[topology.dimension](stride, stride)
+        self.projection: nn.Module = nn.Identity()
+        if inputs != outputs:
+            self.projection = nn.Sequential(
+                _CONVOLUTION[topology.dimension](inputs, outputs, 1, bias=False),
+                _NORM[topology.dimension](outputs, eps=1e-5, affine=True),
+            )
+        self.activation = nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Features of half, or the same, resolution."""
+        return cast(torch.Tensor, self.activation(self.second(self.first(image)) + self.projection(self.pool(image))))
 
 
 class UNet(nn.Module):
-    """Encoder and decoder with two blocks a level, joined by concatenation.
+    """Encoder and decoder, joined by concatenation.
 
     Input (batch, channel, *patch) with patch edges that are multiples of `Topology.divisor`; output
     (batch, class, *patch) of logits.
@@ -34,47 +82,62 @@ class UNet(nn.Module):
 
     def __init__(self, topology: Topology) -> None:
         super().__init__()
-        dimension = len(topology.num_pool)
-        features = [topology.features(level) for level in range(topology.levels + 1)]
-        transposed = nn.ConvTranspose2d if dimension == 2 else nn.ConvTranspose3d
-        pool = nn.MaxPool2d if dimension == 2 else nn.MaxPool3d
+        dimension, features = topology.dimension, topology.features
+        residual = topology.block == "residual"
+        ones = (1,) * dimension
+        self.stem = (
+            ConvBlock(topology, topology.in_channels, features[0], topology.kernels[0], ones) if residual else None
+        )
         self.encoder = nn.ModuleList()
         self.pools = nn.ModuleList()
         self.ups = nn.ModuleList()
         self.decoder = nn.ModuleList()
-        inputs = topology.in_channels
-        for level, width in enumerate(features):
-            strided = topology.stride(level) if level and topology.pooling == "strided" else None
-            self.encoder.append(
-                nn.Sequential(ConvBlock(dimension, inputs, width, strided), ConvBlock(dimension, width, width))
-            )
+        inputs = features[0] if residual else topology.in_channels
+        for level, (width, stride) in enumerate(zip(features, topology.strides, strict=True)):
+            pooled = level > 0 and topology.downsampling == "max"
+            self.pools.append(_POOL[dimension](stride, stride) if pooled else nn.Identity())
+            self.encoder.append(_blocks(topology, level, inputs, ones if pooled else stride))
             inputs = width
             if level:
-                stride = topology.stride(level)
-                pooled = topology.pooling == "max"
-                self.pools.append(pool(stride, stride) if pooled else nn.Identity())
-                self.ups.append(transposed(width, features[level - 1], _fixed(stride), _fixed(stride), bias=False))
                 above = features[level - 1]
-                self.decoder.append(
-                    nn.Sequential(ConvBlock(dimension, 2 * above, above), ConvBlock(dimension, above, above))
-                )
-        self.head = (nn.Conv2d if dimension == 2 else nn.Conv3d)(features[0], topology.out_channels, 1)
+                self.ups.append(_TRANSPOSED[dimension](width, above, stride, stride, bias=topology.bias))
+                self.decoder.append(_decoder_blocks(topology, level - 1))
+        self.head = _CONVOLUTION[dimension](features[0], topology.out_channels, 1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Logits of an image."""
         skips: list[torch.Tensor] = []
-        state = image
-        for level, blocks in enumerate(self.encoder):
-            state = blocks(self.pools[level - 1](state) if level else state)
+        state = image if self.stem is None else self.stem(image)
+        for pool, blocks in zip(self.pools, self.encoder, strict=True):
+            state = blocks(pool(state))
             skips.append(state)
         for level in range(len(self.ups) - 1, -1, -1):
             state = self.decoder[level](torch.cat([self.ups[level](state), skips[level]], dim=1))
         return cast(torch.Tensor, self.head(state))
 
 
-def _fixed(stride: tuple[int, ...]) -> Any:
-    """Torch types a stride by its dimension; ours is known only at run time."""
-    return stride
+def _blocks(topology: Topology, level: int, inputs: int, stride: Axes) -> nn.Sequential:
+    """The encoder of one level; its first block is strided."""
+    kernel, width = topology.kernels[level], topology.features[level]
+    kind = ResidualBlock if topology.block == "residual" else ConvBlock
+    ones = (1,) * topology.dimension
+    return nn.Sequential(
+        *(
+            kind(topology, width if number else inputs, width, kernel, ones if number else stride)
+            for number in range(topology.encoder_blocks[level])
+        )
+    )
+
+
+def _decoder_blocks(topology: Topology, level: int) -> nn.Sequential:
+    """The decoder of one level, behind the concatenation with the encoder's features."""
+    kernel, width, ones = topology.kernels[level], topology.features[level], (1,) * topology.dimension
+    return nn.Sequential(
+        *(
+            ConvBlock(topology, width if number else 2 * width, width, kernel, ones)
+            for number in range(topology.decoder_blocks[level])
+        )
+    )
 
 
 def build_network(topology: Topology, seed: int | None = None) -> UNet:

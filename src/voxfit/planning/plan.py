@@ -9,6 +9,8 @@ from typing_extensions import Self
 
 from voxfit.core.records import Record, digest_of
 from voxfit.imaging.labels import Labels
+from voxfit.planning.grid import Grid, Normalization, Preparation
+from voxfit.planning.stages import Stages, Topology, paper_stages
 
 ConfigurationName = Literal["2d", "3d", "3d_lowres", "3d_cascade"]
 
@@ -41,90 +43,18 @@ class Limits(Record):
     cascade_factor: PositiveInt = 4
 
 
-class ZScore(Record):
-    """Subtract the mean and divide by the deviation of the case (method.md [P4]).
+class Inference(Record):
+    """How predictions are put together; the default is the paper's way (method.md [I1]-[I3]).
 
     Attributes:
-        inside_mask: statistics from the nonzero mask only, and 0 outside of it.
+        averages: what is averaged over tiles, mirrored variants and folds: probabilities, or logits (nnU-Net v2).
+        tile_weights: a Gaussian about the tile's centre, or about the voxel behind it (nnU-Net v2).
+        mirror_axes: of (z, y, x), along which variants are mirrored; None for all that the network sees.
     """
 
-    kind: Literal["z_score"] = "z_score"
-    inside_mask: bool = False
-
-
-class ClipAndScale(Record):
-    """Clip, subtract and divide by constants of the training set (method.md [P3], CT)."""
-
-    kind: Literal["clip_and_scale"] = "clip_and_scale"
-    lower: float
-    upper: float
-    mean: float
-    standard_deviation: PositiveFloat
-
-
-class Unmeasured(Record):
-    """A CT channel of a fingerprint without intensities: enough to plan shapes, not to preprocess."""
-
-    kind: Literal["unmeasured"] = "unmeasured"
-
-
-Normalization = Annotated[ZScore | ClipAndScale | Unmeasured, Field(discriminator="kind")]
-
-
-class Grid(Record):
-    """What preprocessing depends on: cases with the same grid share one store.
-
-    Attributes:
-        spacing_mm: (z, y, x) of the resampled cases.
-        normalization: one for each channel.
-    """
-
-    spacing_mm: tuple[PositiveFloat, ...]
-    normalization: tuple[Normalization, ...]
-
-    @property
-    def folder(self) -> str:
-        """The name of its store: "1x0.8x0.8"."""
-        return "x".join(f"{size:.4g}" for size in self.spacing_mm)
-
-
-class Topology(Record):
-    """What the network depends on: with the weights, all that is needed to run it.
-
-    Attributes:
-        in_channels: image channels, and the one-hot channels of a previous stage.
-        out_channels: classes with background.
-        num_pool: poolings of each axis; its length is the network's dimension.
-        base_features: feature maps at full resolution, doubled at every level.
-        max_features: cap on feature maps, null for none.
-        pooling: how a level is entered.
-    """
-
-    in_channels: PositiveInt
-    out_channels: PositiveInt
-    num_pool: tuple[int, ...]
-    base_features: PositiveInt
-    max_features: PositiveInt | None
-    pooling: Literal["max", "strided"] = "max"
-
-    @property
-    def levels(self) -> int:
-        """Downsamplings from the input to the bottom."""
-        return max(self.num_pool)
-
-    def features(self, level: int) -> int:
-        """Feature maps at a level, 0 at full resolution (method.md [N3])."""
-        doubled = self.base_features << level
-        return min(doubled, self.max_features) if self.max_features else doubled
-
-    def stride(self, level: int) -> tuple[int, ...]:
-        """Pooling kernel when entering `level` (1..levels); short axes wait for the long ones (method.md [N4])."""
-        return tuple(2 if level > self.levels - pools else 1 for pools in self.num_pool)
-
-    @property
-    def divisor(self) -> tuple[int, ...]:
-        """Input sizes must be multiples of this."""
-        return tuple(2**pools for pools in self.num_pool)
+    averages: Literal["probabilities", "logits"] = "probabilities"
+    tile_weights: Literal["centred", "shifted"] = "centred"
+    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] | None = None
 
 
 class Configuration(Record):
@@ -138,8 +68,9 @@ class Configuration(Record):
         base_features, max_features, pooling: see `Topology`.
         dice: Dice over each sample, or over the batch as one volume (method.md [T2]).
         augmentation: the parameter set, or the 2D set on each slice (method.md [T5], [T6]).
-        slice_axis, slice_spacing: 2D only: the axis that is cut into slices, and its spacing.
+        slice_axis, slice_spacing: 2D only: the axis that is cut into slices, and its spacing; null for each case's own.
         slices: slice-wise augmentation only: the short axis of the patch.
+        stages: the levels of the network, where they are not those that follow from the four numbers above [N2].
         previous: the configuration whose segmentation is extra input (the cascade).
         why: the reason for each number.
     """
@@ -156,6 +87,7 @@ class Configuration(Record):
     augmentation: Literal["2d", "3d", "2d_slices"]
     slice_axis: Annotated[int, Field(ge=0, le=2)] | None = None
     slice_spacing: PositiveFloat | None = None
+    stages: Stages | None = None
     previous: ConfigurationName | None = None
     why: dict[str, str] = Field(default_factory=dict)
 
@@ -164,7 +96,7 @@ class Configuration(Record):
         axes = len(self.patch_size)
         if axes not in (2, 3) or not axes == len(self.num_pool) == len(self.spacing) == len(self.median_shape):
             raise ValueError("spacing, median_shape, patch_size and num_pool need the same 2 or 3 axes")
-        if (axes == 2) != (self.slice_axis is not None) or (axes == 2) != (self.slice_spacing is not None):
+        if (axes == 2) != (self.slice_axis is not None) or (axes == 3 and self.slice_spacing is not None):
             raise ValueError("slice_axis and slice_spacing belong to 2D configurations, and only to them")
         for size, pools in zip(self.patch_size, self.num_pool, strict=True):
             if size % 2**pools:
@@ -179,9 +111,9 @@ class Configuration(Record):
         return len(self.patch_size)
 
     @property
-    def spacing_mm(self) -> tuple[float, ...]:
-        """(z, y, x) of the resampled cases."""
-        if self.slice_axis is None or self.slice_spacing is None:
+    def spacing_mm(self) -> tuple[float | None, ...]:
+        """(z, y, x) of the resampled cases; None for an axis that keeps its own."""
+        if self.slice_axis is None:
             return self.spacing
         return (*self.spacing[: self.slice_axis], self.slice_spacing, *self.spacing[self.slice_axis :])
 
@@ -203,6 +135,8 @@ class Plan(Record):
         normalization: for each channel.
         single_component_labels: indices of classes that are one connected component in every training label [I4].
         limits: the constants that the rules used.
+        preparation: how cases are brought to a grid.
+        inference: how predictions are put together.
         configurations: by name. A cascade is offered where `3d_lowres` and `3d_cascade` are among them.
         changes: what a budget or a user's option changed, in words.
         made_from: digest of the fingerprint's facts and the limits; when they change, so does the plan.
@@ -217,6 +151,8 @@ class Plan(Record):
     normalization: tuple[Normalization, ...]
     single_component_labels: tuple[int, ...] = ()
     limits: Limits = Limits()
+    preparation: Preparation = Preparation()
+    inference: Inference = Inference()
     configurations: dict[ConfigurationName, Configuration]
     changes: tuple[str, ...] = ()
     made_from: str = ""
@@ -238,20 +174,20 @@ class Plan(Record):
 
     def grid(self, name: ConfigurationName) -> Grid:
         """What preprocessing of a configuration depends on."""
-        return Grid(spacing_mm=self.configurations[name].spacing_mm, normalization=self.normalization)
+        return Grid(
+            spacing_mm=self.configurations[name].spacing_mm,
+            normalization=self.normalization,
+            preparation=self.preparation,
+        )
 
     def topology(self, name: ConfigurationName) -> Topology:
         """What the network of a configuration depends on."""
         configuration = self.configurations[name]
         extra = self.labels.count - 1 if configuration.previous else 0
-        return Topology(
-            in_channels=len(self.channel_names) + extra,
-            out_channels=self.labels.count,
-            num_pool=configuration.num_pool,
-            base_features=configuration.base_features,
-            max_features=configuration.max_features,
-            pooling=configuration.pooling,
+        stages = configuration.stages or paper_stages(
+            configuration.num_pool, configuration.base_features, configuration.max_features, configuration.pooling
         )
+        return Topology(in_channels=len(self.channel_names) + extra, out_channels=self.labels.count, **dict(stages))
 
     def training_digest(self, name: ConfigurationName) -> str:
         """Changes when a model trained with this configuration no longer fits the plan; `why` does not count."""

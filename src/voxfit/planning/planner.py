@@ -9,16 +9,8 @@ from typing import Literal, TypeVar
 
 from voxfit.core.records import digest_of
 from voxfit.planning.fingerprint import Fingerprint, is_ct
-from voxfit.planning.plan import (
-    ClipAndScale,
-    Configuration,
-    ConfigurationName,
-    Limits,
-    Normalization,
-    Plan,
-    Unmeasured,
-    ZScore,
-)
+from voxfit.planning.grid import ClipAndScale, Normalization, Unmeasured, ZScore
+from voxfit.planning.plan import Configuration, ConfigurationName, Limits, Plan
 from voxfit.planning.topology import PatchRule, coarser_spacing, needs_cascade, plane_rule, slice_axis, volume_rule
 
 Number = TypeVar("Number", int, float)

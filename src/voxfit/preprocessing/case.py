@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from voxfit.imaging.geometry import Box, Geometry, cut, paste
 from voxfit.imaging.volume import Volume
 from voxfit.planning.fingerprint import crop_box, resampled_shape
-from voxfit.planning.plan import Grid
+from voxfit.planning.grid import Grid
 from voxfit.preprocessing.normalization import needs_mask, normalize
 from voxfit.preprocessing.resampling import resample, resample_nearest
 
@@ -77,7 +77,7 @@ def prepare(volume: Volume, grid: Grid, label: NDArray[np.int16] | None = None) 
     geometry = volume.geometry
     crop = crop_box(image)
     cropped = cut(image, crop)
-    shape = resampled_shape(crop.shape, geometry.spacing_mm, grid.spacing_mm)
+    shape = resampled_shape(crop.shape, geometry.spacing_mm, grid.spacing_of(geometry.spacing_mm))
     mask = None
     if needs_mask(grid.normalization):
         mask = resample_nearest(_filled(cropped), shape)

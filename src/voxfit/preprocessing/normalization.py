@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.core.errors import UsageError
-from voxfit.planning.plan import ClipAndScale, Normalization, Unmeasured, ZScore
+from voxfit.planning.grid import ClipAndScale, Divide, Normalization, UnitRange, Unmeasured, ZScore
 
 _SMALLEST_DEVIATION = 1e-8
 
@@ -42,6 +42,11 @@ def normalize(
             case ClipAndScale():
                 channel.clip(rule.lower, rule.upper, out=channel)
                 _standardize(channel, rule.mean, rule.standard_deviation)
+            case UnitRange():
+                channel -= channel.min()
+                channel /= max(float(channel.max()), _SMALLEST_DEVIATION)
+            case Divide():
+                channel /= rule.by
             case Unmeasured():
                 raise UsageError(
                     "The plan has a CT channel without measured intensities. Make it with `voxfit plan DATASET`, "

@@ -12,6 +12,7 @@ from voxfit.core.records import digest_of
 from voxfit.core.version import VERSION
 from voxfit.inference.model import Member, ModelDescription
 from voxfit.planning.plan import ConfigurationName
+from voxfit.running.folds import fold_folder, fold_origin
 
 if TYPE_CHECKING:
     from voxfit.running.pipeline import Run
@@ -22,7 +23,7 @@ def assemble(run: Run, selection: Selection) -> Path:
     plan, _ = run.settings
     winner, folder = selection.winner(), run.root / "model"
     names = [name for name in run.configurations if name in winner.configurations]
-    origin = digest_of([winner.digest(), [run.fold_origin(name, fold) for name in names for fold in run.fold_numbers]])
+    origin = digest_of([winner.digest(), [fold_origin(run, name, fold) for name in names for fold in run.fold_numbers]])
     if (folder / "model.json").exists():
         try:
             if ModelDescription.load(folder / "model.json").made_from == origin:
@@ -48,5 +49,5 @@ def _member(run: Run, name: ConfigurationName, folder: Path) -> Member:
     """Copy the weights of a configuration."""
     files = [f"weights/{name}_fold_{fold}.safetensors" for fold in run.folds_of(name)]
     for file, fold in zip(files, run.folds_of(name), strict=True):
-        shutil.copyfile(run.fold_folder(name, fold) / "weights.safetensors", folder / file)
+        shutil.copyfile(fold_folder(run, name, fold) / "weights.safetensors", folder / file)
     return Member(configuration=name, weights=tuple(files))

@@ -14,8 +14,8 @@ from voxfit.imaging.labels import Labels
 from voxfit.imaging.verification import read_labelled
 from voxfit.imaging.volume import Volume
 from voxfit.planning.fingerprint import CaseMeasurement, Fingerprint, measure_case, summarize
+from voxfit.planning.grid import Grid
 from voxfit.planning.intensities import MOST_VALUES, Counts, count, merge, restrict
-from voxfit.planning.plan import Grid
 from voxfit.preprocessing.case import Placement, prepare
 from voxfit.preprocessing.store import StoreManifest, write_case
 

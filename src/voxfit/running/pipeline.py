@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 import os
-import shutil
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from time import monotonic
-from typing import ClassVar
-
-import safetensors.torch
 
 from voxfit.assessment.selection import Selection, choose
 from voxfit.core.errors import UsageError
 from voxfit.core.listening import Listener
-from voxfit.core.records import Record, digest_of, write_atomically
+from voxfit.core.records import digest_of
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.verification import verify_folds
 from voxfit.inference.model import choose_device
-from voxfit.learning.training import Training, TrainingTask, measure_step
 from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.folds import Folds, split, split_origin
-from voxfit.planning.plan import Configuration, ConfigurationName, Grid, Plan
+from voxfit.planning.grid import Grid
+from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.planning.planner import make_plan, plan_origin
 from voxfit.planning.recipe import Recipe
 from voxfit.preprocessing.store import Store, StoreManifest
 from voxfit.running.assembly import assemble
-from voxfit.running.budget import counted_recipe, fit_to_budget, training_seconds, words
+from voxfit.running.budget import counted_recipe, fit_to_budget
 from voxfit.running.cases import fill_store, measure_dataset, report_problems
+from voxfit.running.folds import announce, time_step, train
 from voxfit.running.reporting import record_dataset, write_run_report
 from voxfit.running.request import FitRequest, FitResult
-from voxfit.running.validation import candidates, cross_validate, previous_stage
+from voxfit.running.validation import candidates, cross_validate
 from voxfit.running.workspace import Workspace
-
-
-class FoldManifest(Record):
-    """A finished training."""
-
-    schema_name: ClassVar[str] = "voxfit.fold/1"
-    made_from: str
-    epochs: int
-    seconds: float
-    validation_cases: tuple[str, ...]
 
 
 class Run:
@@ -143,7 +130,7 @@ class Run:
                 {name: len(self.folds_of(name)) for name in self.configurations},
                 seconds=request.budget_seconds - (monotonic() - self.begun),
                 validation_cases=max(len(names) for names in self.folds.validation),
-                timer=self._time_step,
+                timer=partial(time_step, self),
             )
             plan = fitted.plan.model_copy(update={"fitted_to": self.budget_digest})
             recipe = fitted.recipe
@@ -201,62 +188,6 @@ class Run:
             fill_store(self.dataset, grid, part, self.listener, self.request.workers, origin)
         return Store(folder)
 
-    def task(self, name: ConfigurationName, fold: int) -> TrainingTask:
-        """What is trained on one fold."""
-        plan, recipe = self.settings
-        return TrainingTask(
-            name=f"{name} fold {fold}",
-            topology=plan.topology(name),
-            configuration=plan.configurations[name],
-            recipe=recipe,
-            training_cases=self.folds.training(fold),
-            validation_cases=self.folds.validation[fold],
-            seed=int(digest_of([recipe.seed, name, fold])[:8], 16),
-        )
-
-    def fold_origin(self, name: ConfigurationName, fold: int) -> str:
-        """Digest of what determines the weights of a fold."""
-        plan, _ = self.settings
-        previous = plan.configurations[name].previous
-        stage = [self.fold_origin(previous, other) for other in self.folds_of(previous)] if previous else []
-        return digest_of([self.task(name, fold).digest(), plan.grid(name).digest(), self.files, stage])
-
-    def fold_folder(self, name: ConfigurationName, fold: int) -> Path:
-        """Where a fold is trained; `weights.safetensors` is there once it is finished."""
-        return self.root / name / f"fold_{fold}"
-
-    def is_trained(self, name: ConfigurationName, fold: int) -> bool:
-        """Whether the weights of a fold are there and fit the plan."""
-        path = self.fold_folder(name, fold) / "manifest.json"
-        return path.exists() and FoldManifest.load(path).made_from == self.fold_origin(name, fold)
-
-    def train(self, name: ConfigurationName, fold: int) -> Path:
-        """The trained weights of one fold."""
-        folder = self.fold_folder(name, fold)
-        weights = folder / "weights.safetensors"
-        if self.is_trained(name, fold):
-            return weights
-        if (folder / "manifest.json").exists():
-            self.listener.say(f"{name} fold {fold} was trained with other settings; it is kept under superseded/.")
-            self.workspace.set_aside(folder)
-        plan, _ = self.settings
-        task = self.task(name, fold)
-        self.listener.stage(f"Training {task.name}")
-        training = Training(
-            task, self.store(plan.grid(name)), folder, self.device, self.listener, previous_stage(self, name)
-        )
-        network = training.run()
-        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
-        write_atomically(weights, safetensors.torch.save(tensors))
-        FoldManifest(
-            made_from=self.fold_origin(name, fold),
-            epochs=training.progress.epoch,
-            seconds=round(training.progress.seconds, 1),
-            validation_cases=task.validation_cases,
-        ).save(folder / "manifest.json")
-        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-        return weights
-
     def select(self) -> Selection:
         """Cross-validation of every model and every pair, and the choice."""
         for name in self.configurations:
@@ -270,40 +201,6 @@ class Run:
         selection = choose(found, origin)
         selection.save(path)
         return selection
-
-    def _time_step(self, name: ConfigurationName, configuration: Configuration) -> float:
-        plan = self.base_plan.model_copy(update={"configurations": {name: configuration}})
-        recipe = self.request.recipe
-        task = TrainingTask(
-            name=name,
-            topology=plan.topology(name),
-            configuration=configuration,
-            recipe=recipe,
-            training_cases=(),
-            validation_cases=(),
-            seed=0,
-        )
-        return measure_step(task, self.device)
-
-    def announce(self) -> None:
-        """Say what the trainings that are left will take on this device, and what to do if that is too long."""
-        plan, recipe = self.settings
-        left: dict[ConfigurationName, int] = {
-            name: sum(not self.is_trained(name, fold) for fold in self.folds_of(name)) for name in self.configurations
-        }
-        left = {name: count for name, count in left.items() if count}
-        if not left:
-            return
-        seconds = training_seconds(plan, recipe, left, self._time_step)
-        self.listener.say(
-            f"Training {sum(left.values())} model{'s' * (sum(left.values()) > 1)} on {self.device}: "
-            f"{words(seconds)} at most."
-        )
-        if seconds > 48 * 3600:
-            self.listener.warn(
-                "That is the paper's schedule on this device. For less: --budget 2h (all in that time), --epochs 50, "
-                "--configurations 3d (fewer models), --folds 0 (one fold), or a machine with a GPU."
-            )
 
 
 def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
@@ -321,10 +218,10 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
     with run.workspace.lock():
         for name in run.configurations:
             run.store(run.base_plan.grid(name))
-        run.announce()
+        announce(run)
         for name in run.configurations:
             for fold in run.folds_of(name):
-                run.train(name, fold)
+                train(run, name, fold)
             # A cascade's second stage is trained on what this says of cases it has not seen.
             cross_validate(run, name)
         selection = run.select()

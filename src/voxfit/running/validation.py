@@ -18,9 +18,9 @@ from voxfit.imaging.volume import write_label
 from voxfit.inference.cascade import upsampled, with_previous
 from voxfit.inference.model import load_network, make_predictor, to_values
 from voxfit.inference.postprocessing import keep_largest_components
-from voxfit.learning.sampling import Previous
 from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.preprocessing.case import Placement
+from voxfit.running.folds import fold_folder, fold_origin, previous_stage
 
 if TYPE_CHECKING:
     from voxfit.running.pipeline import Run
@@ -59,7 +59,7 @@ def cross_validate(run: Run, name: ConfigurationName) -> Scores:
             if (part / f"{case}.nii.gz").exists() and all((part / extra / f"{case}.npy").exists() for extra in extras):
                 continue
             if predictor is None or fold != loaded:
-                weights = run.fold_folder(name, fold) / "weights.safetensors"
+                weights = fold_folder(run, name, fold) / "weights.safetensors"
                 predictor, loaded = make_predictor(plan, name, [load_network(plan, name, weights)], run.device), fold
             image = np.asarray(store.image(case))
             if before:
@@ -72,21 +72,6 @@ def cross_validate(run: Run, name: ConfigurationName) -> Scores:
             _write(part, case, probabilities, store.manifest.placements[case], plan)
             run.listener.progress(index + 1, len(cases))
         return _score(run, part, origin, [case for _, case in cases])
-
-
-def previous_stage(run: Run, name: ConfigurationName) -> Previous | None:
-    """The out-of-fold segmentations of the stage before a configuration, where it has one."""
-    plan, _ = run.settings
-    before = plan.configurations[name].previous
-    if before is None:
-        return None
-    folder = run.root / before / "cross_validation" / "next_stage"
-
-    def segmentation(case: str) -> NDArray[np.int16]:
-        found: NDArray[np.int16] = np.load(folder / f"{case}.npy", mmap_mode="r")
-        return found
-
-    return Previous(segmentation, plan.labels.count - 1)
 
 
 def _extras(run: Run, name: ConfigurationName) -> list[str]:
@@ -156,7 +141,9 @@ def _score(run: Run, folder: Path, origin: str, cases: Sequence[str]) -> Scores:
 
 
 def _origin(run: Run, names: tuple[str, ...]) -> str:
-    folds = [run.fold_origin(name, fold) for name in run.configurations if name in names for fold in run.folds_of(name)]
+    folds = [
+        fold_origin(run, name, fold) for name in run.configurations if name in names for fold in run.folds_of(name)
+    ]
     return digest_of([folds, TOLERANCE_MM])
 
 

@@ -21,7 +21,8 @@ from voxfit.assessment.report.markup import (
     table,
 )
 from voxfit.core.errors import VoxfitError
-from voxfit.planning.plan import Plan, Unmeasured, ZScore
+from voxfit.planning.grid import Unmeasured, ZScore
+from voxfit.planning.plan import Plan
 from voxfit.planning.planner import make_plan
 from voxfit.planning.recipe import Annealed, Plateau, Recipe
 

@@ -1,0 +1,52 @@
+"""What is written behind the options of the command line, as the records and numbers that it stands for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from voxfit.core.errors import RecordError, UsageError
+from voxfit.planning.plan import Limits
+from voxfit.planning.recipe import Recipe
+
+
+def parse_limits(pairs: list[str] | None) -> Limits | None:
+    """Pairs KEY=VALUE; None where there are none."""
+    if not pairs:
+        return None
+    values = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if key not in Limits.model_fields:
+            raise UsageError(f"--limit {pair}: there is no such limit. Limits: {', '.join(Limits.model_fields)}.")
+        values[key] = value
+    try:
+        body = ", ".join(f'"{key}": {value}' for key, value in values.items())
+        return Limits.from_json("{" + body + "}", "--limit")
+    except RecordError as error:
+        raise UsageError(str(error)) from None
+
+
+def parse_recipe(name: str) -> Recipe:
+    """The name of a recipe, or a JSON file."""
+    if name == "nnunet-2018":
+        return Recipe()
+    if name.endswith(".json"):
+        return Recipe.load(Path(name))
+    raise UsageError(f"--recipe {name}: there is nnunet-2018, or name a .json file.")
+
+
+def parse_numbers(text: str, option: str) -> tuple[int, ...]:
+    """A list "0,1"; `option` is named where it is none."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text}: give numbers, such as 0,1.") from None
+
+
+def parse_seconds(text: str) -> float:
+    """A time such as "20m"."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"--budget {text}: give a number and a unit: 90s, 20m, 2h or 1d.")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]

@@ -1,0 +1,96 @@
+"""What networks depend on: levels, widths, kernels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+from typing_extensions import Self
+
+from voxfit.core.records import Record
+
+
+class Stages(Record):
+    """The levels of a network, 0 at full resolution.
+
+    Attributes:
+        features: feature maps of each level.
+        strides: by which each axis is divided when a level is entered; ones for level 0.
+        kernels: size of the convolutions of each level, for each axis.
+        encoder_blocks: blocks of each level on the way down.
+        decoder_blocks: convolutions of each level but the deepest on the way up.
+        block: "plain" is convolution, norm, activation; "residual" is two of them and a skip connection.
+        downsampling: how a level is entered: by max pooling, or by the stride of its first convolution.
+        bias: whether convolutions have a bias beside the norm's.
+    """
+
+    features: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=12)]
+    strides: tuple[tuple[Annotated[int, Field(ge=1, le=8)], ...], ...]
+    kernels: tuple[tuple[Annotated[int, Field(ge=1, le=7)], ...], ...]
+    encoder_blocks: tuple[PositiveInt, ...]
+    decoder_blocks: tuple[PositiveInt, ...]
+    block: Literal["plain", "residual"] = "plain"
+    downsampling: Literal["max", "strided"] = "max"
+    bias: bool = False
+
+    @model_validator(mode="after")
+    def _consistent_levels(self) -> Self:
+        levels = len(self.features)
+        if not levels == len(self.strides) == len(self.kernels) == len(self.encoder_blocks):
+            raise ValueError("features, strides, kernels and encoder_blocks need one entry for each level")
+        if len(self.decoder_blocks) != levels - 1:
+            raise ValueError("decoder_blocks needs one entry for each level but the deepest")
+        if len({len(axes) for axes in (*self.strides, *self.kernels)}) != 1 or len(self.strides[0]) not in (2, 3):
+            raise ValueError("strides and kernels need the same 2 or 3 axes on every level")
+        if any(size % 2 == 0 for axes in self.kernels for size in axes):
+            raise ValueError("kernels must be odd")
+        if set(self.strides[0]) != {1}:
+            raise ValueError("the strides of level 0 must be 1")
+        return self
+
+    @property
+    def dimension(self) -> int:
+        """2 or 3."""
+        return len(self.strides[0])
+
+    @property
+    def divisor(self) -> tuple[int, ...]:
+        """Input sizes must be multiples of this."""
+        return tuple(math.prod(axis) for axis in zip(*self.strides, strict=True))
+
+
+class Topology(Stages):
+    """What the network depends on: with the weights, all that is needed to run it.
+
+    Attributes:
+        in_channels: image channels, and the one-hot channels of a previous stage.
+        out_channels: logits of each voxel.
+    """
+
+    in_channels: PositiveInt
+    out_channels: PositiveInt
+
+
+def paper_stages(
+    num_pool: Sequence[int], base_features: int, max_features: int | None, pooling: Literal["max", "strided"] = "max"
+) -> Stages:
+    """The levels of the paper's networks (method.md [N2]-[N4]).
+
+    Args:
+        num_pool: poolings of each axis. An axis with fewer than the others is pooled on the deepest levels.
+        base_features: feature maps at full resolution, doubled at every level.
+        max_features: cap on feature maps; None for none.
+        pooling: how a level is entered.
+    """
+    deepest = max(num_pool)
+    levels = range(deepest + 1)
+    return Stages(
+        features=tuple(min(base_features << level, max_features or base_features << level) for level in levels),
+        strides=tuple(tuple(2 if level > deepest - pools else 1 for pools in num_pool) for level in levels),
+        kernels=tuple((3,) * len(num_pool) for _ in levels),
+        encoder_blocks=(2,) * (deepest + 1),
+        decoder_blocks=(2,) * deepest,
+        downsampling=pooling,
+    )

@@ -1,0 +1,100 @@
+"""The tables that commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from voxfit.assessment.scores import Scores
+from voxfit.assessment.selection import Selection
+from voxfit.planning.plan import Plan
+from voxfit.running.collection import CollectionResult
+from voxfit.running.collection import table as table_of
+
+
+def print_plan(console: Console, made: Plan) -> None:
+    """A plan, each number with its reason."""
+    labels = ", ".join(made.labels.names)
+    console.print(f"{made.dataset}: {made.num_cases} cases, labels {labels}", markup=False)
+    for channel, rule in zip(made.channel_names, made.normalization, strict=True):
+        shown = ", ".join(f"{key} {value}" for key, value in rule.model_dump().items() if key != "kind")
+        console.print(
+            f"  channel {channel}: {rule.kind}{' (' if shown else ''}{shown}{')' if shown else ''}", markup=False
+        )
+    for name, configuration in made.configurations.items():
+        table = Table(title=name, title_justify="left", title_style="bold")
+        for column in ("", "value", "why"):
+            table.add_column(column)
+        fields = ("spacing", "median_shape", "patch_size", "num_pool", "batch_size", "dice", "augmentation", "previous")
+        for key in fields:
+            value = getattr(configuration, key)
+            if value is not None:
+                shown = " x ".join(f"{item:.4g}" for item in value) if isinstance(value, tuple) else str(value)
+                table.add_row(key, shown, configuration.why.get(key, ""))
+        console.print(table)
+    if "3d" in made.configurations and "3d_lowres" not in made.configurations:
+        console.print("No cascade: the median case is at most four patches large [A5].", highlight=False)
+    for change in made.changes:
+        console.print(f"changed: {change}", markup=False)
+
+
+def print_selection(console: Console, selection: Selection) -> None:
+    """All candidates of a run, the chosen one marked."""
+    labels = list(selection.candidates[0].label_dice)
+    rows = [
+        (
+            candidate.name + (" (chosen)" if candidate.name == selection.chosen else ""),
+            [candidate.foreground_dice, *(candidate.label_dice[name] for name in labels)],
+            candidate.name == selection.chosen,
+        )
+        for candidate in selection.candidates
+    ]
+    cases = selection.candidates[0].cases
+    console.print(score_table(f"Cross-validated Dice ({cases} cases)", ["foreground", *labels], rows))
+
+
+def print_collection(console: Console, done: CollectionResult) -> None:
+    """The table of several datasets, where it was written, and which datasets failed."""
+    columns, rows = table_of(done.results)
+    shown = Table(title="Mean Dice (%) in cross-validation", title_justify="left", title_style="bold")
+    shown.add_column("")
+    for dataset, label in columns:
+        shown.add_column(f"{dataset}\n{label}", justify="right")
+    for name, cells in rows:
+        texts = ["-" if dice is None else f"{100 * dice:.2f}" for dice, _ in cells]
+        styles = ["[bold green]{}[/]" if chosen else "{}" for _, chosen in cells]
+        shown.add_row(name, *(style.format(text) for style, text in zip(styles, texts, strict=True)))
+    console.print(shown)
+    console.print("Written to " + " and ".join(str(path) for path in done.tables), markup=False)
+    for name, error in done.failures.items():
+        console.print(f"error: {name}: {error}", markup=False, highlight=False, style="red")
+
+
+def print_scores(console: Console, scores: Scores) -> None:
+    """The means of all labels."""
+    columns = ["Dice", "Hausdorff 95 (mm)", f"surface Dice ({scores.tolerance_mm:g} mm)"]
+    rows: list[tuple[str, list[float | None], bool]] = [
+        (name, [mean.dice, mean.hausdorff_95_mm, mean.surface_dice], False) for name, mean in scores.mean.labels.items()
+    ]
+    rows.append(("mean foreground", [scores.mean.foreground_dice, None, None], True))
+    console.print(score_table(f"Scores of {len(scores.cases)} cases", columns, rows))
+
+
+def score_table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[float | None], bool]]) -> Table:
+    """A table of scores; the rows that are marked stand out.
+
+    Args:
+        title: above it.
+        columns: names of the scores.
+        rows: name, scores, marked.
+    """
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for name, values, marked in rows:
+        cells = ["-" if value is None else f"{value:.4f}" for value in values]
+        table.add_row(name, *cells, style="bold green" if marked else "")
+    return table

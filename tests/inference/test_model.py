@@ -1,0 +1,125 @@
+"""A model in closed form: its label maps lie where the images are, in millimetres, as SimpleITK sees it."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import safetensors.torch
+import SimpleITK as sitk
+import torch
+
+from voxfit.imaging.labels import Label, Labels
+from voxfit.inference.model import Member, Model, ModelDescription
+from voxfit.networks.unet import build_network
+from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
+from voxfit.planning.grid import ClipAndScale
+from voxfit.planning.plan import Limits
+from voxfit.planning.planner import make_plan
+
+CENTRE = np.array([13.0, -41.0, 7.0])
+RADIUS = 11.0
+
+COSINE, SINE = math.cos(0.4), math.sin(0.4)
+OBLIQUE = (COSINE, -SINE, 0.0, SINE * COSINE, COSINE * COSINE, -SINE, SINE * SINE, SINE * COSINE, COSINE)
+FLIPPED = (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+MIRRORED = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
+SWAPPED = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+def threshold(image: torch.Tensor) -> torch.Tensor:
+    """The network: foreground where the intensity is above 0."""
+    return 20 * torch.cat([-image, image], dim=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model of two configurations, weights at random, on a grid of 1.5 mm."""
+    case = CaseFingerprint(shape=(20, 24, 28), uncropped_shape=(20, 24, 28), spacing_mm=(1.5, 1.5, 1.5))
+    fingerprint = Fingerprint(
+        dataset="balls",
+        channel_names=("CT",),
+        labels=Labels(classes=(Label(name="ball", value=3),)),
+        cases=(case,) * 4,
+        intensities=(None,),
+    )
+    plan = make_plan(fingerprint, Limits(voxel_budget=16**3, plane_voxels=2048, base_features=4, cascade_factor=100))
+    rule = ClipAndScale(lower=-1e3, upper=1e3, mean=0.0, standard_deviation=1.0)
+    plan = plan.model_copy(update={"normalization": (rule,)})
+    path = tmp_path_factory.mktemp("model")
+    for name in ("2d", "3d"):
+        weights = build_network(plan.topology(name), 0).state_dict()
+        (path / f"{name}.safetensors").write_bytes(safetensors.torch.save(weights))
+    ModelDescription(
+        name="2d+3d",
+        plan=plan,
+        members=tuple(Member(configuration=name, weights=(f"{name}.safetensors",)) for name in ("2d", "3d")),
+        cross_validated_dice=None,
+        made_from="",
+        made_by="test",
+    ).save(path / "model.json")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    opened = Model.open(folder, "cpu")
+    for predictor in opened.predictors.values():
+        predictor.networks = (threshold,)
+    return opened
+
+
+def ball(size, spacing, direction):
+    """Distance to the ball's surface, positive inside, on a grid around it; voxels are placed by SimpleITK."""
+    reference = sitk.Image(size, sitk.sitkFloat32)
+    reference.SetSpacing(spacing)
+    reference.SetDirection(direction)
+    middle = reference.TransformContinuousIndexToPhysicalPoint([(edge - 1) / 2 + 0.3 for edge in size])
+    reference.SetOrigin((CENTRE - np.array(middle)).tolist())
+    points = sitk.PhysicalPointSource(
+        sitk.sitkVectorFloat64, size, reference.GetOrigin(), reference.GetSpacing(), reference.GetDirection()
+    )
+    distance = RADIUS - np.linalg.norm(sitk.GetArrayFromImage(points) - CENTRE, axis=-1)
+    image = sitk.GetImageFromArray(distance.astype(np.float32))
+    image.CopyInformation(reference)
+    return image
+
+
+@pytest.mark.parametrize("direction", [OBLIQUE, FLIPPED, MIRRORED, SWAPPED], ids=["oblique", "flip", "mirror", "swap"])
+@pytest.mark.parametrize(("size", "spacing"), [((34, 31, 9), (0.9, 1.0, 4.0)), ((20, 19, 23), (1.5, 1.7, 1.4))])
+def test_the_segmentation_overlays_the_image_in_space(model, size, spacing, direction):
+    image = ball(size, spacing, direction)
+    label = model.predict(image)
+    assert label.GetSize() == image.GetSize()
+    for get in ("GetOrigin", "GetSpacing", "GetDirection"):
+        assert getattr(label, get)() == pytest.approx(getattr(image, get)(), abs=1e-9)
+    shapes = sitk.LabelShapeStatisticsImageFilter()
+    shapes.Execute(sitk.Cast(label, sitk.sitkUInt8))
+    assert shapes.GetLabels() == (3,)
+    assert np.linalg.norm(np.array(shapes.GetCentroid(3)) - CENTRE) < 0.2 * max(spacing)
+    assert shapes.GetPhysicalSize(3) == pytest.approx(4 / 3 * math.pi * RADIUS**3, rel=0.05)
+    # On a grid along the axes of space, it fits the ball as well as the image's own voxels can.
+    best = overlap(image > 0)
+    assert overlap(label == 3) > max(best - 0.02, 0.9)
+
+
+def overlap(mask):
+    """Dice with the ball, on a fine grid along the axes of space."""
+    grid = ball((60, 60, 60), (0.5, 0.5, 0.5), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    moved = sitk.GetArrayFromImage(sitk.Resample(mask, grid, sitk.Transform(), sitk.sitkNearestNeighbor)) > 0
+    expected = sitk.GetArrayFromImage(grid) > 0
+    return 2 * (moved & expected).sum() / (moved.sum() + expected.sum())
+
+
+def test_labels_are_found_voxel_by_voxel_where_nothing_is_resampled(model):
+    """On the model's own grid the whole way there and back changes nothing."""
+    image = ball((21, 26, 18), (1.5, 1.5, 1.5), OBLIQUE)
+    expected = 3 * (sitk.GetArrayFromImage(image) > 0)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(model.predict(image)), expected)
+
+
+def test_turning_an_array_turns_its_segmentation(model):
+    array = sitk.GetArrayFromImage(ball((20, 20, 20), (1.5, 1.5, 1.5), OBLIQUE))
+    plain = model.predict(array, (1.5, 1.5, 1.5))
+    for axes in itertools.permutations(range(3)):
+        np.testing.assert_array_equal(model.predict(array.transpose(axes), (1.5,) * 3), plain.transpose(axes))
