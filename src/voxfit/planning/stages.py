@@ -79,8 +79,8 @@ def paper_stages(
     """The levels of the paper's networks (method.md [N2]-[N4]).
 
     Args:
-        num_pool: poolings of each axis. An axis with fewer than the others is pooled on the deepest levels.
-        base_features: feature maps at full resolution, doubled at every level.
+        num_pool: poolings of each axis. An axis with fewer than the others is pooled on the deepest levels [N4].
+        base_features: feature maps at full resolution, doubled at every level [N3].
         max_features: cap on feature maps; None for none.
         pooling: how a level is entered.
     """
