@@ -1,13 +1,16 @@
 # make demo    install, then fit a small synthetic dataset and segment its test images
 # make test    install what tests need, then lint, type-check, check layers, test
-# Both install into .venv once; a change of pyproject.toml or constraints.txt installs again.
+# make oracles compare with nnU-Net v2 itself, in an environment of its own
+# All install once; a change of pyproject.toml or constraints.txt installs again.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test clean
+ORACLES := .venv-oracles
+
+.PHONY: demo test oracles clean
 
 demo: $(VENV)/installed
 	$(BIN)/voxfit demo -o demo
@@ -18,6 +21,16 @@ test: $(VENV)/installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+oracles: $(ORACLES)/installed
+	$(ORACLES)/bin/python -m pytest tests/oracles
+
+$(ORACLES)/installed: pyproject.toml constraints.txt tests/oracles/constraints.txt
+	$(PYTHON) -m venv $(ORACLES)
+	$(ORACLES)/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt torch
+	$(ORACLES)/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt \
+	  --constraint tests/oracles/constraints.txt --editable '.[oracles]'
+	touch $@
 
 $(VENV)/created:
 	$(PYTHON) -c 'import sys; sys.exit("voxfit needs Python 3.10 or newer" if sys.version_info < (3, 10) else 0)'
@@ -34,4 +47,4 @@ $(VENV)/installed-test: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(ORACLES) demo

@@ -22,6 +22,9 @@ app = typer.Typer(
     help="Fits a segmentation U-Net to any medical image dataset with nobody turning a knob.",
 )
 
+importing = typer.Typer(no_args_is_help=True, help="Take over models of other programs.")
+app.add_typer(importing, name="import")
+
 RunFolder = Annotated[Path, typer.Option("-o", "--output", help="The run folder.")]
 GroupBy = Annotated[
     Optional[str],  # noqa: UP045 - typer reads this on Python 3.10 too
@@ -30,6 +33,9 @@ GroupBy = Annotated[
 Limit = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--limit", help="KEY=VALUE: another constant of the planning rules, e.g. voxel_budget=262144."),
+]
+RecipeName = Annotated[
+    str, typer.Option(help="nnunet-2018, nnunet-v2, nnunet-v2-resenc-m, -l or -xl, or a JSON file of settings.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Workers = Annotated[Optional[int], typer.Option(help="Processes for reading and preparing; default: one a core.")]  # noqa: UP045
@@ -64,6 +70,10 @@ def check(dataset: Path, group_by: GroupBy = None, workers: Workers = None) -> N
     if fatal := [problem for problem in problems if problem.fatal]:
         raise DatasetError(fatal)
     labels = ", ".join(f"{label.value} {label.name}" for label in found.labels.classes)
+    if found.labels.regions:
+        labels += f", trained as the regions {', '.join(found.labels.names)}"
+    if found.labels.ignore is not None:
+        labels += f", {found.labels.ignore} not annotated"
     console.print(
         f"{found.name}: {len(found.cases)} training cases, {len(found.test_cases)} test images, "
         f"channels {', '.join(found.channel_names)}, labels {labels}. Ready to train.",
@@ -78,21 +88,23 @@ def plan(
         "plan.json"
     ),
     fingerprint: Annotated[Optional[Path], typer.Option(help="Plan from measured facts, without images.")] = None,  # noqa: UP045
+    recipe: RecipeName = "nnunet-2018",
     limit: Limit = None,
     group_by: GroupBy = None,
     workers: Workers = None,
 ) -> None:
     """Show what would be trained, with a reason for each number, and write plan.json."""
-    from voxfit.options import parse_limits
+    from voxfit.options import parse_limits, parse_recipe
     from voxfit.planning.fingerprint import load_fingerprint
-    from voxfit.planning.planner import make_plan
+    from voxfit.planning.planners import plan_by
     from voxfit.tables import print_plan
 
     console, listener = _console()
     if (dataset is None) == (fingerprint is None):
         raise UsageError("Give either a dataset folder or --fingerprint FILE.")
+    settings = parse_recipe(recipe)
     if fingerprint is not None:
-        made = make_plan(load_fingerprint(fingerprint), parse_limits(limit))
+        made = plan_by(settings.planner, load_fingerprint(fingerprint), parse_limits(limit))
         made.save(output)
     elif dataset is not None:
         if output.suffix == ".json":
@@ -100,7 +112,10 @@ def plan(
         from voxfit.running.pipeline import Run
         from voxfit.running.request import FitRequest
 
-        run = Run(FitRequest(dataset, output, limits=parse_limits(limit), group_by=group_by, workers=workers), listener)
+        request = FitRequest(
+            dataset, output, recipe=settings, limits=parse_limits(limit), group_by=group_by, workers=workers
+        )
+        run = Run(request, listener)
         with run.workspace.lock():
             made = run.base_plan
         output /= "plan.json"
@@ -114,7 +129,7 @@ def fit(
     output: RunFolder,
     configurations: Annotated[Optional[str], typer.Option(help="2d,3d,...; default: all that are offered.")] = None,  # noqa: UP045
     folds: Annotated[Optional[str], typer.Option(help="0,1,...; default: all.")] = None,  # noqa: UP045
-    recipe: Annotated[str, typer.Option(help="Name or JSON file of the training settings.")] = "nnunet-2018",
+    recipe: RecipeName = "nnunet-2018",
     epochs: Annotated[Optional[int], typer.Option(min=1, help="Exactly this many, annealed to the end.")] = None,  # noqa: UP045
     budget: Annotated[Optional[str], typer.Option(help="Time for the whole fit: 90s, 20m, 2h, 1d.")] = None,  # noqa: UP045
     device: Device = "auto",
@@ -249,6 +264,39 @@ def status(run: Path) -> None:
     console, _ = _console()
     for line in describe(run):
         console.print(line, markup=False, highlight=False)
+
+
+@importing.command("nnunet")
+def import_nnunet(
+    folder: Annotated[Path, typer.Argument(help="DatasetXXX_Name/Trainer__Plans__configuration.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The new model folder.")],
+    folds: Annotated[Optional[str], typer.Option(help="0,1,...; default: all that were trained.")] = None,  # noqa: UP045
+) -> None:
+    """Make a model of a results folder of nnU-Net v2; nothing in its files is executed."""
+    from voxfit.interop.nnunet_model import import_nnunet as convert
+    from voxfit.options import parse_numbers
+
+    made = convert(folder, output, parse_numbers(folds, "--folds") if folds else None)
+    console, _ = _console()
+    console.print(f"Model:   {made}\nNext:    voxfit predict {made} IMAGES -o OUT", markup=False)
+
+
+@app.command()
+def export(
+    run: Path,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A new folder.")],
+    form: Annotated[str, typer.Option("--format", help="nnunet.")] = "nnunet",
+    number: Annotated[int, typer.Option(help="Of the dataset, for nnU-Net.")] = 900,
+) -> None:
+    """Write a run's dataset, split and out-of-fold predictions as another program wants them."""
+    if form != "nnunet":
+        raise UsageError(f"--format {form}: there is nnunet.")
+    from voxfit.interop.nnunet_export import export_nnunet
+
+    console, listener = _console()
+    raw = export_nnunet(run, output, number, listener.progress)
+    listener.close()
+    console.print(f"Written to {output}; the raw dataset is {raw}", markup=False)
 
 
 @app.command()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from voxfit.core.errors import RecordError, UsageError
 from voxfit.planning.plan import Limits
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipe import PLANNERS, Recipe
+from voxfit.planning.recipes import recipe_named
 
 
 def parse_limits(pairs: list[str] | None) -> Limits | None:
@@ -29,11 +30,12 @@ def parse_limits(pairs: list[str] | None) -> Limits | None:
 
 def parse_recipe(name: str) -> Recipe:
     """The name of a recipe, or a JSON file."""
-    if name == "nnunet-2018":
-        return Recipe()
     if name.endswith(".json"):
         return Recipe.load(Path(name))
-    raise UsageError(f"--recipe {name}: there is nnunet-2018, or name a .json file.")
+    for planner in PLANNERS:
+        if name == planner:
+            return recipe_named(planner)
+    raise UsageError(f"--recipe {name}: there are {', '.join(PLANNERS)}; or name a .json file.")
 
 
 def parse_numbers(text: str, option: str) -> tuple[int, ...]:

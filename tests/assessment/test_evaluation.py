@@ -111,6 +111,17 @@ def test_what_is_absent():
     assert scores.mean.foreground_dice == pytest.approx((1 + 1 / 3) / 2)
 
 
+def test_regions_are_unions_and_what_nobody_annotated_is_not_compared() -> None:
+    labels = Labels.from_description({"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}, [1, 2])
+    reference, _ = labels.to_indices(np.array([[[0, 1, 2, 2, 3, 3, 1, 0]]]))
+    predicted, _ = labels.to_indices(np.array([[[1, 1, 1, 2, 2, 1, 0, 0]]]))
+    scores = score_case("x", reference, predicted, SPACING, labels).labels
+    assert list(scores) == ["whole", "core"]
+    # whole: reference in 1, 2, 3, 6; predicted in 0, 1, 2, 3 (4 and 5 do not count).
+    assert (scores["whole"].dice, scores["whole"].predicted_voxels) == (2 * 3 / 8, 4)
+    assert (scores["core"].dice, scores["core"].reference_voxels) == (pytest.approx(2 * 1 / 3), 2)
+
+
 def test_labels_without_a_value_are_left_out_of_the_mean():
     liver, nothing = np.ones((1, 2, 2), int), np.zeros((1, 2, 2), int)
     scores = summarize([score_case("a", liver, liver, SPACING, LABELS)], LABELS)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from voxfit.core.errors import DatasetError
 from voxfit.imaging.dataset import Dataset, group_channels, images_in
 from voxfit.imaging.labels import Label
+from voxfit.planning.folds import split
 
 Build = Callable[..., Path]
 
@@ -122,6 +123,63 @@ def test_what_macos_leaves_beside_files_is_no_case(nnunet: Build) -> None:
     assert len(dataset.cases) == 3
 
 
+def test_cases_may_be_listed_with_their_files(nnunet: Build) -> None:
+    folder = nnunet()
+    plain = Dataset.open(folder).cases
+    named = {
+        f"patient {case.name}": {
+            "images": [os.path.relpath(image, folder) for image in reversed(case.images)],
+            "label": os.path.relpath(case.label or "", folder),
+        }
+        for case in plain
+    }
+    body = json.loads((folder / "dataset.json").read_text()) | {"dataset": named}
+    (folder / "dataset.json").write_text(json.dumps(body))
+    dataset = Dataset.open(folder)
+    assert dataset.problems == ()
+    assert [case.name for case in dataset.cases] == list(named)
+    assert [case.images for case in dataset.cases] == [case.images[::-1] for case in plain]  # the order is the list's
+
+
+def test_only_files_of_the_named_ending_count(nnunet: Build) -> None:
+    folder = nnunet(file_ending=".nrrd")
+    for room in ("imagesTr", "labelsTr"):
+        (folder / room / "thumbnail.png").write_bytes(b"x")
+    dataset = Dataset.open(folder)
+    assert dataset.problems == ()
+    assert len(dataset.cases) == 3
+
+
+def test_a_given_split_is_taken_over(nnunet: Build) -> None:
+    folder = nnunet()
+    names = [case.name for case in Dataset.open(folder).cases]
+    folds = [{"train": names[1:], "val": names[:1]}, {"train": names[:1], "val": names[1:2]}]
+    (folder / "splits_final.json").write_text(json.dumps(folds))
+    dataset = Dataset.open(folder)
+    assert dataset.problems == ()
+    found = split(dataset.cases, 5, 0, dataset.splits)
+    assert [found.training(fold) for fold in (0, 1)] == [tuple(names[1:]), tuple(names[:1])]
+    assert found.validation == (tuple(names[:1]), tuple(names[1:2]))
+
+
+@pytest.mark.parametrize(
+    ("folds", "words"),
+    [
+        ([], "no folds"),
+        ({}, "no folds"),
+        (["a"], "no list of folds"),
+        ([{"train": ["stranger"], "val": ["tiny_000"]}], "stranger"),
+        ([{"train": ["tiny_000", "tiny_001"], "val": ["tiny_000"]}], "both sides"),
+        ([{"train": ["tiny_000"], "val": []}], "empty"),
+    ],
+)
+def test_unusable_splits_are_named(msd: Build, folds: object, words: str) -> None:
+    folder = msd()
+    (folder / "splits_final.json").write_text(json.dumps(folds))
+    dataset = Dataset.open(folder)
+    assert any(problem.fatal and words in str(problem) for problem in dataset.problems)
+
+
 def test_cases_of_a_group(msd: Build) -> None:
     folder = msd(groups={"tiny_000": "p1", "tiny_001": "p1"})
     assert [case.group for case in Dataset.open(folder).cases] == ["p1", "p1", ""]
@@ -216,7 +274,11 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         ({"labels": {"background": 0, "liver": -1}}, ["liver", "-1"]),
         ({"labels": {"background": 0, "liver": True}}, ["liver", "True"]),
         ({"labels": {"background": 0, "liver": None}}, ["liver", "None"]),
-        ({"labels": {"background": 0, "whole": [1, 2]}}, ["whole", "[1, 2]"]),
+        ({"labels": {"background": 0, "whole": [1, 2]}}, ["whole", "regions_class_order", "1, 2"]),
+        ({"file_ending": ".npy"}, ["file_ending", ".nii.gz"]),
+        ({"dataset": {"x": {"images": ["imagesTr/absent.nii.gz"], "label": "labelsTr/tiny_000.nii.gz"}}}, ["absent"]),
+        ({"dataset": {"x": {"images": ["../x.nii.gz"], "label": "labelsTr/tiny_000.nii.gz"}}}, ["out of the dataset"]),
+        ({"dataset": {"x": {"image": "a"}}}, ['entry "x"']),
         ({"labels": {"one": "liver"}}, ["liver", "one"]),
         ({"labels": {"²": "liver"}}, ["liver", "²"]),
         ({"training": [["imagesTr/a.nii.gz", "labelsTr/a.nii.gz"]]}, ["entry 0", '"training"']),

@@ -25,17 +25,36 @@ def identity(batch):
 @pytest.mark.parametrize("folds", [1, 3])
 def test_the_input_comes_back(shape, mirror, folds):
     image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
-    predictor = Predictor([identity] * folds, PATCH, slice_axis=None, classes=2, mirror=mirror)
+    predictor = Predictor(
+        [identity] * folds, PATCH, slice_axis=None, outputs=2, mirror_axes=(0, 1, 2) if mirror else ()
+    )
     probabilities = predictor.predict(image)
     assert probabilities[1] == pytest.approx(1 / (1 + np.exp(-image[0])), abs=1e-5)
     assert probabilities.sum(axis=0) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["centred", "shifted"])
+def test_logits_and_regions_come_back_too(shape, kind):
+    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+
+    def network(batch):
+        return torch.cat([batch, 2 * batch, -batch], dim=1)
+
+    for activation, expected in ((None, lambda x: x), ("sigmoid", lambda x: 1 / (1 + np.exp(-x)))):
+        predictor = Predictor(
+            [network], PATCH, slice_axis=None, outputs=3, activation=activation, mirror_axes=(2,), tile_weights=kind
+        )
+        assert len(predictor.flips) == 2
+        for output, factor in zip(predictor.predict(image), (1, 2, -1), strict=True):
+            assert output == pytest.approx(expected(factor * image[0]), abs=1e-5)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_slices_come_back_along_every_axis(axis):
     image = np.random.default_rng(0).normal(size=(1, 7, 20, 15)).astype(np.float32)
     box = tuple(1 if other == axis else 12 for other in range(3))
-    predictor = Predictor([identity], box, slice_axis=axis, classes=2)
+    predictor = Predictor([identity], box, slice_axis=axis, outputs=2)
     assert predictor.predict(image)[1] == pytest.approx(1 / (1 + np.exp(-image[0])), abs=1e-5)
 
 
@@ -48,13 +67,13 @@ def test_folds_and_variants_are_averaged_as_probabilities():
         )
         return torch.cat([torch.zeros_like(ramp), ramp - 3], dim=1)
 
-    predictor = Predictor([lopsided, identity], PATCH, slice_axis=None, classes=2)
+    predictor = Predictor([lopsided, identity], PATCH, slice_axis=None, outputs=2)
     probabilities = predictor.predict(np.zeros((1, *PATCH), np.float32))
     ramp = np.arange(8) - 3.0
     both = (1 / (1 + np.exp(-ramp)) + 1 / (1 + np.exp(-ramp[::-1]))) / 2
     assert probabilities[1, :, 0, 0] == pytest.approx((both + 0.5) / 2, abs=1e-5)
     assert len(predictor.flips) == 8
-    assert len(Predictor([identity], (1, 8, 8), slice_axis=0, classes=2).flips) == 4
+    assert len(Predictor([identity], (1, 8, 8), slice_axis=0, outputs=2).flips) == 4
 
 
 @settings(max_examples=100)
@@ -65,7 +84,7 @@ def test_tiles_cover_everything_and_overlap_by_half(size, edge):
     assert starts[0] == 0
     assert starts[-1] == size - edge
     steps = np.diff(starts)
-    assert (steps <= max(edge // 2, 1)).all()
+    assert (steps <= (edge + 1) // 2).all()
     assert (steps > 0).all()
 
 

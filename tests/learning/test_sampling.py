@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.labels import IGNORED, Label, Labels, Region
 from voxfit.imaging.volume import Volume
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Prefetcher
 from voxfit.planning.grid import Grid, ZScore
@@ -13,6 +14,7 @@ from voxfit.planning.recipe import Recipe
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import Store, StoreManifest, write_case
 
+LABELS = Labels(classes=(Label(name="a", value=1), Label(name="b", value=2)))
 SHAPES = {"a": (20, 24, 28), "b": (9, 30, 16), "c": (16, 16, 16)}
 
 
@@ -61,8 +63,8 @@ KINDS = {
 }
 
 
-def sampler(store, kind, seed=0):
-    return PatchSampler(store, list(SHAPES), KINDS[kind], Recipe(), channels=1, seed=seed)
+def sampler(store, kind, seed=0, labels=LABELS):
+    return PatchSampler(store, list(SHAPES), KINDS[kind], Recipe(), labels=labels, channels=1, seed=seed)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -123,8 +125,45 @@ def test_a_case_without_foreground_is_sampled_anywhere(store):
         def index(self, name):
             return np.stack([(empty == value).sum(axis=(1, 2)) for value in range(3)])
 
-    drawn = PatchSampler(Empty(), ["a"], KINDS["3d"], Recipe(), channels=1, seed=0)
+    drawn = PatchSampler(Empty(), ["a"], KINDS["3d"], Recipe(), labels=LABELS, channels=1, seed=0)
     assert drawn._foreground_voxel(np.random.default_rng(0), "a", empty) is None
+
+
+@pytest.fixture
+def sparse(tmp_path):
+    """A case of which one slice of twenty is annotated, and there the most part is background."""
+    label = np.full((20, 24, 28), IGNORED, np.int16)
+    label[13] = 0
+    label[13, 3:6, 20:22] = 1
+    label[13, 4:6, 21:22] = 2
+    image = np.random.default_rng(0).random((1, *label.shape)).astype(np.float32) + 1
+    grid = Grid(spacing_mm=(1.0, 1.0, 1.0), normalization=(ZScore(),))
+    case = prepare(Volume(image, Geometry(label.shape, (1.0, 1.0, 1.0))), grid, label)
+    write_case(tmp_path, "a", case, 3)
+    StoreManifest(made_from="x", placements={"a": case.placement}).save(tmp_path / "manifest.json")
+    return Store(tmp_path)
+
+
+def test_every_patch_has_annotated_voxels_where_few_are(sparse):
+    labels = LABELS.model_copy(update={"ignore": 9})
+    drawn = PatchSampler(sparse, ["a"], KINDS["3d"], Recipe(), labels=labels, channels=1, seed=0)
+    for step in range(20):
+        _, label = drawn.finish(drawn.batch(VALIDATION, 0, step), torch.device("cpu"))
+        assert (label != IGNORED).flatten(1).any(dim=1).all()
+        assert (label > 0).flatten(1).any(dim=1).sum() >= drawn.forced
+    # A rotated patch, too, keeps what nobody annotated apart from background.
+    _, label = drawn.finish(drawn.batch(TRAINING, 0, 0), torch.device("cpu"))
+    assert set(label.unique().tolist()) <= {IGNORED, -1, 0, 1, 2}
+
+
+def test_regions_are_equally_likely_whatever_their_size(sparse):
+    regions = (Region(name="all", values=(1, 2), paste=1), Region(name="core", values=(2,), paste=2))
+    labels = LABELS.model_copy(update={"regions": regions})
+    drawn = PatchSampler(sparse, ["a"], KINDS["3d"], Recipe(), labels=labels, channels=1, seed=0)
+    label = sparse.label("a")
+    found = [label[drawn._foreground_voxel(np.random.default_rng(seed), "a", label)] for seed in range(600)]
+    # Half of the draws are from the core (2 voxels); a third of the other half (2 of 6) hits it by chance.
+    assert np.mean(np.array(found) == 2) == pytest.approx(1 / 2 + 1 / 6, abs=0.08)  # four standard deviations
 
 
 def test_draws_depend_on_counters_only(store):

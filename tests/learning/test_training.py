@@ -1,6 +1,7 @@
 """The training loop: it learns, resumes exactly, and survives damaged checkpoints."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,11 +9,15 @@ import torch
 
 from voxfit.core.listening import Listener
 from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.labels import Label, Labels
 from voxfit.imaging.volume import Volume
-from voxfit.learning.training import Training, TrainingTask, measure_step
+from voxfit.learning.losses import segmentation_loss
+from voxfit.learning.sampling import PatchSampler
+from voxfit.learning.training import Training, TrainingTask, measure_step, task_loss
+from voxfit.networks.unet import build_network
 from voxfit.planning.grid import Grid, ZScore
 from voxfit.planning.plan import Configuration
-from voxfit.planning.recipe import Annealed, Plateau, Recipe
+from voxfit.planning.recipe import SGD, Annealed, Plateau, Recipe
 from voxfit.planning.stages import Topology, paper_stages
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import Store, StoreManifest, write_case
@@ -61,6 +66,7 @@ def task(seed=0, epochs=4, **changes):
     recipe = Recipe(steps_per_epoch=6, validation_steps=2, schedule=changes.pop("schedule", schedule))
     return TrainingTask(
         name="test",
+        labels=Labels(classes=(Label(name="box", value=1),)),
         topology=Topology(in_channels=1, out_channels=2, **dict(paper_stages((1, 1, 1), 4, None))),
         configuration=Configuration(
             spacing=(1.0, 1.0, 1.0),
@@ -144,6 +150,69 @@ def test_a_changed_task_does_not_continue_an_old_checkpoint(store, tmp_path):
     ear = Ear()
     Training(task(epochs=2), store, tmp_path, "cpu", ear).run()
     assert [report.epoch for report in ear.reports] == [1, 2]
+
+
+def second_version(stages, **changes):
+    """The settings of nnU-Net v2: momentum, cut gradients, losses on coarse levels."""
+    base = task(**changes)
+    recipe = base.recipe.model_copy(
+        update={"optimizer": SGD(), "largest_gradient": 12.0, "deep_supervision": True, "centred": "third"}
+    )
+    topology = Topology(in_channels=1, out_channels=2, **dict(stages))
+    configuration = base.configuration.model_copy(update={"patch_size": (16, 16, 16), "num_pool": (3, 3, 3)})
+    return replace(base, recipe=recipe, topology=topology, configuration=configuration)
+
+
+def test_momentum_and_coarse_losses_resume_too(store, tmp_path):
+    made = second_version(paper_stages((3, 3, 3), 4, None))
+    whole = Training(made, store, tmp_path / "whole", "cpu", Ear()).run()
+    with pytest.raises(Stop):
+        Training(made, store, tmp_path / "part", "cpu", Ear(stop_after=2)).run()
+    resumed = Training(made, store, tmp_path / "part", "cpu", Ear()).run()
+    assert same(weights(whole), weights(resumed))
+    assert whole.state_dict().keys() - whole.inference_weights().keys() == {
+        "coarse_heads.0.weight",
+        "coarse_heads.0.bias",
+    }
+
+
+def test_coarse_losses_are_halved_level_by_level(store):
+    """Against the sum written out; the coarsest of three decoder levels has no loss."""
+    made = second_version(paper_stages((3, 3, 3), 4, None))
+    network = build_network(made.topology, 0, deep_supervision=True)
+    image = torch.randn(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    label = torch.zeros(2, 16, 16, 16, dtype=torch.int16)
+    label[:, 4:10, 3:12, 5:8] = 1
+    fine, coarse = network(image)
+    assert coarse.shape == (2, 2, 8, 8, 8)
+    # The voxel behind the middle of each block of two stands for it.
+    parts = [
+        segmentation_loss(fine, label, made.labels, per_sample=True),
+        segmentation_loss(coarse, label[:, 1::2, 1::2, 1::2], made.labels, per_sample=True),
+    ]
+    assert torch.allclose(task_loss(made, [fine, coarse], label), (parts[0] + parts[1] / 2) / 1.5)
+    assert isinstance(network.eval()(image), torch.Tensor)
+
+
+@pytest.mark.parametrize("pools", [1, 2])
+def test_shallow_networks_have_one_loss(pools):
+    network = build_network(second_version(paper_stages((pools,) * 3, 4, None)).topology, 0, deep_supervision=True)
+    assert isinstance(network(torch.zeros(1, 1, 16, 16, 16)), torch.Tensor)
+
+
+@pytest.mark.parametrize(("batch", "centred", "expected"), [(2, "third", 1), (9, "third", 3), (2, "above_third", 1)])
+def test_samples_centred_on_foreground(store, batch, centred, expected):
+    made = task()
+    sampler = PatchSampler(
+        store,
+        ["a"],
+        made.configuration.model_copy(update={"batch_size": batch}),
+        made.recipe.model_copy(update={"centred": centred}),
+        labels=made.labels,
+        channels=1,
+        seed=0,
+    )
+    assert sampler.forced == expected
 
 
 def test_a_timed_training_keeps_its_time(store, tmp_path):

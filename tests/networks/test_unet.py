@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
-from voxfit.networks.unet import build_network
+from voxfit.networks.unet import ResidualBlock, build_network
 from voxfit.planning.stages import Topology, paper_stages
 
 
@@ -68,3 +69,83 @@ def test_instance_norm_makes_the_scale_of_the_input_irrelevant():
     with torch.inference_mode():
         first, second = network(image), network(1000 * image)
     assert np.allclose(first, second, atol=1e-3)
+
+
+def residual(**changes):
+    """Levels of each kind: with and without pooling, with and without more features."""
+    return Topology(
+        in_channels=2,
+        out_channels=3,
+        features=(4, 4, 8, 8),
+        strides=((1, 1, 1), (1, 2, 2), (2, 2, 2), (1, 1, 1)),
+        kernels=((1, 3, 3), (3, 3, 3), (3, 3, 3), (3, 1, 5)),
+        encoder_blocks=(1, 2, 1, 2),
+        decoder_blocks=(1, 2, 1),
+        block="residual",
+        downsampling="strided",
+        bias=True,
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_residual_network_keeps_the_shape(batch):
+    network = build_network(residual(), 0)
+    assert network(torch.zeros(batch, 2, 4, 8, 12)).shape == (batch, 3, 4, 8, 12)
+
+
+def test_parameters_are_those_of_residual_blocks():
+    """A stem, blocks of two convolutions, a projection without bias only where the number of features changes."""
+
+    def unit(inputs, outputs, kernel, bias=True):
+        return inputs * outputs * math.prod(kernel) + (3 if bias else 2) * outputs
+
+    made = residual()
+    kernels, widths = made.kernels, made.features
+    expected = unit(2, 4, kernels[0])
+    for level, inputs in enumerate((4, 4, 4, 8)):
+        expected += unit(inputs, widths[level], kernels[level])
+        expected += (2 * made.encoder_blocks[level] - 1) * unit(widths[level], widths[level], kernels[level])
+    expected += unit(4, 8, (1, 1, 1), bias=False)
+    for level in range(3):
+        expected += math.prod(made.strides[level + 1]) * widths[level + 1] * widths[level] + widths[level]
+        expected += unit(2 * widths[level], widths[level], kernels[level])
+        expected += (made.decoder_blocks[level] - 1) * unit(widths[level], widths[level], kernels[level])
+    expected += 4 * 3 + 3
+    assert sum(parameter.numel() for parameter in build_network(made, 0).parameters()) == expected
+
+
+@pytest.mark.parametrize(("inputs", "stride"), [(4, (1, 1, 1)), (8, (1, 1, 1)), (4, (1, 2, 2)), (8, (2, 1, 2))])
+def test_a_residual_block_is_its_formula(inputs, stride):
+    """The sum of two convolutions and of the averaged, projected image, activated once more."""
+    torch.manual_seed(0)
+    block = ResidualBlock(residual(), inputs, 4, (3, 1, 5), stride).double()
+    for weight in block.parameters():
+        torch.nn.init.normal_(weight)
+    image = torch.randn(2, inputs, 4, 6, 8, dtype=torch.float64)
+
+    def unit(layers, values, stride=1):
+        convolution, norm = layers[0], layers[1]
+        padding = [size // 2 for size in convolution.weight.shape[2:]]
+        values = functional.conv3d(values, convolution.weight, convolution.bias, stride, padding)
+        mean, variance = values.mean((2, 3, 4), keepdim=True), values.var((2, 3, 4), keepdim=True, correction=0)
+        values = (values - mean) / (variance + 1e-5).sqrt()
+        return values * norm.weight[:, None, None, None] + norm.bias[:, None, None, None]
+
+    def active(values):
+        return torch.where(values > 0, values, 0.01 * values)
+
+    with torch.inference_mode():
+        path = unit(block.second, active(unit(block.first, image, stride)))
+        short = functional.avg_pool3d(image, stride) if max(stride) > 1 else image
+        short = unit(block.projection, short) if inputs != 4 else short
+        np.testing.assert_allclose(block(image.clone()), active(path + short), atol=1e-10)
+
+
+def test_the_image_survives_the_activations_in_place():
+    """A block that changes nothing about the shape hands its own input to the sum."""
+    block = ResidualBlock(residual(), 4, 4, (3, 3, 3), (1, 1, 1))
+    image = torch.randn(1, 4, 4, 4, 4)
+    before = image.clone()
+    block(image)
+    assert torch.equal(image, before)

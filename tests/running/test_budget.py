@@ -1,13 +1,17 @@
 """Budgets on devices whose speed is a formula."""
 
+import math
+
 import pytest
 
 from voxfit.core.errors import UsageError
 from voxfit.imaging.labels import Label, Labels
+from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.grid import ZScore
 from voxfit.planning.plan import Configuration, Plan
+from voxfit.planning.planner import make_plan
 from voxfit.planning.recipe import Annealed, Recipe
-from voxfit.running.budget import counted_recipe, fit_to_budget, training_seconds, words
+from voxfit.running.budget import SMALLEST_PATCH, counted_recipe, fit_to_budget, training_seconds, words
 
 
 def plan(batch=9):
@@ -67,6 +71,51 @@ def test_then_the_width_until_enough_steps_fit(seconds):
     if wider:
         slower = device(0.6)("3d", configuration.model_copy(update={"base_features": wider}))
         assert result.recipe.schedule.seconds / slower < 1600
+
+
+def large_plan():
+    """Brains: the paper's patch has 128^3 voxels, and 2D slices."""
+    cases = (CaseFingerprint(shape=(138, 169, 138), uncropped_shape=(155, 240, 240), spacing_mm=(1.0, 1.0, 1.0)),) * 484
+    labels = Labels(classes=(Label(name="a", value=1),))
+    facts = Fingerprint(dataset="x", channel_names=("MRI",), labels=labels, cases=cases, intensities=(None,))
+    return make_plan(facts)
+
+
+def by_voxels(tried):
+    """A device that counts what it has to measure."""
+
+    def step(name, item):
+        seconds = 2e-6 * math.prod(item.patch_size) * item.batch_size * (item.base_features / 30) ** 2
+        tried.append(seconds)
+        return seconds
+
+    return step
+
+
+def test_last_the_patch_and_nothing_far_too_slow_is_tried():
+    tried = []
+    budget = fit_to_budget(large_plan(), Recipe(), {"3d": 1}, seconds=90, validation_cases=2, timer=by_voxels(tried))
+    configuration = budget.plan.configurations["3d"]
+    assert math.prod(large_plan().configurations["3d"].patch_size) > 7 * SMALLEST_PATCH
+    assert 0.7 * SMALLEST_PATCH <= math.prod(configuration.patch_size) <= SMALLEST_PATCH
+    assert all(
+        edge % 2**count == 0 for edge, count in zip(configuration.patch_size, configuration.num_pool, strict=True)
+    )
+    assert (configuration.batch_size, configuration.base_features) == (2, 8)
+    assert any("patch 128 x 128 x 128 ->" in change for change in budget.plan.changes)
+    assert max(tried) < 1.0  # a step of the planned network takes 8 s
+
+
+def test_more_time_gives_the_patch_back():
+    sizes = []
+    for hours in (0.03, 0.2, 1, 4, 400):
+        plan = fit_to_budget(
+            large_plan(), Recipe(), {"3d": 1}, seconds=hours * 3600, validation_cases=2, timer=by_voxels([])
+        ).plan
+        item = plan.configurations["3d"]
+        sizes.append((math.prod(item.patch_size), item.base_features))
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == (math.prod(large_plan().configurations["3d"].patch_size), 30)
 
 
 def test_the_whole_fits_into_the_time():

@@ -6,6 +6,7 @@ import SimpleITK as sitk
 
 import voxfit
 from voxfit.assessment.selection import Selection
+from voxfit.imaging.labels import Label, Labels
 from voxfit.inference.cascade import upsampled, with_previous
 from voxfit.inference.model import ModelDescription
 from voxfit.planning.folds import Folds
@@ -80,7 +81,7 @@ def test_upsampling_a_segmentation_keeps_its_middle():
     coarse = np.zeros((2, 4, 4, 4), np.float32)
     coarse[1, 1:3, 1:3, 1:3] = 1
     coarse[0] = 1 - coarse[1]
-    fine = upsampled(coarse, (8, 8, 8))
+    fine = upsampled(coarse, (8, 8, 8), Labels(classes=(Label(name="box", value=1),)))
     assert fine[3:5, 3:5, 3:5].all()
     assert not fine[0].any()
     assert 0.5 < fine.sum() / 64 < 1.5

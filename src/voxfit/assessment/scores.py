@@ -19,7 +19,7 @@ from voxfit.assessment import metrics
 from voxfit.core.errors import DatasetError, Problem
 from voxfit.core.records import Record
 from voxfit.imaging.geometry import Spacing
-from voxfit.imaging.labels import Labels
+from voxfit.imaging.labels import IGNORED, Labels
 
 
 class LabelScores(Record):
@@ -105,7 +105,8 @@ def score_case(
 
     Args:
         name: of the case.
-        reference: (z, y, x) of class indices 0..n, whatever the values in the files are.
+        reference: (z, y, x) of class indices 0..n, whatever the values in the files are; where it is `IGNORED`, nothing
+            is compared.
         predicted: the same.
         spacing_mm: distance between voxels, (z, y, x).
         labels: the classes.
@@ -117,9 +118,11 @@ def score_case(
     """
     if reference.shape != predicted.shape:
         raise DatasetError(shape_problem(name, reference.shape, predicted.shape))
+    known = reference != IGNORED
+    tolerance = tolerance_mm if surface else None
     scores = {
-        label.name: _score_label(reference == index, predicted == index, spacing_mm, tolerance_mm if surface else None)
-        for index, label in enumerate(labels.classes, 1)
+        label: _score_label(np.isin(reference, members), np.isin(predicted, members) & known, spacing_mm, tolerance)
+        for label, members in zip(labels.names, labels.members, strict=True)
     }
     return CaseScores(name=name, labels=scores)
 

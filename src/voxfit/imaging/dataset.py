@@ -16,8 +16,8 @@ from typing import Any
 
 from voxfit.core.errors import DatasetError, Problem, RecordError
 from voxfit.core.records import Record, read_json
-from voxfit.imaging.labels import Label, Labels
-from voxfit.imaging.volume import file_ending
+from voxfit.imaging.labels import Labels, read_labels
+from voxfit.imaging.volume import FILE_ENDINGS, file_ending
 
 _CHANNEL_SUFFIX = re.compile(r"_(\d{4})$")
 
@@ -49,6 +49,7 @@ class Dataset:
         labels: the foreground classes.
         cases: training cases, in order of name.
         test_cases: images without labels.
+        splits: names of training and validation cases for each fold, where the folder has `splits_final.json`.
         problems: what the description itself has wrong; `voxfit.imaging.verification` finds what the files have wrong.
     """
 
@@ -58,6 +59,7 @@ class Dataset:
     labels: Labels
     cases: tuple[Case, ...]
     test_cases: tuple[Case, ...] = ()
+    splits: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
     problems: tuple[Problem, ...] = field(default=())
 
     @staticmethod
@@ -75,12 +77,16 @@ class Dataset:
         return _open(Path(folder), group_by)
 
 
-def images_in(folder: Path) -> tuple[Case, ...]:
+def images_in(folder: Path, ending: str = "") -> tuple[Case, ...]:
     """The unlabelled images of a folder, files `NAME_0000.ext`, `NAME_0001.ext` joined to one case when they are there.
 
     The suffix is optional: it is taken off when every file has it.
+
+    Args:
+        folder: with image files.
+        ending: only files of this ending; empty for all that can be read.
     """
-    return group_channels(_image_files_in(folder))
+    return group_channels(_image_files_in(folder, ending))
 
 
 def group_channels(files: list[Path]) -> tuple[Case, ...]:
@@ -94,9 +100,11 @@ def group_channels(files: list[Path]) -> tuple[Case, ...]:
     return tuple(Case(name=name, images=tuple(paths)) for name, paths in sorted(groups.items()))
 
 
-def _image_files_in(folder: Path) -> list[Path]:
+def _image_files_in(folder: Path, wanted: str) -> list[Path]:
     """By name; hidden ones are none (macOS leaves a `._NAME` beside each file that it copies)."""
     files = sorted(path for path in folder.iterdir() if file_ending(path) and not path.name.startswith("."))
+    if wanted:
+        files = [path for path in files if file_ending(path) == wanted]
     for path in files:
         _check_text(path)
     return files
@@ -129,6 +137,7 @@ def _open(folder: Path, group_by: str | None) -> Dataset:
     reader = _Reader(folder, description)
     channels, labels = reader.channel_names(), reader.labels()
     cases = reader.training_cases()
+    splits = reader.splits({case.name for case in cases})
     if group_by is not None:
         cases = _grouped(cases, group_by)
     test = folder / "imagesTs"
@@ -138,7 +147,8 @@ def _open(folder: Path, group_by: str | None) -> Dataset:
         channel_names=channels,
         labels=labels,
         cases=cases,
-        test_cases=images_in(test) if test.is_dir() else (),
+        test_cases=images_in(test, reader.ending) if test.is_dir() else (),
+        splits=splits,
         problems=tuple(reader.problems),
     )
 
@@ -169,6 +179,21 @@ class _Reader:
         self.folder = folder
         self.description = description
         self.problems: list[Problem] = []
+        self.ending = self._ending()
+
+    def _ending(self) -> str:
+        """The files that count, where nnU-Net's `file_ending` says so; its reader classes are not needed here."""
+        ending = self.description.get("file_ending")
+        if ending is None:
+            return ""
+        if not isinstance(ending, str) or ending.lower() not in FILE_ENDINGS:
+            self.fail(
+                "dataset.json",
+                f'"file_ending" is {ending!r}.',
+                f"Files of these endings can be read: {', '.join(FILE_ENDINGS)}.",
+            )
+            return ""
+        return ending.lower()
 
     def fail(self, where: str, what: str, remedy: str, *, fatal: bool = True) -> None:
         self.problems.append(Problem(where, what, remedy, fatal))
@@ -186,35 +211,17 @@ class _Reader:
             return tuple(found.values())
 
     def labels(self) -> Labels:
-        found = self.description.get("labels")
-        example = 'Write for instance "labels": {"background": 0, "liver": 1}.'
-        if not isinstance(found, dict) or not found:
-            self.fail("dataset.json", f'"labels" is {found!r}.', example)
-            return Labels(classes=())
-        pairs: list[tuple[str, int]] = []
-        for key, value in found.items():
-            # MSD writes {"1": "liver"}, nnU-Net v2 {"liver": 1}.
-            name, number = (value, key) if isinstance(value, str) else (key, value)
-            if isinstance(number, bool) or not str(number).isdecimal():
-                self.fail(
-                    "dataset.json",
-                    f'the label "{name}" has the value {number!r}.',
-                    "Values are whole numbers. " + example,
-                )
-                continue
-            pairs.append((name, int(number)))
-        if repeated := [value for value, times in Counter(value for _, value in pairs).items() if times > 1]:
-            self.fail("dataset.json", f"several labels have the value {repeated[0]}.", "Give each its own.")
-        classes = tuple(
-            Label(name=name, value=value) for name, value in sorted(pairs, key=lambda pair: pair[1]) if value
-        )
-        if not classes:
-            self.fail("dataset.json", "there is no label besides background.", example)
-        return Labels(classes=classes)
+        labels, problems = read_labels(self.description.get("labels"), self.description.get("regions_class_order"))
+        for what, remedy in problems:
+            self.fail("dataset.json", what, remedy)
+        return labels
 
     def training_cases(self) -> tuple[Case, ...]:
-        listed = self.description.get("training")
-        found = self._listed(listed) if isinstance(listed, list) and listed else self._from_folders()
+        listed, named = self.description.get("training"), self.description.get("dataset")
+        if isinstance(named, dict) and named:
+            found = self._named(named)
+        else:
+            found = self._listed(listed) if isinstance(listed, list) and listed else self._from_folders()
         names = Counter(case.name for case in found)
         for name in sorted(name for name, times in names.items() if times > 1):
             self.fail(name, f"the case is there {names[name]} times.", "Keep one of them.")
@@ -263,6 +270,51 @@ class _Reader:
                 cases.append(Case(name=name, images=images, label=str(label)))
         return cases
 
+    def _named(self, named: dict[str, Any]) -> list[Case]:
+        """Cases of nnU-Net v2's key `dataset`: the files of each by name."""
+        cases = []
+        for name, entry in named.items():
+            images = entry.get("images") if isinstance(entry, dict) else None
+            label = entry.get("label") if isinstance(entry, dict) else None
+            files = [*images, label] if isinstance(images, list) else []
+            if not images or not all(isinstance(file, str) for file in files):
+                self.fail(
+                    "dataset.json",
+                    f'the entry "{name}" of "dataset" is {entry!r}.',
+                    'Write {"images": [...], "label": ...}.',
+                )
+                continue
+            paths = [self._inside(file) for file in files]
+            for file, path in zip(files, paths, strict=True):
+                if path is not None and not path.is_file():
+                    self.fail(name, f"the file {file} does not exist.", "Add it or take the case out of dataset.json.")
+            if all(path is not None and path.is_file() for path in paths):
+                cases.append(Case(name=name, images=tuple(map(str, paths[:-1])), label=str(paths[-1])))
+        return cases
+
+    def splits(self, known: set[str]) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
+        """The folds of `splits_final.json`, as nnU-Net writes it."""
+        path = self.folder / "splits_final.json"
+        if not path.exists():
+            return ()
+        remedy = 'Write [{"train": [names], "val": [names]}, ...], or remove the file.'
+        try:
+            body = read_json(path)
+            splits = tuple((tuple(map(str, fold["train"])), tuple(map(str, fold["val"]))) for fold in body)
+        except (RecordError, TypeError, KeyError) as error:
+            self.fail(path.name, f"is no list of folds ({error}).", remedy)
+            return ()
+        if not splits:
+            self.fail(path.name, "holds no folds.", remedy)
+        for number, (training, validation) in enumerate(splits):
+            if strangers := sorted({*training, *validation} - known):
+                self.fail(path.name, f"fold {number} names {strangers[0]}, which is no training case.", remedy)
+            if shared := sorted(set(training) & set(validation)):
+                self.fail(path.name, f"fold {number} has {shared[0]} on both sides.", remedy)
+            if not training or not validation:
+                self.fail(path.name, f"fold {number} is empty on one side.", remedy)
+        return splits
+
     def _inside(self, relative: str) -> Path | None:
         try:
             path = (self.folder / relative).resolve()
@@ -297,9 +349,9 @@ class _Reader:
                     "Put the training images into imagesTr, labels into labelsTr.",
                 )
                 return []
-        by_name = {path.name[: -len(file_ending(path))]: path for path in _image_files_in(labels)}
+        by_name = {path.name[: -len(file_ending(path))]: path for path in _image_files_in(labels, self.ending)}
         cases = []
-        for case in images_in(images):
+        for case in images_in(images, self.ending):
             label = by_name.pop(case.name, None)
             if label is None:
                 self.fail(case.name, "has no label file in labelsTr.", "Add it, or remove the image.")

@@ -1,13 +1,20 @@
-"""The classes of a dataset."""
+"""The labels of a dataset: classes, or regions that overlap, and perhaps voxels that nobody annotated."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.core.records import Record
+
+IGNORED = -2
+"""Stands, inside voxfit, for voxels without annotation: no loss, no sampling, no evaluation there."""
+
+_EXAMPLE = 'Write for instance "labels": {"background": 0, "liver": 1}.'
 
 
 class Label(Record):
@@ -17,43 +24,175 @@ class Label(Record):
     value: int
 
 
+class Region(Record):
+    """A structure that is the union of classes: "whole tumour" of its parts.
+
+    Attributes:
+        name: of the structure.
+        values: of the classes that belong to it, in label files.
+        paste: the value written where it is predicted; later regions overwrite earlier ones.
+    """
+
+    name: str
+    values: tuple[int, ...]
+    paste: int
+
+
 class Labels(Record):
-    """The foreground classes in the order of the network's outputs 1, 2, ...; background is 0 and always there.
+    """The foreground classes in order of their values; background is 0 and always there.
 
     Inside voxfit a class is its index (1..n), whatever its value in the files is.
+
+    Attributes:
+        classes: every value that label files hold.
+        regions: what is trained, predicted and scored, where these are unions of classes; empty: the classes are.
+        ignore: the value of voxels without annotation.
     """
 
     classes: tuple[Label, ...]
+    regions: tuple[Region, ...] = ()
+    ignore: int | None = None
 
     @property
     def values(self) -> tuple[int, ...]:
-        """File values by index, background first."""
+        """File values by class index, background first."""
         return (0, *(label.value for label in self.classes))
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the foreground classes, in order."""
+    def count(self) -> int:
+        """Class indices: the foreground classes and background."""
+        return len(self.classes) + 1
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the foreground classes, in order of their indices."""
         return tuple(label.name for label in self.classes)
 
     @property
-    def count(self) -> int:
-        """Network outputs: the foreground classes and background."""
-        return len(self.classes) + 1
+    def names(self) -> tuple[str, ...]:
+        """Names of what is predicted and scored: the regions, or the foreground classes."""
+        return tuple(region.name for region in self.regions) or self.class_names
+
+    @property
+    def members(self) -> tuple[tuple[int, ...], ...]:
+        """The class indices that belong to each of `names`."""
+        if not self.regions:
+            return tuple((index,) for index in range(1, self.count))
+        index_of = {value: index for index, value in enumerate(self.values)}
+        return tuple(tuple(index_of[value] for value in region.values) for region in self.regions)
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's output: one a region (sigmoid), or one a class with background (softmax)."""
+        return len(self.regions) or self.count
 
     def to_indices(self, array: NDArray[np.generic]) -> tuple[NDArray[np.int16], list[int]]:
-        """Turn file values into class indices 0..n.
+        """Turn file values into class indices 0..n, `IGNORED` where nobody annotated.
 
         Returns:
             the indices (background where a value is unknown), and the unknown values.
         """
-        values = self.values
-        unknown = sorted(set(np.unique(array).tolist()) - set(values))
-        if not unknown and values == tuple(range(len(values))):
+        known = dict(zip(self.values, range(self.count), strict=True))
+        if self.ignore is not None:
+            known[self.ignore] = IGNORED
+        unknown = sorted(set(np.unique(array).tolist()) - set(known))
+        if not unknown and all(value == index for value, index in known.items()):
             return array.astype(np.int16), []
         indices = np.zeros(array.shape, np.int16)
-        for index, value in enumerate(values):
+        for value, index in known.items():
             indices[array == value] = index
         return indices, unknown
+
+    def decide(self, outputs: NDArray[np.floating[Any]], *, logits: bool = False) -> NDArray[np.integer[Any]]:
+        """From the network's outputs to class indices.
+
+        Args:
+            outputs: (output, ...) probabilities, or logits: the most likely class; or, for regions, each region that
+                is more likely than not, pasted in order.
+            logits: which of the two.
+
+        Returns:
+            (...) class indices, in the smallest unsigned type that holds them.
+        """
+        kind = np.uint8 if self.count <= 256 else np.uint16
+        if not self.regions:
+            return np.asarray(outputs.argmax(axis=0), kind)
+        indices = np.zeros(outputs.shape[1:], kind)
+        for region, output in zip(self.regions, outputs, strict=True):
+            indices[output > (0.0 if logits else 0.5)] = self.values.index(region.paste)
+        return indices
+
+    @staticmethod
+    def from_description(labels: object, regions_class_order: object = None) -> Labels:
+        """The labels of a `dataset.json`.
+
+        Args:
+            labels: its entry "labels": {"liver": 1} as in nnU-Net v2, or {"1": "liver"} as in the Decathlon; a list
+                of values is a region, and "ignore" names the voxels without annotation.
+            regions_class_order: its entry of this name, the values that are pasted for each region in turn.
+
+        Raises:
+            ValueError: what is wrong with it.
+        """
+        found, problems = read_labels(labels, regions_class_order)
+        if problems:
+            raise ValueError(" ".join(problems[0]))
+        return found
+
+
+def read_labels(labels: object, regions_class_order: object = None) -> tuple[Labels, list[tuple[str, str]]]:
+    """The labels of a `dataset.json` as far as they can be used, and what is wrong with them: fact and remedy."""
+    if not isinstance(labels, Mapping) or not labels:
+        return Labels(classes=()), [(f'"labels" is {labels!r}.', _EXAMPLE)]
+    problems: list[tuple[str, str]] = []
+    entries: dict[str, tuple[int, ...]] = {}
+    for key, value in labels.items():
+        # MSD writes {"1": "liver"}, nnU-Net v2 {"liver": 1}, or {"whole": [1, 2]}.
+        name, found = (value, key) if isinstance(value, str) else (key, value)
+        numbers = found if isinstance(found, Sequence) and not isinstance(found, str) else [found]
+        if not numbers or any(isinstance(number, bool) or not str(number).isdecimal() for number in numbers):
+            problems.append((f'the label "{name}" has the value {found!r}.', "Values are whole numbers. " + _EXAMPLE))
+            continue
+        if name in entries:
+            problems.append((f'there are several labels "{name}".', "Give each its own name."))
+        entries[str(name)] = tuple(int(number) for number in numbers)
+    ignore = entries.pop("ignore", None)
+    structures = {name: numbers for name, numbers in entries.items() if numbers != (0,)}
+    if not structures:
+        return Labels(classes=()), [*problems, ("there is no label besides background.", _EXAMPLE)]
+    if ignore is not None and (
+        len(ignore) > 1 or not ignore[0] or any(ignore[0] in item for item in structures.values())
+    ):
+        problems.append((f'"ignore" has the value {list(ignore)}.', "Give it one value that no other label has."))
+    value = ignore[0] if ignore else None
+    if any(len(numbers) > 1 for numbers in structures.values()):
+        made, more = _regions(structures, regions_class_order)
+    else:
+        made, more = _classes({name: numbers[0] for name, numbers in entries.items()})
+    return made.model_copy(update={"ignore": value}), problems + more
+
+
+def _classes(values: dict[str, int]) -> tuple[Labels, list[tuple[str, str]]]:
+    repeated = [value for value, times in Counter(values.values()).items() if times > 1]
+    problems = [(f"several labels have the value {value}.", "Give each its own.") for value in repeated[:1]]
+    ordered = sorted(values.items(), key=lambda pair: pair[1])
+    return Labels(classes=tuple(Label(name=name, value=value) for name, value in ordered if value)), problems
+
+
+def _regions(structures: dict[str, tuple[int, ...]], order: object) -> tuple[Labels, list[tuple[str, str]]]:
+    names = {numbers[0]: name for name, numbers in structures.items() if len(numbers) == 1}
+    values = sorted({number for numbers in structures.values() for number in numbers} - {0})
+    classes = tuple(Label(name=names.get(value, f"label {value}"), value=value) for value in values)
+    example = f'Write "regions_class_order", a value of {some(values)} for each of {", ".join(structures)}.'
+    if not isinstance(order, Sequence) or len(order) != len(structures) or not all(item in values for item in order):
+        return Labels(classes=classes), [(f'"regions_class_order" is {order!r}.', example)]
+    regions = tuple(
+        Region(name=name, values=numbers, paste=paste)
+        for (name, numbers), paste in zip(structures.items(), order, strict=True)
+    )
+    if any(0 in region.values for region in regions):
+        return Labels(classes=classes), [("a region contains background (0).", "Take 0 out of it.")]
+    return Labels(classes=classes, regions=regions), []
 
 
 def some(values: Sequence[int]) -> str:

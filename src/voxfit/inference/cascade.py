@@ -5,22 +5,27 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from voxfit.imaging.labels import Labels
 from voxfit.preprocessing.resampling import resample
 
 
-def upsampled(probabilities: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.int16]:
+def upsampled(
+    outputs: NDArray[np.float32], shape: tuple[int, ...], labels: Labels, *, logits: bool = False
+) -> NDArray[np.int16]:
     """The segmentation of the first stage on the grid of the second.
 
-    Probabilities are interpolated linearly before the most likely class is taken, so that its border is smooth.
+    Probabilities are interpolated linearly before the decision, so that its border is smooth.
 
     Args:
-        probabilities: (class, z, y, x) on the coarse grid.
+        outputs: (output, z, y, x) on the coarse grid.
         shape: (z, y, x) of the same case on the fine grid.
+        labels: classes or regions.
+        logits: whether the outputs are logits.
 
     Returns:
         (z, y, x) class indices.
     """
-    return np.asarray(resample(probabilities, shape, order=1).argmax(axis=0), np.int16)
+    return labels.decide(resample(outputs, shape, order=1), logits=logits).astype(np.int16)
 
 
 def with_previous(image: NDArray[np.float32], segmentation: NDArray[np.int16], classes: int) -> NDArray[np.float32]:

@@ -23,7 +23,7 @@ from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.verification import read_case_image
 from voxfit.imaging.volume import Volume, from_sitk, to_sitk
 from voxfit.inference.cascade import upsampled, with_previous
-from voxfit.inference.postprocessing import keep_largest_components
+from voxfit.inference.postprocessing import segment, to_values
 from voxfit.inference.predictor import Predictor
 from voxfit.networks.unet import UNet, build_network
 from voxfit.planning.plan import ConfigurationName, Plan
@@ -168,38 +168,48 @@ class Model:
             )
         names = [member.configuration for member in self.description.members]
         prepared = prepare(volume, self.plan.grid(names[0]))
-        probabilities = sum(self._probabilities(name, prepared, volume) for name in names)
-        indices = prepared.placement.restore(np.asarray(probabilities, np.float32))
-        keep_largest_components(indices, self.plan.single_component_labels)
-        return to_values(indices, self.plan.labels.values)
+        outputs = sum(self._outputs(name, prepared, volume) for name in names) / len(names)
+        return to_values(
+            segment(np.asarray(outputs, np.float32), prepared.placement, self.plan), self.plan.labels.values
+        )
 
-    def _probabilities(self, name: ConfigurationName, prepared: PreparedCase, volume: Volume) -> NDArray[np.float32]:
+    def _outputs(self, name: ConfigurationName, prepared: PreparedCase, volume: Volume) -> NDArray[np.float32]:
         """Of one configuration, after its previous stage where it has one."""
         image, previous = prepared.image, self.plan.configurations[name].previous
         if previous:
-            coarse = self.predictors[previous].predict(prepare(volume, self.plan.grid(previous)).image)
-            image = with_previous(image, upsampled(coarse, image.shape[1:]), self.plan.labels.count - 1)
+            segmentation = self._previous(previous, name, image.shape[1:], volume)
+            image = with_previous(image, segmentation, self.plan.labels.count - 1)
         return self.predictors[name].predict(image)
 
-
-def to_values(indices: NDArray[np.uint8], values: Sequence[int]) -> NDArray[np.generic]:
-    """Class indices become the values of the label files, in the smallest integer type that holds them."""
-    kind = np.uint8 if max(values) < 256 else np.uint16 if max(values) < 65536 else np.uint32
-    return np.asarray(values, kind)[indices]
+    def _previous(
+        self, previous: ConfigurationName, name: ConfigurationName, shape: tuple[int, ...], volume: Volume
+    ) -> NDArray[np.int16]:
+        """The segmentation of a previous stage, on the grid of configuration `name`."""
+        coarse = prepare(volume, self.plan.grid(previous))
+        outputs = self.predictors[previous].predict(coarse.image)
+        if self.plan.inference.handover == "probabilities":
+            return upsampled(outputs, shape, self.plan.labels, logits=self.plan.inference.averages == "logits")
+        label = segment(outputs, coarse.placement, self.plan).astype(np.int16)
+        prepared = prepare(volume, self.plan.grid(name), label).label
+        assert prepared is not None  # it was given a label
+        return prepared
 
 
 def make_predictor(
     plan: Plan, name: ConfigurationName, networks: Sequence[UNet], device: str, *, mirror: bool = True
 ) -> Predictor:
     """The predictor of one configuration, its networks moved to a device."""
-    configuration = plan.configurations[name]
+    configuration, inference = plan.configurations[name], plan.inference
+    axes = (0, 1, 2) if inference.mirror_axes is None else inference.mirror_axes
     return Predictor(
         [network.to(device).eval() for network in networks],
         configuration.patch_box,
         slice_axis=configuration.slice_axis,
-        classes=plan.labels.count,
+        outputs=plan.labels.outputs,
+        activation=None if inference.averages == "logits" else "sigmoid" if plan.labels.regions else "softmax",
         device=device,
-        mirror=mirror,
+        mirror_axes=axes if mirror else (),
+        tile_weights=inference.tile_weights,
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from voxfit.imaging.geometry import Box, cut
+from voxfit.imaging.labels import Labels
 from voxfit.learning.augmentation import Augmentation, adjust_gamma, draw, mirror, transform
 from voxfit.learning.disturbance import disturb
 from voxfit.planning.plan import Configuration
@@ -25,6 +26,9 @@ TRAINING, VALIDATION = 0, 1
 """Streams of random numbers."""
 
 _PREFETCHED = 3
+
+Voxel = tuple[int, int, int]
+"""Indices (z, y, x)."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class PatchSampler:
         configuration: Configuration,
         recipe: Recipe,
         *,
+        labels: Labels,
         channels: int,
         seed: int,
         previous: Previous | None = None,
@@ -74,6 +79,7 @@ class PatchSampler:
         self.configuration = configuration
         self.seed = seed
         self.previous = previous
+        self.labels = labels
         self.disturbance = recipe.disturbance
         self.channels = channels
         flat = configuration.augmentation == "2d_slices"
@@ -81,9 +87,12 @@ class PatchSampler:
         self.still_axis = int(np.argmin(configuration.patch_size)) if flat else configuration.slice_axis
         planar = flat or configuration.dimension == 2
         self.settings = recipe.augmentation_2d if planar else recipe.augmentation_3d
+        if flat and recipe.augmentation_slices:
+            self.settings = recipe.augmentation_slices
         self.moved_patch = tuple(size for axis, size in enumerate(configuration.patch_box) if axis != self.still_axis)
-        # More than a third of the samples are centred on a foreground voxel [T8].
-        self.forced = configuration.batch_size // 3 + 1
+        # More than a third of the samples are centred on a foreground voxel [T8]; nnU-Net v2 rounds 0.67 of a batch.
+        size = configuration.batch_size
+        self.forced = size // 3 + 1 if recipe.centred == "above_third" else size - round(size * 0.67)
 
     def batch(self, stream: int, epoch: int, step: int) -> list[Sample]:
         """The samples of one step; the last ones are centred on a foreground voxel."""
@@ -152,6 +161,9 @@ class PatchSampler:
         """Where the patch lies. Inside the case where it fits, else the case lies in its middle."""
         size = self.configuration.patch_box
         voxel = self._foreground_voxel(rng, name, label) if centred else None
+        if voxel is None and self.labels.ignore is not None:
+            # A patch without annotation teaches nothing: its centre, at least, was annotated.
+            voxel = self._random_voxel(rng, name, label, range(self.labels.count))
         start = []
         for axis, (length, edge) in enumerate(zip(label.shape, size, strict=True)):
             room = length - edge
@@ -163,20 +175,24 @@ class PatchSampler:
                 start.append(min(max(voxel[axis] - edge // 2, 0), room))
         return Box(tuple(start), tuple(low + edge for low, edge in zip(start, size, strict=True)))
 
-    def _foreground_voxel(
-        self, rng: np.random.Generator, name: str, label: NDArray[np.integer]
-    ) -> tuple[int, int, int] | None:
-        """A random voxel of a random foreground class that the case has; None where it has none."""
-        index = self.store.index(name)
-        present = np.flatnonzero(index[1:].sum(axis=1)) + 1
-        if not len(present):
+    def _foreground_voxel(self, rng: np.random.Generator, name: str, label: NDArray[np.integer]) -> Voxel | None:
+        """A random voxel of a random foreground class (or region) that the case has; None where it has none."""
+        voxels = self.store.index(name).sum(axis=1)
+        present = [members for members in self.labels.members if voxels[list(members)].any()]
+        return self._random_voxel(rng, name, label, present[rng.integers(len(present))]) if present else None
+
+    def _random_voxel(
+        self, rng: np.random.Generator, name: str, label: NDArray[np.integer], classes: Sequence[int]
+    ) -> Voxel | None:
+        """A random voxel of any of `classes`; None where there is none."""
+        slices = self.store.index(name)[list(classes)].sum(axis=0)
+        ends = np.cumsum(slices)
+        if not ends[-1]:
             return None
-        chosen = int(rng.choice(present))
-        ends = np.cumsum(index[chosen])
         rank = int(rng.integers(ends[-1]))
         z = int(np.searchsorted(ends, rank, side="right"))
-        within = rank - int(ends[z] - index[chosen][z])
-        y, x = np.unravel_index(int(np.flatnonzero(label[z] == chosen)[within]), label.shape[1:])
+        within = rank - int(ends[z] - slices[z])
+        y, x = np.unravel_index(int(np.flatnonzero(np.isin(label[z], list(classes)))[within]), label.shape[1:])
         return z, int(y), int(x)
 
     def _flatten(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -13,13 +13,14 @@ import torch
 
 from voxfit.core.listening import EpochReport, Listener
 from voxfit.core.records import digest_of, write_atomically
+from voxfit.imaging.labels import Labels
 from voxfit.learning.checkpoint import load_checkpoint, save_checkpoint
-from voxfit.learning.losses import dice_and_cross_entropy
+from voxfit.learning.losses import overlaps, segmentation_loss, shrunk
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Prefetcher, Previous, Sample
 from voxfit.learning.schedule import advance, annealed_rate, begin
 from voxfit.networks.unet import UNet, build_network
 from voxfit.planning.plan import Configuration
-from voxfit.planning.recipe import Annealed, Plateau, Recipe
+from voxfit.planning.recipe import SGD, Adam, Annealed, Plateau, Recipe
 from voxfit.planning.stages import Topology
 from voxfit.preprocessing.store import Store
 
@@ -30,12 +31,13 @@ class TrainingTask:
 
     Attributes:
         name: for people, "3d fold 0".
-        topology, configuration, recipe: all settings.
+        labels, topology, configuration, recipe: all settings.
         training_cases, validation_cases: names in the store.
         seed: of the initial weights and of everything drawn while training.
     """
 
     name: str
+    labels: Labels
     topology: Topology
     configuration: Configuration
     recipe: Recipe
@@ -48,6 +50,7 @@ class TrainingTask:
         settings = self.configuration.model_dump(mode="json", exclude={"why"})
         return digest_of(
             [
+                self.labels.digest(),
                 self.topology.digest(),
                 settings,
                 self.recipe.digest(),
@@ -71,11 +74,14 @@ def make_fabric(device: str) -> lightning_fabric.Fabric:
     )
 
 
-def make_optimizer(network: torch.nn.Module, recipe: Recipe) -> torch.optim.Adam:
-    """Adam as the paper has it (method.md [T3])."""
-    return torch.optim.Adam(
-        network.parameters(), recipe.schedule.learning_rate, weight_decay=recipe.weight_decay, amsgrad=recipe.amsgrad
-    )
+def make_optimizer(network: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimiser of a recipe; the default is Adam as the paper has it (method.md [T3])."""
+    rate, parameters = recipe.schedule.learning_rate, network.parameters()
+    match recipe.optimizer:
+        case Adam(weight_decay=decay, amsgrad=amsgrad):
+            return torch.optim.Adam(parameters, rate, weight_decay=decay, amsgrad=amsgrad)
+        case SGD(weight_decay=decay, momentum=momentum):
+            return torch.optim.SGD(parameters, rate, momentum, weight_decay=decay, nesterov=momentum > 0)
 
 
 class Training:
@@ -104,7 +110,7 @@ class Training:
         self.listener = listener
         self.previous = previous
         self.fabric = make_fabric(device)
-        self.network = build_network(task.topology, task.seed)
+        self.network = build_network(task.topology, task.seed, deep_supervision=task.recipe.deep_supervision)
         model, optimizer = self.fabric.setup(self.network, make_optimizer(self.network, task.recipe))
         self.model, self.optimizer = model, optimizer
         self.samplers = {
@@ -123,6 +129,11 @@ class Training:
         return self.network
 
     @property
+    def _by_epoch(self) -> bool:
+        schedule = self.task.recipe.schedule
+        return isinstance(schedule, Annealed) and schedule.every == "epoch"
+
+    @property
     def _checkpoints(self) -> Path:
         return self.folder / "checkpoint" / self.task.digest()
 
@@ -133,6 +144,7 @@ class Training:
             cases,
             task.configuration,
             task.recipe,
+            labels=task.labels,
             channels=task.topology.in_channels - (previous.classes if previous else 0),
             seed=task.seed,
             previous=previous,
@@ -188,10 +200,12 @@ class Training:
             share = self._share_done(perf_counter() - begun, step)
             if share >= 1 and losses:
                 break
-            self._set_rate(share, epoch * steps + step)
+            self._set_rate(self._share_done(0.0, 0) if self._by_epoch else share, epoch * steps + step)
             self.optimizer.zero_grad(set_to_none=True)
             loss = self._loss(samples)[0]
             self.fabric.backward(loss)
+            if self.task.recipe.largest_gradient:
+                torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.task.recipe.largest_gradient)
             self.optimizer.step()
             losses.append(loss.detach())
         return losses
@@ -212,34 +226,25 @@ class Training:
     def _loss(self, samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Loss, logits and labels of a batch."""
         image, label = self.samplers[TRAINING].finish(samples, self.fabric.device)
-        logits = self.model(image)
-        loss = dice_and_cross_entropy(
-            logits.float(),
-            label,
-            per_sample=self.task.configuration.dice == "sample",
-            smoothing=self.task.recipe.dice_smoothing,
-        )
-        return loss, logits, label
+        outputs = self.model(image)
+        levels = outputs if isinstance(outputs, list) else [outputs]
+        return task_loss(self.task, levels, label), levels[0], label
 
     @torch.inference_mode()
     def _validate(self) -> tuple[float, list[float | None]]:
-        """Mean loss and Dice of each class over the validation patches; the same patches after every epoch."""
+        """Mean loss and Dice of each structure over the validation patches; the same patches after every epoch."""
         self.model.eval()
         loader = Prefetcher(self.samplers[VALIDATION])
         losses: list[float] = []
-        classes = self.task.topology.out_channels
-        counts = torch.zeros(2, classes, dtype=torch.float64)
+        counts = torch.zeros(2, len(self.task.labels.names), dtype=torch.float64)
         try:
             for samples in loader.batches(VALIDATION, 0, self.task.recipe.validation_steps):
                 loss, logits, label = self._loss(samples)
                 losses.append(float(loss))
-                predicted, label = logits.argmax(dim=1).flatten(), label.clamp(min=0).long().flatten()
-                hits = torch.bincount(label[predicted == label], minlength=classes)
-                sizes = torch.bincount(label, minlength=classes) + torch.bincount(predicted, minlength=classes)
-                counts += torch.stack([2 * hits, sizes]).cpu()
+                counts += overlaps(logits, label, self.task.labels).cpu()
         finally:
             loader.close()
-        dice = [float(hits / size) if size else None for hits, size in counts[:, 1:].T.tolist()]
+        dice = [float(hits / size) if size else None for hits, size in counts.T.tolist()]
         return sum(losses) / len(losses), dice
 
     def _record(self, report: EpochReport, steps: int) -> None:
@@ -257,13 +262,38 @@ class Training:
             stream.write(json.dumps(line) + "\n")
 
 
+def task_loss(task: TrainingTask, levels: list[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
+    """The loss of a batch, summed over the levels that have one.
+
+    Args:
+        task: labels, kind of Dice, smoothing.
+        levels: (batch, output, *shape) logits, full resolution first.
+        label: (batch, *patch) class indices.
+    """
+    losses = [
+        segmentation_loss(
+            logits.float(),
+            shrunk(label, logits.shape[2:]),
+            task.labels,
+            per_sample=task.configuration.dice == "sample",
+            smoothing=task.recipe.dice_smoothing,
+        )
+        for logits in levels
+    ]
+    weights = [0.5**level for level in range(len(levels))]
+    total = losses[0] * weights[0]
+    for loss, weight in zip(losses[1:], weights[1:], strict=True):
+        total = total + loss * weight
+    return total / sum(weights)
+
+
 def measure_step(task: TrainingTask, device: str) -> float:
     """Seconds of one training step on a device (network, loss, gradients, update), after one step to warm up.
 
     Short steps are repeated for about a second, and the fastest counts.
     """
     fabric = make_fabric(device)
-    network = build_network(task.topology, 0)
+    network = build_network(task.topology, 0, deep_supervision=task.recipe.deep_supervision)
     model, optimizer = fabric.setup(network, make_optimizer(network, task.recipe))
     shape = (task.configuration.batch_size, *task.configuration.patch_size)
     image = torch.randn(shape[0], task.topology.in_channels, *shape[1:], device=fabric.device)
@@ -272,7 +302,8 @@ def measure_step(task: TrainingTask, device: str) -> float:
     while len(times) < 2 or sum(times[1:]) < _MEASURED_SECONDS:
         begun = perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        fabric.backward(dice_and_cross_entropy(model(image).float(), label, per_sample=True))
+        outputs = model(image)
+        fabric.backward(task_loss(task, outputs if isinstance(outputs, list) else [outputs], label))
         optimizer.step()
         if fabric.device.type == "cuda":
             torch.cuda.synchronize()

@@ -77,10 +77,11 @@ class UNet(nn.Module):
     """Encoder and decoder, joined by concatenation.
 
     Input (batch, channel, *patch) with patch edges that are multiples of `Topology.divisor`; output
-    (batch, class, *patch) of logits.
+    (batch, output, *patch) of logits. With `deep_supervision`, while training, a list of these for the decoder's
+    levels, finest first; the coarsest decoder level has no output unless it is the only one (nnU-Net v2).
     """
 
-    def __init__(self, topology: Topology) -> None:
+    def __init__(self, topology: Topology, *, deep_supervision: bool = False) -> None:
         super().__init__()
         dimension, features = topology.dimension, topology.features
         residual = topology.block == "residual"
@@ -103,17 +104,33 @@ class UNet(nn.Module):
                 self.ups.append(_TRANSPOSED[dimension](width, above, stride, stride, bias=topology.bias))
                 self.decoder.append(_decoder_blocks(topology, level - 1))
         self.head = _CONVOLUTION[dimension](features[0], topology.out_channels, 1)
+        supervised = range(1, len(self.decoder) - 1) if deep_supervision else ()
+        self.coarse_heads = nn.ModuleList(
+            _CONVOLUTION[dimension](features[level], topology.out_channels, 1) for level in supervised
+        )
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
+    def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """Logits of an image."""
         skips: list[torch.Tensor] = []
         state = image if self.stem is None else self.stem(image)
         for pool, blocks in zip(self.pools, self.encoder, strict=True):
             state = blocks(pool(state))
             skips.append(state)
+        coarse: list[torch.Tensor] = []
         for level in range(len(self.ups) - 1, -1, -1):
             state = self.decoder[level](torch.cat([self.ups[level](state), skips[level]], dim=1))
-        return cast(torch.Tensor, self.head(state))
+            if self.training and 1 <= level <= len(self.coarse_heads):
+                coarse.insert(0, self.coarse_heads[level - 1](state))
+        logits = cast(torch.Tensor, self.head(state))
+        return [logits, *coarse] if coarse else logits
+
+    def inference_weights(self) -> dict[str, torch.Tensor]:
+        """The weights that prediction needs, on the CPU: without the heads of coarse levels."""
+        return {
+            key: tensor.detach().cpu().contiguous()
+            for key, tensor in self.state_dict().items()
+            if not key.startswith("coarse_heads.")
+        }
 
 
 def _blocks(topology: Topology, level: int, inputs: int, stride: Axes) -> nn.Sequential:
@@ -140,14 +157,17 @@ def _decoder_blocks(topology: Topology, level: int) -> nn.Sequential:
     )
 
 
-def build_network(topology: Topology, seed: int | None = None) -> UNet:
+def build_network(topology: Topology, seed: int | None = None, *, deep_supervision: bool = False) -> UNet:
     """Make the network of a topology, He-initialised for the leaky ReLU (method.md [N2]).
+
+    Residual blocks begin as their skip connections: the norm before the sum starts at zero (nnU-Net v2).
 
     Args:
         topology: all its numbers.
         seed: of the initial weights; None where weights are loaded next.
+        deep_supervision: with outputs of coarse levels, for training.
     """
-    network = UNet(topology)
+    network = UNet(topology, deep_supervision=deep_supervision)
     if seed is not None:
         generator = torch.Generator().manual_seed(seed)
         for module in network.modules():
@@ -155,4 +175,6 @@ def build_network(topology: Topology, seed: int | None = None) -> UNet:
                 nn.init.kaiming_normal_(module.weight, LEAKY_SLOPE, generator=generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+            if isinstance(module, ResidualBlock):
+                nn.init.zeros_(cast(torch.Tensor, module.second[1].weight))
     return network

@@ -90,7 +90,8 @@ def resampled_shape(
     shape: Sequence[int], spacing_mm: Sequence[float], new_spacing_mm: Sequence[float]
 ) -> tuple[int, ...]:
     """The shape that covers the same extent at another spacing (at least one voxel an axis)."""
-    exact = np.asarray(shape) * np.asarray(spacing_mm) / np.asarray(new_spacing_mm)
+    # In this order, as nnU-Net v2: halves round to the same side.
+    exact = np.asarray(spacing_mm) / np.asarray(new_spacing_mm) * np.asarray(shape)
     return tuple(max(int(size), 1) for size in np.rint(exact))
 
 
@@ -137,10 +138,11 @@ def count_components(label: NDArray[np.integer[Any]], classes: int) -> tuple[int
     """Connected components (26 neighbours, 8 in a plane) of each foreground class."""
     import cc3d
 
-    components, total = cc3d.connected_components(label.astype(np.int32), connectivity=26, return_N=True)
+    annotated = np.maximum(label, 0).astype(np.int32)  # what nobody annotated is negative
+    components, total = cc3d.connected_components(annotated, connectivity=26, return_N=True)
     # Each component has one class: read it off any of its voxels.
     owner = np.zeros(total + 1, np.int64)
-    owner[components.ravel()] = label.ravel()
+    owner[components.ravel()] = annotated.ravel()
     counts = np.bincount(owner[1:], minlength=classes)
     return tuple(int(count) for count in counts[1:classes])
 
@@ -170,6 +172,8 @@ def summarize(
     )
     components = np.array([measurement.components for measurement in measurements])
     single = tuple(index + 1 for index in range(components.shape[1]) if components[:, index].max() == 1)
+    if dataset.labels.ignore is not None:
+        single = ()  # where annotation is missing, nobody knows what is connected
     return Fingerprint(
         dataset=dataset.name,
         dimension=dimension,

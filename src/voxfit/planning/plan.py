@@ -50,11 +50,14 @@ class Inference(Record):
         averages: what is averaged over tiles, mirrored variants and folds: probabilities, or logits (nnU-Net v2).
         tile_weights: a Gaussian about the tile's centre, or about the voxel behind it (nnU-Net v2).
         mirror_axes: of (z, y, x), along which variants are mirrored; None for all that the network sees.
+        handover: how a cascade's first stage reaches the second: its probabilities are brought to the second's grid,
+            or its segmentation of the whole image is prepared like a label (nnU-Net v2).
     """
 
     averages: Literal["probabilities", "logits"] = "probabilities"
     tile_weights: Literal["centred", "shifted"] = "centred"
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] | None = None
+    handover: Literal["probabilities", "segmentation"] = "probabilities"
 
 
 class Configuration(Record):
@@ -110,6 +113,14 @@ class Configuration(Record):
         """2 or 3."""
         return len(self.patch_size)
 
+    def with_width(self, width: int) -> Configuration:
+        """The same with other feature maps: `width` at full resolution, explicit stages in proportion."""
+        stages = self.stages
+        if stages:
+            features = tuple(max(item * width // self.base_features, 1) for item in stages.features)
+            stages = stages.model_copy(update={"features": features})
+        return self.model_copy(update={"base_features": width, "stages": stages})
+
     @property
     def spacing_mm(self) -> tuple[float | None, ...]:
         """(z, y, x) of the resampled cases; None for an axis that keeps its own."""
@@ -139,7 +150,8 @@ class Plan(Record):
         inference: how predictions are put together.
         configurations: by name. A cascade is offered where `3d_lowres` and `3d_cascade` are among them.
         changes: what a budget or a user's option changed, in words.
-        made_from: digest of the fingerprint's facts and the limits; when they change, so does the plan.
+        planner: whose rules made it.
+        made_from: digest of planner, fingerprint's facts and limits; when they change, so does the plan.
         fitted_to: digest of the time budget that changed it; empty for none.
     """
 
@@ -155,6 +167,7 @@ class Plan(Record):
     inference: Inference = Inference()
     configurations: dict[ConfigurationName, Configuration]
     changes: tuple[str, ...] = ()
+    planner: str = "nnunet-2018"
     made_from: str = ""
     fitted_to: str = ""
 
@@ -187,7 +200,7 @@ class Plan(Record):
         stages = configuration.stages or paper_stages(
             configuration.num_pool, configuration.base_features, configuration.max_features, configuration.pooling
         )
-        return Topology(in_channels=len(self.channel_names) + extra, out_channels=self.labels.count, **dict(stages))
+        return Topology(in_channels=len(self.channel_names) + extra, out_channels=self.labels.outputs, **dict(stages))
 
     def training_digest(self, name: ConfigurationName) -> str:
         """Changes when a model trained with this configuration no longer fits the plan; `why` does not count."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from voxfit.core.records import digest_of
 from voxfit.planning.fingerprint import Fingerprint, is_ct
 from voxfit.planning.grid import ClipAndScale, Normalization, Unmeasured, ZScore
 from voxfit.planning.plan import Configuration, ConfigurationName, Limits, Plan
@@ -52,17 +51,11 @@ def make_plan(fingerprint: Fingerprint, limits: Limits | None = None) -> Plan:
         channel_names=fingerprint.channel_names,
         labels=fingerprint.labels,
         num_cases=len(fingerprint.cases),
-        normalization=_normalization(fingerprint),
+        normalization=normalization_of(fingerprint),
         single_component_labels=fingerprint.single_component_labels,
         limits=limits,
         configurations=plan_configurations(extent, limits),
-        made_from=plan_origin(fingerprint, limits),
     )
-
-
-def plan_origin(fingerprint: Fingerprint, limits: Limits) -> str:
-    """Digest of what a plan is made from."""
-    return digest_of([fingerprint.facts_digest(), limits.digest()])
 
 
 def plan_configurations(extent: Extent, limits: Limits) -> dict[ConfigurationName, Configuration]:
@@ -185,7 +178,8 @@ def _why_batch(rule: PatchRule, words: str, voxels: int, median_voxels: int, num
     return f"the smallest allowed ({words} voxels: {fits}; {limits.dataset_fraction:.0%} of the dataset: {share}) [A4]"
 
 
-def _normalization(fingerprint: Fingerprint) -> tuple[Normalization, ...]:
+def normalization_of(fingerprint: Fingerprint) -> tuple[Normalization, ...]:
+    """The rule of each channel (method.md [P3], [P4])."""
     masked = fingerprint.size_after_cropping() <= MASK_SHARE
     result: list[Normalization] = []
     for name, statistics in zip(fingerprint.channel_names, fingerprint.intensities, strict=True):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
 from voxfit.core.records import Record
+
+Planner = Literal["nnunet-2018", "nnunet-v2", "nnunet-v2-resenc-m", "nnunet-v2-resenc-l", "nnunet-v2-resenc-xl"]
+PLANNERS: tuple[Planner, ...] = get_args(Planner)
+PAPER: Planner = "nnunet-2018"
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -44,6 +48,7 @@ class Annealed(Record):
         learning_rate: the highest one.
         power: 1 is a straight line.
         warmup_steps: training steps until `learning_rate` is reached.
+        every: when the rate changes.
         epochs: the length; or
         seconds: the length in seconds of training, whatever the number of steps becomes.
     """
@@ -52,6 +57,7 @@ class Annealed(Record):
     learning_rate: PositiveFloat
     power: PositiveFloat = 0.9
     warmup_steps: NonNegativeInt = 50
+    every: Literal["step", "epoch"] = "step"
     epochs: PositiveInt | None = None
     seconds: PositiveFloat | None = None
 
@@ -104,29 +110,55 @@ class Disturbance(Record):
     removal_share: Probability = 0.15
 
 
+class Adam(Record):
+    """The paper's optimiser (method.md [T3])."""
+
+    kind: Literal["adam"] = "adam"
+    weight_decay: NonNegativeFloat = 3e-5
+    amsgrad: bool = True
+
+
+class SGD(Record):
+    """nnU-Net v2's optimiser: stochastic gradient descent with Nesterov's momentum."""
+
+    kind: Literal["sgd"] = "sgd"
+    weight_decay: NonNegativeFloat = 3e-5
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+
+
 class Recipe(Record):
     """Training settings, the same for all datasets and configurations.
 
     Attributes:
         name: of the recipe.
+        planner: whose rules make the plan.
         folds: of the cross-validation [T1].
         steps_per_epoch, validation_steps: batches [T3].
         schedule: of the learning rate, and when to stop.
-        weight_decay, amsgrad: of Adam [T3].
+        optimizer: what is done with gradients [T3].
+        largest_gradient: norm to which the gradient of a step is cut; None for any.
+        deep_supervision: whether coarse decoder levels have losses of their own, each half of the finer one's, the
+            coarsest left out (nnU-Net v2).
         dice_smoothing: added above and below [T2].
+        centred: samples of a batch that are centred on foreground: more than a third [T8], or a third rounded
+            (nnU-Net v2).
         augmentation_2d, augmentation_3d: parameter sets [T5].
+        augmentation_slices: of patches that are transformed slice by slice; None for the 2D set [T6].
         disturbance: of the first stage's segmentation, where it is input [T7].
         seed: of everything random.
     """
 
     schema_name: ClassVar[str] = "voxfit.recipe/1"
-    name: str = "nnunet-2018"
+    name: str = PAPER
+    planner: Planner = PAPER
     folds: Annotated[int, Field(ge=2)] = 5
     steps_per_epoch: PositiveInt = 250
     validation_steps: PositiveInt = 50
     schedule: Annotated[Plateau | Annealed, Field(discriminator="kind")] = Plateau()
-    weight_decay: NonNegativeFloat = 3e-5
-    amsgrad: bool = True
+    optimizer: Annotated[Adam | SGD, Field(discriminator="kind")] = Adam()
+    largest_gradient: PositiveFloat | None = None
+    deep_supervision: bool = False
+    centred: Literal["above_third", "third"] = "above_third"
     dice_smoothing: PositiveFloat = 1e-5
     augmentation_2d: AugmentationSet = AugmentationSet(
         rotation_degrees=180.0, stretched_rotation_degrees=15.0, elastic_amplitude=(0.0, 200.0)
@@ -134,5 +166,6 @@ class Recipe(Record):
     augmentation_3d: AugmentationSet = AugmentationSet(
         rotation_degrees=15.0, stretched_rotation_degrees=15.0, elastic_amplitude=(0.0, 900.0)
     )
+    augmentation_slices: AugmentationSet | None = None
     disturbance: Disturbance = Disturbance()
     seed: NonNegativeInt = 0

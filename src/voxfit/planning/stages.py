@@ -94,3 +94,20 @@ def paper_stages(
         decoder_blocks=(2,) * deepest,
         downsampling=pooling,
     )
+
+
+def multiplications(topology: Topology, patch_size: Sequence[int]) -> int:
+    """Multiplications of one forward pass over one patch; a training step takes about three times as many."""
+    total, voxels, inputs = 0, math.prod(patch_size), topology.in_channels
+    residual = topology.block == "residual"
+    for level, (width, kernel) in enumerate(zip(topology.features, topology.kernels, strict=True)):
+        stride = math.prod(topology.strides[level])
+        voxels //= stride
+        convolutions = topology.encoder_blocks[level] * (2 if residual else 1) + (residual and level == 0)
+        total += voxels * math.prod(kernel) * width * (inputs + width * (convolutions - 1))
+        if level:
+            above, size = topology.features[level - 1], math.prod(topology.kernels[level - 1])
+            blocks = topology.decoder_blocks[level - 1]
+            total += voxels * stride * above * (width + size * above * (blocks + 1))
+        inputs = width
+    return total + math.prod(patch_size) * topology.features[0] * topology.out_channels

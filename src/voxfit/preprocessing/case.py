@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import scipy.ndimage
@@ -13,10 +14,12 @@ from voxfit.imaging.volume import Volume
 from voxfit.planning.fingerprint import crop_box, resampled_shape
 from voxfit.planning.grid import Grid
 from voxfit.preprocessing.normalization import needs_mask, normalize
-from voxfit.preprocessing.resampling import resample, resample_nearest
+from voxfit.preprocessing.resampling import coarse_axis, resample, resample_linear, resample_nearest
 
 OUTSIDE = -1
-"""Stored label of voxels outside of the nonzero mask."""
+"""Stored label of background outside of the nonzero mask."""
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,13 @@ class Placement:
         geometry: of the image.
         crop: the nonzero box in it.
         shape: (z, y, x) of the prepared case, covering the same extent as `crop`.
+        coarse_axis: the one of (z, y, x) that is resampled apart on the way back, if any.
     """
 
     geometry: Geometry
     crop: Box
     shape: tuple[int, ...]
+    coarse_axis: int | None = None
 
     def restore(self, probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
         """From probabilities on the prepared grid to class indices on the image's grid (method.md [I3]).
@@ -42,10 +47,20 @@ class Placement:
         Returns:
             (z, y, x) class indices; background outside of the crop.
         """
-        full = resample(probabilities, self.crop.shape, order=1)
-        return self.uncrop(full.argmax(axis=0).astype(np.uint8))
+        return self.uncrop(self.to_image_grid(probabilities).argmax(axis=0).astype(np.uint8))
 
-    def uncrop(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def to_image_grid(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """From the prepared grid to the image's, within the crop: linear, but nearest along an axis that is apart.
+
+        Args:
+            values: (class, z, y, x), probabilities or logits.
+
+        Returns:
+            (class, *crop.shape).
+        """
+        return resample(values, self.crop.shape, order=1, apart=self.coarse_axis)
+
+    def uncrop(self, label: NDArray[Scalar]) -> NDArray[Scalar]:
         """A label map of the crop, as one of the whole image."""
         return paste(label, self.crop, self.geometry.shape)
 
@@ -66,35 +81,86 @@ class PreparedCase:
 
 
 def prepare(volume: Volume, grid: Grid, label: NDArray[np.int16] | None = None) -> PreparedCase:
-    """Crop, resample, normalise (method.md [P1]-[P4]).
+    """Crop, resample, normalise (method.md [P1]-[P4]); or, as nnU-Net v2 does, normalise and then resample.
 
     Args:
         volume: the image (channel, z, y, x).
-        grid: spacing and normalisation of the plan.
+        grid: spacing, normalisation and preparation of the plan.
         label: (z, y, x) class indices on the image's grid.
     """
     image = np.asarray(volume.array, np.float32)
-    geometry = volume.geometry
+    spacing_mm = volume.geometry.spacing_mm
+    new_spacing_mm = grid.spacing_of(spacing_mm)
     crop = crop_box(image)
-    cropped = cut(image, crop)
-    shape = resampled_shape(crop.shape, geometry.spacing_mm, grid.spacing_of(geometry.spacing_mm))
-    mask = None
-    if needs_mask(grid.normalization):
-        mask = resample_nearest(_filled(cropped), shape)
-    result = normalize(resample(cropped, shape, order=3), grid.normalization, mask)
-    prepared_label = None
-    if label is not None:
-        prepared_label = resample_nearest(cut(label, crop), shape)
-        if mask is not None:
-            prepared_label = np.where(mask | (prepared_label > 0), prepared_label, np.int16(OUTSIDE))
-    return PreparedCase(result, prepared_label, Placement(geometry, crop, shape))
+    shape = resampled_shape(crop.shape, spacing_mm, new_spacing_mm)
+    ratio = grid.preparation.coarse_axis_ratio
+    way = _Way(grid, shape, coarse_axis(spacing_mm, new_spacing_mm, ratio))
+    prepare_crop = way.resample_first if grid.preparation.first == "resample" else way.normalize_first
+    prepared, prepared_label = prepare_crop(cut(image, crop), None if label is None else cut(label, crop))
+    back = coarse_axis(new_spacing_mm, spacing_mm, ratio)
+    return PreparedCase(prepared, prepared_label, Placement(volume.geometry, crop, shape, back))
 
 
-def _filled(image: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Voxels that are nonzero in any channel, holes filled; all of them where the image is all zero."""
+@dataclass(frozen=True)
+class _Way:
+    """From a cropped case to the prepared one.
+
+    Attributes:
+        grid: where to.
+        shape: (z, y, x) there.
+        apart: the axis that is resampled by nearest neighbour, if any.
+    """
+
+    grid: Grid
+    shape: tuple[int, ...]
+    apart: int | None
+
+    def resample_first(
+        self, image: NDArray[np.float32], label: NDArray[np.int16] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int16] | None]:
+        """The nonzero mask travels beside the label; the image is zero outside of it afterwards."""
+        mask = None
+        if needs_mask(self.grid.normalization):
+            mask = resample_nearest(_filled(image), self.shape)
+        image = resample(image, self.shape, order=3, apart=self.apart)
+        if label is not None:
+            label = _mark_outside(self._resample_label(label), mask)
+        return normalize(image, self.grid.normalization, mask), label
+
+    def normalize_first(
+        self, image: NDArray[np.float32], label: NDArray[np.int16] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int16] | None]:
+        """As nnU-Net v2: `OUTSIDE` is a label before resampling, and no value leaves the normalised range."""
+        mask = None
+        if label is not None or needs_mask(self.grid.normalization):
+            mask = _filled(image, slices=False)
+        image = normalize(image, self.grid.normalization, mask)
+        if label is not None:
+            label = self._resample_label(_mark_outside(label, mask))
+        return resample(image, self.shape, order=3, apart=self.apart, clip=True), label
+
+    def _resample_label(self, label: NDArray[np.int16]) -> NDArray[np.int16]:
+        match self.grid.preparation.labels:
+            case "nearest":
+                return resample_nearest(label, self.shape)
+            case "linear":
+                return resample_linear(label, self.shape, apart=self.apart)
+
+
+def _mark_outside(label: NDArray[np.int16], mask: NDArray[np.bool_] | None) -> NDArray[np.int16]:
+    return label if mask is None else np.where(mask | (label != 0), label, np.int16(OUTSIDE))
+
+
+def _filled(image: NDArray[np.float32], *, slices: bool = True) -> NDArray[np.bool_]:
+    """Voxels that are nonzero in any channel, holes filled; all of them where the image is all zero.
+
+    Args:
+        image: (channel, z, y, x).
+        slices: whether holes of an image that is a single slice are filled too; nnU-Net v2 leaves them open.
+    """
     mask = (image != 0).any(axis=0)
     if not mask.any():
         return np.ones_like(mask)
-    if mask.shape[0] == 1:  # a single slice: in three dimensions every hole would be open
+    if slices and mask.shape[0] == 1:  # in three dimensions every hole would be open
         return np.asarray(scipy.ndimage.binary_fill_holes(mask[0]))[None]
     return np.asarray(scipy.ndimage.binary_fill_holes(mask))

@@ -2,13 +2,18 @@
 
 A spline of order 3 is a linear, separable operation. Its matrix for one axis comes from applying SciPy's `zoom` to the
 unit vectors, so the result is SciPy's and scikit-image's (`resize`, mode "edge", no anti-aliasing), by three matrix
-products in place of a walk through all voxels.
+products in place of a walk through all voxels. An axis that is resampled apart, by nearest neighbour, needs no matrix:
+slices are taken by their indices.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import scipy.ndimage
@@ -17,7 +22,33 @@ from numpy.typing import NDArray
 _NEGLIGIBLE = 1e-9
 """Matrix entries below this are set to zero: left in, they become denormal numbers, which are very slow."""
 
+_AT_ONCE = 2**20
+"""Voxels whose labels are decided together: it bounds the memory."""
+
 Scalar = TypeVar("Scalar", bound=np.generic)
+Index = TypeVar("Index", bound=np.integer[Any])
+
+
+def coarse_axis(spacing_mm: Sequence[float], new_spacing_mm: Sequence[float], ratio: float | None) -> int | None:
+    """The axis that is resampled apart on the way from one spacing to another (as in nnU-Net v2).
+
+    The first of the two spacings decides in which one voxels are more than `ratio` times longer than they are wide.
+    Where they are so along two axes, none is resampled apart. There and back may therefore differ.
+
+    Args:
+        spacing_mm: of the grid that is left.
+        new_spacing_mm: of the grid that is reached.
+        ratio: see `Preparation.coarse_axis_ratio`.
+
+    Returns:
+        the index of the axis, or None.
+    """
+    for spacing in (spacing_mm, new_spacing_mm):
+        longest = max(spacing)
+        if ratio is not None and longest / min(spacing) > ratio:
+            axes = [axis for axis, size in enumerate(spacing) if longest / size == 1]
+            return axes[0] if len(axes) == 1 else None
+    return None
 
 
 @lru_cache(maxsize=128)
@@ -36,20 +67,34 @@ def axis_matrix(old: int, new: int, order: Literal[1, 3]) -> NDArray[np.float32]
     return matrix.astype(np.float32)
 
 
-def resample(array: NDArray[np.float32], shape: tuple[int, ...], order: Literal[1, 3]) -> NDArray[np.float32]:
+def resample(
+    array: NDArray[np.float32],
+    shape: tuple[int, ...],
+    order: Literal[1, 3],
+    *,
+    apart: int | None = None,
+    clip: bool = False,
+) -> NDArray[np.float32]:
     """Resample the last three axes (z, y, x) to `shape` with a spline (method.md [P2], order 3; [I3], order 1).
 
     Args:
         array: (channel, z, y, x).
         shape: the new (z, y, x).
         order: 1 or 3.
+        apart: the one of (z, y, x) that is resampled by nearest neighbour, if any (see `coarse_axis`).
+        clip: cut off what the spline adds beyond the range of the values: of each channel, or of each of its slices
+            across the axis that is apart.
     """
     result = array
+    axes = [axis for axis in range(3) if axis != apart and array.shape[axis + 1] != shape[axis]]
     # The axis that shrinks most (or grows least) goes first: fewer voxels for the others.
-    for axis in sorted(range(3), key=lambda axis: shape[axis] / array.shape[axis + 1]):
-        old, new = array.shape[axis + 1], shape[axis]
-        if old != new:
-            result = _along(axis_matrix(old, new, order), result, axis)
+    for axis in sorted(axes, key=lambda axis: shape[axis] / array.shape[axis + 1]):
+        result = _along(axis_matrix(array.shape[axis + 1], shape[axis], order), result, axis)
+    if clip and axes:
+        across = tuple(axis + 1 for axis in range(3) if axis != apart)
+        result.clip(array.min(axis=across, keepdims=True), array.max(axis=across, keepdims=True), out=result)
+    if apart is not None and array.shape[apart + 1] != shape[apart]:
+        result = result.take(_nearest(array.shape[apart + 1], shape[apart]), axis=apart + 1)
     return np.ascontiguousarray(result)
 
 
@@ -64,12 +109,94 @@ def _along(matrix: NDArray[np.float32], array: NDArray[np.float32], axis: int) -
     return product if axis == 1 else product.reshape(channels, -1, height, width)
 
 
+def _centres(old: int, new: int) -> NDArray[np.float64]:
+    """Where the centres of new voxels lie among the old ones, in the arithmetic of SciPy, so that ties are its ties."""
+    return (np.arange(new) + 0.5) * (old / new) - 0.5
+
+
+def _nearest(old: int, new: int) -> NDArray[np.intp]:
+    return np.floor(_centres(old, new) + 0.5).clip(0, old - 1).astype(np.intp)
+
+
 def resample_nearest(array: NDArray[Scalar], shape: tuple[int, ...]) -> NDArray[Scalar]:
     """Resample a label map (z, y, x) to `shape` by nearest neighbour: no value is invented (method.md [P2])."""
     if array.shape == shape:
         return array
-    rows = [
-        np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.intp), old - 1)
-        for old, new in zip(array.shape, shape, strict=True)
+    return array[np.ix_(*map(_nearest, array.shape, shape))]
+
+
+def resample_linear(label: NDArray[Index], shape: tuple[int, ...], *, apart: int | None = None) -> NDArray[Index]:
+    """Resample a label map (z, y, x) to `shape`: each voxel takes the label whose mask, interpolated linearly, is most.
+
+    Where two labels have equally much, the one of the nearest old voxel wins if it is among them, else the smaller.
+    This is nnU-Net v2's way (batchgenerators 0.25.5, `resize_segmentation`), negative labels counting as any other.
+
+    Args:
+        label: class indices.
+        shape: the new (z, y, x).
+        apart: the axis that is resampled by nearest neighbour, if any.
+    """
+    if label.shape == shape:
+        return label
+    axes = [
+        _Neighbours.of(old, new, nearest=axis == apart)
+        for axis, (old, new) in enumerate(zip(label.shape, shape, strict=True))
     ]
-    return array[np.ix_(*rows)]
+    lowest, highest = label, label
+    for axis, neighbours in enumerate(axes):
+        pairs = neighbours.lower, neighbours.upper
+        lowest = np.minimum(*(lowest.take(indices, axis) for indices in pairs))
+        highest = np.maximum(*(highest.take(indices, axis) for indices in pairs))
+    # Most voxels have neighbours of one label only, and take it.
+    result, mixed = lowest, np.flatnonzero(lowest != highest)
+    for part in np.array_split(mixed, math.ceil(len(mixed) / _AT_ONCE) or 1):
+        result.flat[part] = _most(label, axes, np.unravel_index(part, shape))
+    return result
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """For each new voxel of one axis, the old ones that it lies between, the weight of the lower, and the nearest."""
+
+    lower: NDArray[np.intp]
+    upper: NDArray[np.intp]
+    weight: NDArray[np.float64]
+    nearest: NDArray[np.intp]
+
+    @staticmethod
+    def of(old: int, new: int, *, nearest: bool) -> _Neighbours:
+        closest = _nearest(old, new)
+        if nearest:
+            return _Neighbours(closest, closest, np.ones(new), closest)
+        centres = _centres(old, new)
+        below = np.floor(centres)
+        # Beyond the outermost voxels both neighbours are the outermost.
+        lower, upper = ((below + step).clip(0, old - 1).astype(np.intp) for step in (0, 1))
+        return _Neighbours(lower, upper, 1 - (centres - below), closest)
+
+
+def _most(label: NDArray[Index], axes: Sequence[_Neighbours], voxels: tuple[NDArray[np.intp], ...]) -> NDArray[Index]:
+    """The labels of some new voxels, given by their indices on each axis."""
+    places = list(zip(axes, voxels, strict=True))
+    corners, weights = [], []
+    # The weights and the order of products and sums are SciPy's: only so do sums tie where they tie there.
+    for upper in itertools.product((False, True), repeat=3):
+        weight = np.ones(len(voxels[0]))
+        for (axis, index), up in zip(places, upper, strict=True):
+            weight = weight * (1 - axis.weight[index] if up else axis.weight[index])
+        position = tuple(
+            (axis.upper if up else axis.lower)[index] for (axis, index), up in zip(places, upper, strict=True)
+        )
+        corners.append(label[position])
+        weights.append(weight)
+    sums = np.array(
+        [
+            sum(weight * (corner == wanted) for corner, weight in zip(corners, weights, strict=True))
+            for wanted in corners
+        ]
+    )
+    leading = sums == sums.max(axis=0)
+    nearest = label[tuple(axis.nearest[index] for axis, index in places)]
+    found = np.array(corners)
+    smallest = np.where(leading, found, found.max(axis=0)).min(axis=0)
+    return np.where((leading & (found == nearest)).any(axis=0), nearest, smallest)

@@ -1,7 +1,7 @@
 """What training will take on this device, and how to make it fit into a given time.
 
-Where the paper's batch and width leave too few steps, the batch is lowered first, then the width, until about
-`ENOUGH_STEPS` fit. docs/benchmarks.md has what such trainings reached.
+Where the paper's batch and width leave too few steps, the batch is lowered first, then the width, then the patch, until
+about `ENOUGH_STEPS` fit. docs/benchmarks.md has what such trainings reached.
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ from time import monotonic
 from voxfit.core.errors import UsageError
 from voxfit.inference.tiling import tiles
 from voxfit.planning.plan import Configuration, ConfigurationName, Plan
-from voxfit.planning.recipe import Annealed, Plateau, Recipe
+from voxfit.planning.recipe import SGD, Adam, Annealed, Plateau, Recipe
+from voxfit.planning.topology import volume_rule
 
 ENOUGH_STEPS = 1500
 SMALLEST_BATCH = 2
 WIDTHS = (30, 24, 16, 12, 8)
+SMALLEST_PATCH = 64**3
+"""Voxels: smaller patches see too little of a patient."""
 LEARNING_RATE = 1e-2
 """Of short schedules; measured (docs/benchmarks.md). The paper's 3e-4 is for hundreds of epochs."""
 
+_FAR_TOO_SLOW = 1.5
+"""A step that is likely to take this many times the time there is for it is not measured."""
 _EPOCHS = 50
 """A timed training is divided into about this many epochs: checkpoints, and lines of its history."""
 _CASE_SECONDS = 0.2
@@ -86,10 +91,10 @@ def fit_to_budget(
 
     fitted: dict[ConfigurationName, Fitted] = {}
     for name in models:
-        first = _smallest(plan.configurations[name])
+        first = _narrowest(plan.configurations[name])
         measured = Fitted(first, timer(name, first))
         time = max(share - predicting(name, measured), share / 2)
-        fitted[name] = fit_configuration(name, plan.configurations[name], time, timer, measured)
+        fitted[name] = fit_configuration(name, plan, time, timer, measured)
     reserve = sum(models[name] * predicting(name, item) for name, item in fitted.items()) + _END_SECONDS
     each = (seconds - (monotonic() - begun) - reserve) / count
     slowest = max(item.step_seconds for item in fitted.values())
@@ -113,33 +118,63 @@ def fit_to_budget(
 
 
 def fit_configuration(
-    name: ConfigurationName, configuration: Configuration, seconds: float, timer: StepTimer, smallest: Fitted
+    name: ConfigurationName, plan: Plan, seconds: float, timer: StepTimer, narrowest: Fitted
 ) -> Fitted:
-    """Lower batch and width of a configuration until about `ENOUGH_STEPS` steps fit into a time.
+    """Fit patch, width and batch of a configuration, so that about `ENOUGH_STEPS` steps fit into a time.
+
+    The search goes upwards from the cheapest network: what is far too slow is never tried.
 
     Args:
         name: of the configuration.
-        configuration: as planned.
+        plan: as planned.
         seconds: for the training of one model.
         timer: measures a step.
-        smallest: the configuration with the smallest batch, measured.
+        narrowest: the configuration with the smallest batch and width, measured.
     """
-    wanted = seconds / ENOUGH_STEPS
-    best = smallest
-    # A step costs about as much as its samples, but small batches cost more a sample: so a second guess is better.
-    for _ in range(2):
-        batch = min(int(wanted / best.sample_seconds), configuration.batch_size)
-        if batch > best.configuration.batch_size:
-            larger = configuration.model_copy(update={"batch_size": batch})
-            measured = timer(name, larger)
-            best = Fitted(larger, measured) if measured <= wanted * 1.1 else best
-    for width in WIDTHS:
-        if best.step_seconds <= wanted:
+    planned, wanted, best = plan.configurations[name], seconds / ENOUGH_STEPS, narrowest
+
+    def attempt(larger: Configuration, likely_factor: float) -> bool:
+        nonlocal best
+        if best.step_seconds * likely_factor > wanted * _FAR_TOO_SLOW:
+            return False
+        measured = timer(name, larger)
+        if measured <= wanted:
+            best = Fitted(larger, measured)
+        return measured <= wanted
+
+    if best.step_seconds > wanted:
+        smaller = smaller_patch(best.configuration, plan, wanted / best.step_seconds)
+        best = Fitted(smaller, timer(name, smaller)) if smaller != best.configuration else best
+    for width in (*sorted(WIDTHS), planned.base_features):
+        before = best.configuration.base_features
+        if before < width <= planned.base_features and not attempt(
+            best.configuration.with_width(width), width / before
+        ):
             break
-        if width < best.configuration.base_features:
-            narrower = best.configuration.model_copy(update={"base_features": width})
-            best = Fitted(narrower, timer(name, narrower))
-    return Fitted(best.configuration, best.step_seconds, tuple(_changes(name, configuration, best.configuration)))
+    if best.configuration.base_features == planned.base_features:
+        # A step costs about as much as its samples, but small batches cost more a sample: so guess twice.
+        for _ in range(2):
+            batch = min(int(wanted / best.sample_seconds), planned.batch_size)
+            if batch <= best.configuration.batch_size or not attempt(
+                best.configuration.model_copy(update={"batch_size": batch}), 1.0
+            ):
+                break
+    return Fitted(best.configuration, best.step_seconds, tuple(_changes(name, planned, best.configuration)))
+
+
+def smaller_patch(configuration: Configuration, plan: Plan, share: float) -> Configuration:
+    """A 3D configuration with a patch of about `share` of its voxels, but at least `SMALLEST_PATCH`, by rule [A3].
+
+    2D patches, and networks that were not planned by the paper's rules, stay as they are.
+    """
+    if configuration.dimension == 2 or configuration.stages:
+        return configuration
+    voxels = math.prod(configuration.patch_size)
+    limits = plan.limits.model_copy(update={"voxel_budget": max(int(voxels * share), min(SMALLEST_PATCH, voxels))})
+    rule = volume_rule(configuration.median_shape, configuration.spacing, plan.num_cases, limits)
+    if math.prod(rule.patch_size) >= voxels:
+        return configuration
+    return configuration.model_copy(update={"patch_size": rule.patch_size, "num_pool": rule.num_pool})
 
 
 def prediction_seconds(plan: Plan, configuration: Configuration, sample_seconds: float, cases: int) -> float:
@@ -155,7 +190,10 @@ def prediction_seconds(plan: Plan, configuration: Configuration, sample_seconds:
 def counted_recipe(recipe: Recipe, epochs: int) -> Recipe:
     """A recipe that anneals within a number of epochs."""
     return recipe.model_copy(
-        update={"schedule": Annealed(learning_rate=LEARNING_RATE, epochs=epochs), "amsgrad": False}
+        update={
+            "schedule": Annealed(learning_rate=_highest_rate(recipe), epochs=epochs),
+            "optimizer": _short_sighted(recipe.optimizer),
+        }
     )
 
 
@@ -198,29 +236,41 @@ def _timed(recipe: Recipe, seconds: float, step_seconds: float) -> Recipe:
     per_epoch = min(max(steps, 10), recipe.steps_per_epoch)
     return recipe.model_copy(
         update={
-            "schedule": Annealed(learning_rate=LEARNING_RATE, seconds=round(seconds, 1)),
-            # AMSGrad remembers the large gradients of the first steps for ever: in a short training, small classes
-            # then take hundreds of steps to appear at all (docs/benchmarks.md).
-            "amsgrad": False,
+            "schedule": Annealed(learning_rate=_highest_rate(recipe), seconds=round(seconds, 1)),
+            "optimizer": _short_sighted(recipe.optimizer),
             "steps_per_epoch": per_epoch,
             "validation_steps": min(max(per_epoch // 25, 2), recipe.validation_steps),
         }
     )
 
 
-def _smallest(configuration: Configuration) -> Configuration:
-    return configuration.model_copy(update={"batch_size": min(SMALLEST_BATCH, configuration.batch_size)})
+def _highest_rate(recipe: Recipe) -> float:
+    """Of a recipe that anneals already, its own; the paper's is too low for a short schedule."""
+    return recipe.schedule.learning_rate if isinstance(recipe.schedule, Annealed) else LEARNING_RATE
+
+
+def _short_sighted(optimizer: Adam | SGD) -> Adam | SGD:
+    """AMSGrad remembers the large gradients of the first steps for ever: in a short training, small classes then take
+    hundreds of steps to appear at all (docs/benchmarks.md)."""
+    return optimizer.model_copy(update={"amsgrad": False}) if isinstance(optimizer, Adam) else optimizer
+
+
+def _narrowest(configuration: Configuration) -> Configuration:
+    narrow = configuration.with_width(min(*WIDTHS, configuration.base_features))
+    return narrow.model_copy(update={"batch_size": min(SMALLEST_BATCH, configuration.batch_size)})
 
 
 def _changes(name: ConfigurationName, planned: Configuration, fitted: Configuration) -> list[str]:
-    changes = []
-    if fitted.batch_size != planned.batch_size:
-        changes.append(
-            f"{name}: batch size {planned.batch_size} -> {fitted.batch_size}, so that more steps fit into the budget"
-        )
-    if fitted.base_features != planned.base_features:
-        changes.append(
-            f"{name}: {planned.base_features} -> {fitted.base_features} feature maps at full resolution, "
-            "so that more steps fit into the budget"
-        )
-    return changes
+    pairs = [
+        (f"batch size {planned.batch_size} -> {fitted.batch_size}", planned.batch_size != fitted.batch_size),
+        (
+            f"{planned.base_features} -> {fitted.base_features} feature maps at full resolution",
+            planned.base_features != fitted.base_features,
+        ),
+        (f"patch {_by(planned.patch_size)} -> {_by(fitted.patch_size)}", planned.patch_size != fitted.patch_size),
+    ]
+    return [f"{name}: {what}, so that more steps fit into the budget" for what, changed in pairs if changed]
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(size) for size in shape)

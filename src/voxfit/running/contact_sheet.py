@@ -47,7 +47,8 @@ def draw_contact_sheet(run: Path, name: str, path: Path, *, rows: int = 4, colum
     if (run / "recipe.json").exists():
         recipe = Recipe.load(run / "recipe.json")
     cases = sorted(store.manifest.placements)
-    sampler = PatchSampler(store, cases, configuration, recipe, channels=len(plan.channel_names), seed=recipe.seed)
+    channels = len(plan.channel_names)
+    sampler = PatchSampler(store, cases, configuration, recipe, labels=plan.labels, channels=channels, seed=recipe.seed)
     image, label = sampler.finish(sampler.batch(TRAINING, 0, 0), torch.device("cpu"))
     tiles = [_tile(image[index, 0].numpy(), label[index].numpy()) for index in range(rows * columns)]
     sheet = np.concatenate([np.concatenate(tiles[row * columns : (row + 1) * columns], axis=1) for row in range(rows)])

@@ -15,10 +15,16 @@ from voxfit.core.records import Record, digest_of, write_atomically
 from voxfit.learning.sampling import Previous
 from voxfit.learning.training import Training, TrainingTask, measure_step
 from voxfit.planning.plan import Configuration, ConfigurationName
+from voxfit.planning.stages import multiplications
 from voxfit.running.budget import training_seconds, words
 
 if TYPE_CHECKING:
     from voxfit.running.pipeline import Run
+
+
+_NARROW = 8
+"""Feature maps of the network that is measured where the planned one is slow."""
+_LONG_STEP_SECONDS = 60.0
 
 
 class FoldManifest(Record):
@@ -36,6 +42,7 @@ def training_task(run: Run, name: ConfigurationName, fold: int) -> TrainingTask:
     plan, recipe = run.settings
     return TrainingTask(
         name=f"{name} fold {fold}",
+        labels=plan.labels,
         topology=plan.topology(name),
         configuration=plan.configurations[name],
         recipe=recipe,
@@ -93,8 +100,7 @@ def train(run: Run, name: ConfigurationName, fold: int) -> Path:
     run.listener.stage(f"Training {task.name}")
     training = Training(task, run.store(plan.grid(name)), folder, run.device, run.listener, previous_stage(run, name))
     network = training.run()
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
-    write_atomically(weights, safetensors.torch.save(tensors))
+    write_atomically(weights, safetensors.torch.save(network.inference_weights()))
     FoldManifest(
         made_from=fold_origin(run, name, fold),
         epochs=training.progress.epoch,
@@ -108,17 +114,33 @@ def train(run: Run, name: ConfigurationName, fold: int) -> Path:
 def time_step(run: Run, name: ConfigurationName, configuration: Configuration) -> float:
     """Seconds of one training step of a configuration on this device."""
     plan = run.base_plan.model_copy(update={"configurations": {name: configuration}})
-    recipe = run.request.recipe
     task = TrainingTask(
         name=name,
+        labels=plan.labels,
         topology=plan.topology(name),
         configuration=configuration,
-        recipe=recipe,
+        recipe=run.request.recipe,
         training_cases=(),
         validation_cases=(),
         seed=0,
     )
     return measure_step(task, run.device)
+
+
+def estimate_step(run: Run, name: ConfigurationName, configuration: Configuration) -> float:
+    """The same; but where a step would take very long, a narrow network is measured and its time scaled."""
+    narrow = configuration.with_width(min(_NARROW, configuration.base_features))
+    if narrow == configuration:
+        return time_step(run, name, configuration)
+    sizes = [
+        multiplications(
+            run.base_plan.model_copy(update={"configurations": {name: item}}).topology(name), item.patch_size
+        )
+        for item in (narrow, configuration)
+    ]
+    scaled = time_step(run, name, narrow) * sizes[1] / sizes[0]
+    # Narrow networks are less efficient, so this is more than it will be.
+    return scaled if scaled > _LONG_STEP_SECONDS else time_step(run, name, configuration)
 
 
 def announce(run: Run) -> None:
@@ -130,7 +152,7 @@ def announce(run: Run) -> None:
     left = {name: count for name, count in left.items() if count}
     if not left:
         return
-    seconds = training_seconds(plan, recipe, left, partial(time_step, run))
+    seconds = training_seconds(plan, recipe, left, partial(estimate_step, run))
     run.listener.say(
         f"Training {sum(left.values())} model{'s' * (sum(left.values()) > 1)} on {run.device}: "
         f"{words(seconds)} at most."

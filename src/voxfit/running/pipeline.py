@@ -18,7 +18,7 @@ from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.folds import Folds, split, split_origin
 from voxfit.planning.grid import Grid
 from voxfit.planning.plan import ConfigurationName, Plan
-from voxfit.planning.planner import make_plan, plan_origin
+from voxfit.planning.planners import plan_by, plan_origin
 from voxfit.planning.recipe import Recipe
 from voxfit.preprocessing.store import Store, StoreManifest
 from voxfit.running.assembly import assemble
@@ -76,7 +76,8 @@ class Run:
     def folds(self) -> Folds:
         """The split of the training cases."""
         path = self.root / "folds.json"
-        wanted = (self.dataset.cases, self.request.recipe.folds, self.request.recipe.seed)
+        recipe = self.request.recipe
+        wanted = (self.dataset.cases, recipe.folds, recipe.seed, self.dataset.splits)
         if path.exists():
             found = Folds.load(path)
             if found.made_from == split_origin(*wanted):
@@ -92,16 +93,16 @@ class Run:
     def base_plan(self) -> Plan:
         """The plan: the one in the run folder (perhaps edited), or a new one where it no longer fits."""
         path = self.root / "plan.json"
-        fingerprint, limits = self.fingerprint, self.request.limits
+        fingerprint, limits, planner = self.fingerprint, self.request.limits, self.request.recipe.planner
         if path.exists():
             found = Plan.load(path)
-            same = found.made_from == plan_origin(fingerprint, limits or found.limits)
+            same = found.made_from == plan_origin(planner, fingerprint, limits or found.limits)
             if same and found.fitted_to in ("", self.budget_digest):
                 return found
             limits = limits or found.limits
             old = self.workspace.set_aside(path)
             self.listener.say(f"The plan no longer fits what is asked for; the old one is now {old}.")
-        plan = make_plan(fingerprint, limits)
+        plan = plan_by(planner, fingerprint, limits)
         plan.save(path)
         return plan
 

@@ -16,8 +16,8 @@ from voxfit.assessment.selection import pairs as ensembles
 from voxfit.core.records import Record, digest_of
 from voxfit.imaging.volume import write_label
 from voxfit.inference.cascade import upsampled, with_previous
-from voxfit.inference.model import load_network, make_predictor, to_values
-from voxfit.inference.postprocessing import keep_largest_components
+from voxfit.inference.model import load_network, make_predictor
+from voxfit.inference.postprocessing import segment, to_values
 from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.preprocessing.case import Placement
 from voxfit.running.folds import fold_folder, fold_origin, previous_stage
@@ -68,7 +68,7 @@ def cross_validate(run: Run, name: ConfigurationName) -> Scores:
             if "probabilities" in extras:
                 np.save(part / "probabilities" / f"{case}.npy", probabilities.astype(np.float16))
             if "next_stage" in extras:
-                np.save(part / "next_stage" / f"{case}.npy", upsampled(probabilities, _next_shape(run, name, case)))
+                np.save(part / "next_stage" / f"{case}.npy", _next_segmentation(run, name, case, probabilities))
             _write(part, case, probabilities, store.manifest.placements[case], plan)
             run.listener.progress(index + 1, len(cases))
         return _score(run, part, origin, [case for _, case in cases])
@@ -82,11 +82,14 @@ def _extras(run: Run, name: ConfigurationName) -> list[str]:
     return ["probabilities"] * paired + ["next_stage"] * staged
 
 
-def _next_shape(run: Run, name: ConfigurationName, case: str) -> tuple[int, ...]:
-    """The shape of a case on the grid of the stage after a configuration."""
+def _next_segmentation(
+    run: Run, name: ConfigurationName, case: str, probabilities: NDArray[np.float32]
+) -> NDArray[np.int16]:
+    """The segmentation of a case on the grid of the stage after a configuration."""
     plan, _ = run.settings
     after = next(other for other in run.configurations if plan.configurations[other].previous == name)
-    return run.store(plan.grid(after)).manifest.placements[case].shape
+    shape = run.store(plan.grid(after)).manifest.placements[case].shape
+    return upsampled(probabilities, shape, plan.labels, logits=plan.inference.averages == "logits")
 
 
 def candidates(run: Run) -> list[Candidate]:
@@ -123,7 +126,7 @@ def _score_pair(run: Run, names: tuple[str, str]) -> Scores:
 
 def _write(folder: Path, case: str, probabilities: NDArray[np.float32], placement: Placement, plan: Plan) -> None:
     """From probabilities to a label file, exactly as prediction does it."""
-    indices = keep_largest_components(placement.restore(probabilities), plan.single_component_labels)
+    indices = segment(probabilities, placement, plan)
     write_label(folder / f"{case}.nii.gz", to_values(indices, plan.labels.values), placement.geometry)
 
 

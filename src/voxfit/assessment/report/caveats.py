@@ -62,7 +62,8 @@ def _schedule_caveat(recipe: Recipe | None) -> str:
 
 
 def _postprocessing(plan: Plan) -> str:
-    names = [plan.labels.names[index - 1] for index in plan.single_component_labels if index <= len(plan.labels.names)]
+    known = plan.labels.class_names
+    names = [known[index - 1] for index in plan.single_component_labels if index <= len(known)]
     if not names:
         return (
             "No postprocessing was applied: no label is one connected component in every training case, so that "

@@ -89,7 +89,7 @@ def _case_pictures(
         maps[0],
         maps[1],
         image.geometry,
-        findings.plan.labels.names,
+        findings.plan.labels.class_names,
         description,
         oriented=file_ending(image_path) in _ORIENTED,
     )

@@ -23,7 +23,7 @@ from voxfit.assessment.report.markup import (
 from voxfit.core.errors import VoxfitError
 from voxfit.planning.grid import Unmeasured, ZScore
 from voxfit.planning.plan import Plan
-from voxfit.planning.planner import make_plan
+from voxfit.planning.planners import plan_by
 from voxfit.planning.recipe import Annealed, Plateau, Recipe
 
 
@@ -100,7 +100,9 @@ def _plan_changes(findings: Findings) -> list[str]:
 def ruled_plan(findings: Findings) -> Plan | None:
     """The plan as the rules make it from the fingerprint."""
     try:
-        return make_plan(findings.fingerprint, findings.plan.limits) if findings.fingerprint else None
+        return (
+            plan_by(findings.plan.planner, findings.fingerprint, findings.plan.limits) if findings.fingerprint else None
+        )
     except (VoxfitError, ValueError):
         return None
 
@@ -130,6 +132,11 @@ def show_dataset(findings: Findings) -> Markup:
         ("Channels", ", ".join(f"{name} ({_normalization(item)})" for name, item in _channels(plan))),
         ("Labels", ", ".join(f"{label.name} ({label.value})" for label in plan.labels.classes)),
     ]
+    if plan.labels.regions:
+        shown = (f"{region.name} ({', '.join(map(str, region.values))})" for region in plan.labels.regions)
+        facts.append(("Regions, pasted in this order", ", ".join(shown)))
+    if plan.labels.ignore is not None:
+        facts.append(("Voxels without annotation", f"value {plan.labels.ignore}: not learned from, not scored"))
     if not fingerprint:
         return table("Facts", ("", "Value"), facts)
     share = fingerprint.size_after_cropping()
@@ -185,7 +192,7 @@ _WORDS = {
     "slice_spacing": "distance of slices, mm",
 }
 
-_RECIPE = ("folds", "steps_per_epoch", "validation_steps", "weight_decay", "seed")
+_RECIPE = ("folds", "steps_per_epoch", "validation_steps", "deep_supervision", "seed")
 
 
 def show_plan(findings: Findings) -> Markup:
@@ -213,7 +220,10 @@ def show_plan(findings: Findings) -> Markup:
         parts.append(table(f"Configuration {name}{state}", ("", "Value", "Why"), rows, kind="plan"))
     if findings.recipe:
         recipe = findings.recipe
+        settings = recipe.optimizer.model_dump(exclude={"kind"})
+        optimizer = ", ".join(f"{key.replace('_', ' ')} {plain(value)}" for key, value in settings.items())
         rows = [["schedule", schedule_words(recipe.schedule)]]
+        rows += [["optimizer", f"{recipe.optimizer.kind}: {optimizer}"]]
         rows += [[key.replace("_", " "), plain(getattr(recipe, key))] for key in _RECIPE]
         parts.append(table(f"Recipe {recipe.name}", ("", "Value"), rows))
     return join(*parts)

@@ -1,0 +1,149 @@
+"""A run as nnU-Net v2 would have it: the raw dataset, the split, and the out-of-fold predictions in its naming.
+
+nnU-Net wants the labels 0, 1, 2, ... without gaps and one file for each channel, so label maps are written as class
+indices (voxels without annotation get the highest value) and images with several channels in a file are taken apart.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from voxfit.core.errors import UsageError, WorkspaceError
+from voxfit.core.records import write_atomically
+from voxfit.imaging.dataset import Case
+from voxfit.imaging.labels import Labels
+from voxfit.imaging.volume import file_ending, read_image, read_label, to_sitk, write_label
+from voxfit.planning.folds import Folds
+from voxfit.running.reporting import DatasetRecord
+
+_TRAINER = "voxfit__nnUNetPlans"
+
+
+def export_nnunet(
+    run: Path, output: Path, number: int = 900, progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """Write `output/nnUNet_raw/DatasetNNN_NAME` and `output/nnUNet_results/DatasetNNN_NAME/...`.
+
+    Args:
+        run: a run folder with cross-validated configurations.
+        output: a new folder.
+        number: of the dataset, 1 to 999.
+        progress: called with (done, total) cases.
+
+    Returns:
+        the raw dataset's folder.
+
+    Raises:
+        WorkspaceError: the run is no run, or its images are no longer where they were.
+        UsageError: the output is there already, or the number is none.
+    """
+    if not (run / "dataset.json").exists() or not (run / "folds.json").exists():
+        raise WorkspaceError(f"{run}: is no run folder (no dataset.json and folds.json). `voxfit fit` makes one.")
+    if not 1 <= number <= 999:
+        raise UsageError(f"The dataset number is {number}; nnU-Net's are 1 to 999.")
+    if output.exists():
+        raise UsageError(f"{output}: is there already. Name a new folder.")
+    dataset, folds = DatasetRecord.load(run / "dataset.json"), Folds.load(run / "folds.json")
+    name = f"Dataset{number:03d}_{re.sub(r'[^A-Za-z0-9]+', '', dataset.name) or 'Voxfit'}"
+    raw = output / "nnUNet_raw" / name
+    ending = _common_ending(dataset.cases)
+    for room in ("imagesTr", "labelsTr"):
+        (raw / room).mkdir(parents=True)
+    for done, case in enumerate(dataset.cases, 1):
+        _write_images(case, raw / "imagesTr", ending, len(dataset.channel_names))
+        _write_label(Path(case.label or ""), raw / "labelsTr" / f"{case.name}{ending}", dataset.labels)
+        if progress:
+            progress(done, len(dataset.cases))
+    description = _description(dataset, ending)
+    _write_json(raw / "dataset.json", description)
+    results = output / "nnUNet_results" / name
+    for scores in sorted(run.glob("*/cross_validation/scores.json")):
+        target = results / f"{_TRAINER}__{_THEIRS.get(scores.parts[-3], scores.parts[-3])}"
+        _write_predictions(scores.parent, target, folds, dataset.labels, ending)
+        _write_json(target / "dataset.json", description)
+        # As much of a plan as nnU-Net's evaluation reads.
+        reader = "NaturalImage2DIO" if ending in (".png", ".bmp", ".tif", ".tiff") else "SimpleITKIO"
+        _write_json(target / "plans.json", {"dataset_name": name, "image_reader_writer": reader})
+    splits = [{"train": folds.training(fold), "val": names} for fold, names in enumerate(folds.validation)]
+    _write_json(output / "nnUNet_preprocessed" / name / "splits_final.json", splits)
+    return raw
+
+
+_THEIRS = {"3d": "3d_fullres", "3d_cascade": "3d_cascade_fullres"}
+
+
+def _description(dataset: DatasetRecord, ending: str) -> dict[str, Any]:
+    """nnU-Net's dataset.json, with class indices as values."""
+    labels: dict[str, Any] = {"background": 0}
+    for name, members in zip(dataset.labels.names, dataset.labels.members, strict=True):
+        labels[name] = list(members) if dataset.labels.regions else members[0]
+    if dataset.labels.ignore is not None:
+        labels["ignore"] = dataset.labels.count
+    description: dict[str, Any] = {
+        "channel_names": {str(index): name for index, name in enumerate(dataset.channel_names)},
+        "labels": labels,
+        "numTraining": len(dataset.cases),
+        "file_ending": ending,
+    }
+    if dataset.labels.regions:
+        values = dataset.labels.values
+        description["regions_class_order"] = [values.index(region.paste) for region in dataset.labels.regions]
+    return description
+
+
+def _common_ending(cases: tuple[Case, ...]) -> str:
+    """The ending of all images and labels where they share one; else NIfTI."""
+    endings = {file_ending(Path(path)) for case in cases for path in (*case.images, case.label or "")}
+    return endings.pop() if len(endings) == 1 else ".nii.gz"
+
+
+def _write_images(case: Case, folder: Path, ending: str, channels: int) -> None:
+    """One file for each channel: copies, or the parts of a file that holds several."""
+    missing = [path for path in case.images if not Path(path).exists()]
+    if missing:
+        raise WorkspaceError(f"{case.name}: {missing[0]} is no longer there. Put the dataset back to its place.")
+    pictures = ending in (".png", ".bmp", ".tif", ".tiff")  # nnU-Net reads colours from one file
+    if (len(case.images) == channels or pictures) and all(file_ending(Path(path)) == ending for path in case.images):
+        for channel, path in enumerate(case.images):
+            shutil.copyfile(path, folder / f"{case.name}_{channel:04d}{ending}")
+        return
+    channel = 0
+    for path in case.images:
+        volume = read_image(Path(path))
+        for array in volume.array:
+            image = to_sitk(array, volume.geometry)
+            sitk.WriteImage(image, str(folder / f"{case.name}_{channel:04d}{ending}"))
+            channel += 1
+
+
+def _write_label(source: Path, target: Path, labels: Labels) -> None:
+    volume = read_label(source)
+    write_label(target, _indices(volume.array, labels), volume.geometry)
+
+
+def _indices(array: NDArray[np.generic], labels: Labels) -> NDArray[np.generic]:
+    indices, _ = labels.to_indices(array)
+    kind = np.uint8 if labels.count < 255 else np.uint16
+    return np.where(indices < 0, labels.count, indices).astype(kind)
+
+
+def _write_predictions(source: Path, target: Path, folds: Folds, labels: Labels, ending: str) -> None:
+    for fold, names in enumerate(folds.validation):
+        there = [name for name in names if (source / f"{name}.nii.gz").exists()]
+        for name in there:
+            path = target / f"fold_{fold}" / "validation" / f"{name}{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_label(source / f"{name}.nii.gz", path, labels)
+
+
+def _write_json(path: Path, body: Any) -> None:
+    write_atomically(path, (json.dumps(body, indent=1) + "\n").encode())
