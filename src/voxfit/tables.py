@@ -56,17 +56,17 @@ def print_selection(console: Console, selection: Selection) -> None:
 
 
 def print_collection(console: Console, done: CollectionResult) -> None:
-    """The table of several datasets, where it was written, and which datasets failed."""
-    columns, rows = table_of(done.results)
-    shown = Table(title="Mean Dice (%) in cross-validation", title_justify="left", title_style="bold")
-    shown.add_column("")
-    for dataset, label in columns:
-        shown.add_column(f"{dataset}\n{label}", justify="right")
-    for name, cells in rows:
-        texts = ["-" if dice is None else f"{100 * dice:.2f}" for dice, _ in cells]
-        styles = ["[bold green]{}[/]" if chosen else "{}" for _, chosen in cells]
-        shown.add_row(name, *(style.format(text) for style, text in zip(styles, texts, strict=True)))
-    console.print(shown)
+    """A table for each dataset (one of all would be too wide for a screen), where it was written, and what failed."""
+    for dataset, result in done.results.items():
+        columns, rows = table_of({dataset: result})
+        shown = Table(title=f"{dataset}: mean Dice (%) in cross-validation", title_justify="left", title_style="bold")
+        shown.add_column("")
+        for _, label in columns:
+            shown.add_column(label, justify="right")
+        for name, cells in rows:
+            texts = ["-" if dice is None else f"{100 * dice:.2f}" for dice, _ in cells]
+            shown.add_row(name, *texts, style="bold green" if any(chosen for _, chosen in cells) else "")
+        console.print(shown)
     console.print("Written to " + " and ".join(str(path) for path in done.tables), markup=False)
     for name, error in done.failures.items():
         console.print(f"error: {name}: {error}", markup=False, highlight=False, style="red")

@@ -24,7 +24,7 @@ from voxfit.assessment.report.overlays import choose_slice, outline, png, shrink
 from voxfit.assessment.scores import score_case, summarize
 from voxfit.assessment.selection import Candidate, choose
 from voxfit.core.errors import WorkspaceError
-from voxfit.imaging.dataset import Case
+from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
 from voxfit.imaging.volume import write_image, write_label

@@ -15,7 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from voxfit.core.errors import DatasetError
-from voxfit.imaging.dataset import Dataset, group_channels, images_in
+from voxfit.imaging.dataset import Dataset
+from voxfit.imaging.files import group_channels, images_in
 from voxfit.imaging.labels import Label
 from voxfit.planning.folds import split
 
@@ -148,6 +149,13 @@ def test_only_files_of_the_named_ending_count(nnunet: Build) -> None:
     dataset = Dataset.open(folder)
     assert dataset.problems == ()
     assert len(dataset.cases) == 3
+
+
+def test_a_missing_channel_file_is_named(nnunet: Build) -> None:
+    folder = nnunet()
+    for image in (folder / "imagesTr").glob("b_0001*"):
+        image.rename(image.with_name(image.name.replace("_0001", "_0002")))
+    assert "b: has the channel files _0000, _0002." in messages(Dataset.open(folder))
 
 
 def test_a_given_split_is_taken_over(nnunet: Build) -> None:

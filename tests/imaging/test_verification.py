@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from skimage import io
 
 from voxfit.core.errors import DatasetError, Problem
-from voxfit.imaging.dataset import Case, Dataset
+from voxfit.imaging.dataset import Dataset
+from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Label, Labels
 from voxfit.imaging.verification import read_case_image, read_labelled, verify_case, verify_folds
 

@@ -8,9 +8,9 @@ from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import IGNORED, Label, Labels, Region
 from voxfit.imaging.volume import Volume
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Prefetcher
-from voxfit.planning.grid import Grid, ZScore
+from voxfit.planning.grid import Divide, Grid, ZScore
 from voxfit.planning.plan import Configuration
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipe import AugmentationSet, Recipe
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import Store, StoreManifest, write_case
 
@@ -127,6 +127,44 @@ def test_a_case_without_foreground_is_sampled_anywhere(store):
 
     drawn = PatchSampler(Empty(), ["a"], KINDS["3d"], Recipe(), labels=LABELS, channels=1, seed=0)
     assert drawn._foreground_voxel(np.random.default_rng(0), "a", empty) is None
+
+
+@pytest.mark.parametrize(("kind", "axis"), [("slices", 0), ("slices along x", 2)])
+def test_slices_of_a_stretched_patch_are_transformed_alike_and_never_mixed(tmp_path, kind, axis):
+    """Voxels know their slice (in the label) and their place in it (in two channels)."""
+    shape = (24, 24, 24)
+    place = np.stack(np.meshgrid(*(np.arange(24),) * 3, indexing="ij"))
+    still, moved = place[axis], np.delete(place, axis, axis=0)
+    grid = Grid(spacing_mm=(1.0, 1.0, 1.0), normalization=(Divide(by=1.0),) * 2)
+    labels = Labels(classes=tuple(Label(name=str(value), value=value) for value in range(1, 25)))
+    case = prepare(
+        Volume(moved.astype(np.float32) + 1, Geometry(shape, (1.0, 1.0, 1.0))), grid, (still + 1).astype(np.int16)
+    )
+    write_case(tmp_path, "a", case, 25)
+    StoreManifest(made_from="x", placements={"a": case.placement}).save(tmp_path / "manifest.json")
+    always = AugmentationSet(
+        rotation_degrees=180.0,
+        stretched_rotation_degrees=180.0,
+        rotation_probability=1.0,
+        scale_probability=1.0,
+        elastic_amplitude=(0.0, 200.0),
+        elastic_probability=1.0,
+        gamma_probability=0.0,
+        mirror_probability=0.0,
+    )
+    recipe = Recipe(augmentation_2d=always)
+    drawn = PatchSampler(Store(tmp_path), ["a"], KINDS[kind], recipe, labels=labels, channels=2, seed=0)
+    assert drawn.settings == recipe.augmentation_2d  # the 2D set, whatever the patch's dimension
+    image, label = drawn.finish(drawn.batch(TRAINING, 0, 0), torch.device("cpu"))
+    image, label = image.movedim(axis + 2, 1), label.movedim(axis + 1, 1)  # (batch, slice, ...)
+    for sample, values in zip(image, label, strict=True):
+        numbers = [set(one.unique().tolist()) - {-1} for one in values]
+        assert all(len(found) == 1 for found in numbers)
+        first = min(numbers[0])
+        assert [min(found) for found in numbers] == list(range(first, first + len(numbers)))
+        for one in sample[1:]:
+            assert torch.equal(one, sample[0])
+        assert not torch.equal(sample[0], sample[0].round())  # they did move: places are whole numbers
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from voxfit.core.errors import RecordError
-from voxfit.imaging.dataset import Case, Dataset
+from voxfit.imaging.dataset import Dataset
+from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
 from voxfit.imaging.verification import LabelledVolume, read_labelled

@@ -16,6 +16,7 @@ from voxfit.planning.grid import ClipAndScale, Unmeasured, ZScore
 from voxfit.planning.intensities import Intensities
 from voxfit.planning.plan import Configuration, ConfigurationName, Limits
 from voxfit.planning.planner import Extent, make_plan, plan_configurations
+from voxfit.planning.planners import plan_by
 
 TASKS = ("BrainTumour", "Heart", "Liver", "Hippocampus", "Prostate", "Lung", "Pancreas")
 FIELDS = ("patch_size", "batch_size", "num_pool", "median_shape")
@@ -249,7 +250,7 @@ def test_a_constant_ct_is_not_divided_by_zero() -> None:
 
 def test_a_plan_knows_what_it_was_made_from() -> None:
     facts = fingerprint([case((50, 50, 50))])
-    origin = make_plan(facts).made_from
-    assert make_plan(facts.model_copy(update={"made_from": "another time stamp"})).made_from == origin
-    assert make_plan(facts, Limits(base_features=8)).made_from != origin
-    assert make_plan(fingerprint([case((50, 50, 51))])).made_from != origin
+    origin = plan_by("nnunet-2018", facts).made_from
+    assert plan_by("nnunet-2018", facts.model_copy(update={"made_from": "another time stamp"})).made_from == origin
+    assert plan_by("nnunet-2018", facts, Limits(base_features=8)).made_from != origin
+    assert plan_by("nnunet-2018", fingerprint([case((50, 50, 51))])).made_from != origin

@@ -4,19 +4,23 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import SimpleITK as sitk
+import skimage.transform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxfit.imaging.geometry import Geometry
-from voxfit.imaging.volume import Volume, to_sitk
-from voxfit.planning.grid import Grid, ZScore
+from voxfit.imaging.labels import IGNORED
+from voxfit.imaging.volume import Volume, read_image, read_label, to_sitk
+from voxfit.planning.grid import ClipAndScale, Grid, Preparation, ZScore
 from voxfit.preprocessing.case import OUTSIDE, prepare
 
+AS_PAPER = Preparation()
+AS_NNUNET = Preparation(first="normalize", coarse_axis_ratio=3.0, labels="linear")
 OBLIQUE = tuple(np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0].ravel().tolist())
 
 
-def grid(*spacing, masked=False):
-    return Grid(spacing_mm=spacing, normalization=(ZScore(inside_mask=masked),))
+def grid(*spacing, masked=False, preparation=AS_PAPER):
+    return Grid(spacing_mm=spacing, normalization=(ZScore(inside_mask=masked),), preparation=preparation)
 
 
 def volume(shape, spacing=(1.0, 1.0, 1.0), seed=0, **geometry):
@@ -87,3 +91,123 @@ def test_an_all_zero_image_is_kept_whole():
     prepared = prepare(case, grid(1.0, 1.0, 1.0, masked=True), np.zeros((4, 5, 6), np.int16))
     assert prepared.image.shape == (1, 4, 5, 6)
     assert not prepared.image.any()
+
+
+def resized(array, shape, order):
+    return skimage.transform.resize(array.astype(np.float64), shape, order=order, mode="edge", anti_aliasing=False)
+
+
+@settings(max_examples=40)
+@given(st.tuples(*[st.integers(1, 20)] * 3), st.tuples(*[st.floats(0.3, 5)] * 3), st.integers(0, 1000))
+def test_labels_on_their_own_grid_come_back_identical_from_every_preparation(shape, spacing, seed):
+    case, rng = volume(shape, spacing, seed), np.random.default_rng(seed)
+    label = rng.integers(0, 4, shape).astype(np.int16)
+    prepared = prepare(case, grid(*spacing, preparation=AS_NNUNET), label)
+    one_hot = np.stack([prepared.label == index for index in range(4)]).astype(np.float32)
+    assert np.array_equal(prepared.placement.restore(one_hot), label)
+
+
+def test_normalised_first_thick_slices_are_resampled_one_by_one(shared_data):
+    """A real heart, 10 mm between slices: to 4 x 1 x 1 mm by NumPy and scikit-image."""
+    folder = shared_data / "Dataset027_Cardiac"
+    image = read_image(folder / "imagesTr" / "A_A0S9V9_ED_0000.nii.gz")
+    label = read_label(folder / "labelsTr" / "A_A0S9V9_ED.nii.gz").array.astype(np.int16)
+    prepared = prepare(image, grid(4.0, 1.0, 1.0, preparation=AS_NNUNET), label)
+    crop, shape = prepared.placement.crop, prepared.placement.shape
+    values = image.array[0].astype(np.float64)[crop.to_slices()]
+    values = (values - values.mean()) / values.std()
+    rows = np.floor((np.arange(shape[0]) + 0.5) * crop.shape[0] / shape[0]).astype(int)
+    expected = np.stack([resized(values[row], shape[1:], 3) for row in rows])
+    assert prepared.placement.coarse_axis == 0
+    # The matrices are in single precision; what they give is fed to networks in half precision.
+    assert np.abs(prepared.image[0] - expected).max() < 1e-4 * np.ptp(values)
+    assert set(np.unique(prepared.label)) == {OUTSIDE, *np.unique(label)}  # air is zero here and there
+    logits = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    back = prepared.placement.to_image_grid(logits)
+    rows = np.floor((np.arange(crop.shape[0]) + 0.5) * shape[0] / crop.shape[0]).astype(int)
+    for channel, result in zip(logits, back, strict=True):
+        assert np.abs(result - np.stack([resized(channel[row], crop.shape[1:], 1) for row in rows])).max() < 1e-5
+
+
+def test_the_way_back_has_its_own_axis():
+    """The spacing that is left decides first: 5 mm along z on the way there, along x on the way back."""
+    case = volume((4, 20, 20), (5.0, 1.0, 1.0))
+    prepared = prepare(case, grid(1.0, 1.0, 5.0, preparation=AS_NNUNET))
+    assert prepared.placement.coarse_axis == 2
+    assert np.array_equal(prepared.image[0][0], prepared.image[0][4])  # one slice of the image, five times
+    back = prepared.placement.to_image_grid(np.random.default_rng(0).normal(size=(1, 20, 20, 4)).astype(np.float32))
+    assert np.array_equal(back[..., 0], back[..., 4])
+    assert prepare(case, grid(1.0, 1.0, 5.0)).placement.coarse_axis is None
+
+
+def test_an_axis_may_keep_its_own_spacing():
+    prepared = prepare(volume((4, 20, 20), (7.0, 1.0, 1.0)), grid(None, 2.0, 2.0, preparation=AS_NNUNET))
+    assert prepared.image.shape == (1, 4, 10, 10)
+    assert prepared.placement.coarse_axis == 0
+
+
+def masked_case():
+    """A block with a hole in a nonzero mask of which a corner of the crop is not part, and labels everywhere."""
+    image = np.zeros((1, 12, 12, 12), np.float32)
+    image[0, 2:10, 2:10, 2:10] = np.random.default_rng(0).random((8, 8, 8)) + 1
+    image[0, 2:5, 2:5, 2:5] = 0
+    image[0, 7, 7, 7] = 0
+    label = np.zeros((12, 12, 12), np.int16)
+    label[3, 3, 3], label[4, 4, 4], label[6:9, 6:9, 6:9] = 1, IGNORED, 2
+    return Volume(image, Geometry((12, 12, 12), (1.0, 1.0, 1.0))), label
+
+
+def test_normalised_first_statistics_are_those_of_the_mask():
+    case, _ = masked_case()
+    prepared = prepare(case, grid(0.5, 0.5, 0.5, masked=True, preparation=AS_NNUNET))
+    crop = case.array[0, 2:10, 2:10, 2:10].astype(np.float64)
+    mask = scipy.ndimage.binary_fill_holes(crop)
+    expected = np.where(mask, (crop - crop[mask].mean()) / crop[mask].std(), 0)
+    assert np.abs(prepared.image[0] - resized(expected, (16, 16, 16), 3)).max() < 1e-4 * np.ptp(expected)
+
+
+@pytest.mark.parametrize("preparation", [AS_PAPER, AS_NNUNET])
+def test_only_background_is_outside_of_the_mask(preparation):
+    case, label = masked_case()
+    prepared = prepare(case, grid(1.0, 1.0, 1.0, masked=True, preparation=preparation), label)
+    expected = label[2:10, 2:10, 2:10].copy()
+    corner = expected[:3, :3, :3]
+    corner[corner == 0] = OUTSIDE
+    assert np.array_equal(prepared.label, expected)
+
+
+def test_normalised_first_outside_is_a_label_while_labels_are_resampled():
+    """Beside the mask's border background and outside have less than half a voxel each, and a label wins."""
+    case, label = masked_case()
+    prepared = prepare(case, grid(0.7, 0.7, 0.7, masked=True, preparation=AS_NNUNET), label)
+    marked = label[2:10, 2:10, 2:10].copy()
+    corner = marked[:3, :3, :3]
+    corner[corner == 0] = OUTSIDE
+    values = np.unique(marked)
+    shares = np.stack([resized(marked == value, prepared.label.shape, 1) for value in values])
+    ranked = np.sort(shares, axis=0)
+    clear = ranked[-1] - ranked[-2] > 1e-9
+    assert clear.mean() > 0.9
+    assert np.array_equal(prepared.label[clear], values[shares.argmax(axis=0)][clear])
+
+
+def test_normalised_first_values_stay_in_their_range():
+    """A spline rings at edges; what was clipped stays clipped."""
+    image = np.zeros((1, 16, 16, 16), np.float32)
+    image[0, 4:12, 4:12, 4:12] = 1000.0
+    image[0, 0, 0, 0] = image[0, -1, -1, -1] = -5.0  # nothing is cropped
+    clipped = ClipAndScale(lower=-5.0, upper=300.0, mean=100.0, standard_deviation=50.0)
+    wanted = Grid(spacing_mm=(0.8, 0.8, 0.8), normalization=(clipped,), preparation=AS_NNUNET)
+    prepared = prepare(Volume(image, Geometry((16, 16, 16), (1.0, 1.0, 1.0))), wanted)
+    assert prepared.image.max() == pytest.approx(4.0)
+    assert prepared.image.min() == pytest.approx(-2.1)
+
+
+def test_holes_of_a_single_slice():
+    """Filled in our way; nnU-Net v2 fills in three dimensions only, where they are open."""
+    image = np.ones((1, 1, 9, 9), np.float32)
+    image[0, 0, 4, 4] = 0
+    case, label = Volume(image, Geometry((1, 9, 9), (1.0, 1.0, 1.0))), np.zeros((1, 9, 9), np.int16)
+    for preparation, value in ((AS_PAPER, 0), (AS_NNUNET, OUTSIDE)):
+        prepared = prepare(case, grid(1.0, 1.0, 1.0, masked=True, preparation=preparation), label)
+        assert prepared.label[0, 4, 4] == value

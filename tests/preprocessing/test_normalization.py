@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from voxfit.core.errors import UsageError
-from voxfit.planning.grid import ClipAndScale, Unmeasured, ZScore
+from voxfit.planning.grid import ClipAndScale, Divide, UnitRange, Unmeasured, ZScore
 from voxfit.preprocessing.normalization import normalize
 
 
@@ -27,6 +27,14 @@ def test_inside_the_mask_only(image):
         inside = image[channel][mask]
         assert result[channel][mask] == pytest.approx((inside - inside.mean()) / inside.std(), abs=1e-5)
         assert not result[channel][~mask].any()
+
+
+def test_unit_range_and_division(image):
+    result = normalize(image.copy(), [UnitRange(), Divide(by=255.0)], None)
+    assert (result[0].min(), result[0].max()) == (0, 1)
+    assert result[0] == pytest.approx((image[0] - image[0].min()) / np.ptp(image[0]), abs=1e-6)
+    assert result[1] == pytest.approx(image[1] / 255, rel=1e-6)
+    assert not normalize(np.full((1, 3, 3, 3), 7.0, np.float32), [UnitRange()], None).any()
 
 
 def test_a_constant_image_becomes_zero():

@@ -7,7 +7,8 @@ import pytest
 import skimage.transform
 
 from voxfit.core.listening import Listener
-from voxfit.imaging.dataset import Case, Dataset
+from voxfit.imaging.dataset import Dataset
+from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
 from voxfit.imaging.volume import Volume, read_image, read_label, write_image, write_label

@@ -1,5 +1,7 @@
 """The store gives back what went in, and says so where it cannot."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,15 @@ def test_round_trip(stored):
     assert np.array_equal(store.image("a"), case.image)
     assert np.array_equal(store.label("a"), case.label)
     assert store.manifest.placements["a"] == case.placement
+
+
+def test_manifests_from_before_axes_were_apart(stored):
+    folder, case = stored
+    path = folder / "manifest.json"
+    body = json.loads(path.read_text())
+    assert body["placements"]["a"].pop("coarse_axis") is None
+    path.write_text(json.dumps(body))
+    assert Store(folder).manifest.placements["a"] == case.placement
 
 
 def test_the_index_counts_voxels(stored):

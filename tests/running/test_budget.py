@@ -125,6 +125,18 @@ def test_the_whole_fits_into_the_time():
         assert models * result.recipe.schedule.seconds > 600
 
 
+def test_prediction_gives_way_to_training():
+    """Where mirrored cross-validation would eat the budget, predictions look once, and the plan says so."""
+    usual, hurried = (
+        fit_to_budget(plan(), Recipe(), {"3d": 1}, seconds=90, validation_cases=cases, timer=device(0.2)).plan
+        for cases in (40, 400)
+    )
+    assert usual.inference.mirror_axes is None
+    assert hurried.inference.mirror_axes == ()
+    assert any("mirrored" in change for change in hurried.changes)
+    assert not any("mirrored" in change for change in usual.changes)
+
+
 def test_too_little_time_is_refused_with_the_numbers():
     with pytest.raises(UsageError, match=r"one step takes .* s\. Give more time"):
         fitted(10, 100.0)

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.core.errors import DatasetError, Problem
-from voxfit.imaging.dataset import Case, Dataset
+from voxfit.imaging.dataset import Dataset
+from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Labels, some
 from voxfit.imaging.volume import Volume, read_image, read_label

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from voxfit.core.errors import DatasetError, ModelError, Problem, RecordError, UsageError
 from voxfit.core.records import Record
-from voxfit.imaging.dataset import Case
+from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.verification import read_case_image
 from voxfit.imaging.volume import Volume, from_sitk, to_sitk

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from voxfit.core.errors import UsageError, WorkspaceError
 from voxfit.core.records import write_atomically
-from voxfit.imaging.dataset import Case
+from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Labels
 from voxfit.imaging.volume import file_ending, read_image, read_label, to_sitk, write_label
 from voxfit.planning.folds import Folds

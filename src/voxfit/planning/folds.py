@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from voxfit.core.records import Record, digest_of
-from voxfit.imaging.dataset import Case
+from voxfit.imaging.files import Case
 
 
 class Folds(Record):

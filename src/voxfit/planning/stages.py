@@ -26,7 +26,7 @@ class Stages(Record):
         bias: whether convolutions have a bias beside the norm's.
     """
 
-    features: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=12)]
+    features: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=16)]
     strides: tuple[tuple[Annotated[int, Field(ge=1, le=8)], ...], ...]
     kernels: tuple[tuple[Annotated[int, Field(ge=1, le=7)], ...], ...]
     encoder_blocks: tuple[PositiveInt, ...]

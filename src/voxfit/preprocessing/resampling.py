@@ -111,7 +111,8 @@ def _along(matrix: NDArray[np.float32], array: NDArray[np.float32], axis: int) -
 
 def _centres(old: int, new: int) -> NDArray[np.float64]:
     """Where the centres of new voxels lie among the old ones, in the arithmetic of SciPy, so that ties are its ties."""
-    return (np.arange(new) + 0.5) * (old / new) - 0.5
+    centres: NDArray[np.float64] = (np.arange(new, dtype=np.float64) + 0.5) * (old / new) - 0.5
+    return centres
 
 
 def _nearest(old: int, new: int) -> NDArray[np.intp]:

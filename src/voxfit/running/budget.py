@@ -85,36 +85,39 @@ def fit_to_budget(
     begun = monotonic()
     count = sum(models.values())
     share = max(seconds, 0.0) / count
-
-    def predicting(name: ConfigurationName, fitted: Fitted) -> float:
-        return prediction_seconds(plan, fitted.configuration, fitted.sample_seconds, validation_cases)
-
     fitted: dict[ConfigurationName, Fitted] = {}
     for name in models:
         first = _narrowest(plan.configurations[name])
         measured = Fitted(first, timer(name, first))
-        time = max(share - predicting(name, measured), share / 2)
+        time = max(share - prediction_seconds(plan, measured, validation_cases), share / 2)
         fitted[name] = fit_configuration(name, plan, time, timer, measured)
-    reserve = sum(models[name] * predicting(name, item) for name, item in fitted.items()) + _END_SECONDS
-    each = (seconds - (monotonic() - begun) - reserve) / count
+    left = seconds - (monotonic() - begun)
+    changes = [change for item in fitted.values() for change in item.changes]
+    if _reserve(plan, models, fitted, validation_cases) > left / 2:
+        # Better a trained network that looks once at an image than an untrained one that looks eight times.
+        plan = plan.model_copy(update={"inference": plan.inference.model_copy(update={"mirror_axes": ()})})
+        changes.append("predictions are not averaged over mirrored variants: cross-validation would take half the time")
+    each = (left - _reserve(plan, models, fitted, validation_cases)) / count
     slowest = max(item.step_seconds for item in fitted.values())
     if each < slowest:
         raise UsageError(
             f"The budget leaves {words(max(each, 0.0))} of training for each of {count} models, and one step takes "
             f"{slowest:.1f} s. Give more time, or ask for fewer --configurations or --folds."
         )
-    changes = [change for item in fitted.values() for change in item.changes]
-    changes.append(
-        "each model is trained for "
-        + words(each)
-        + ": "
-        + ", ".join(f"about {each / item.step_seconds:,.0f} steps of {name}" for name, item in fitted.items())
-    )
+    steps = ", ".join(f"about {each / item.step_seconds:,.0f} steps of {name}" for name, item in fitted.items())
+    changes.append(f"each model is trained for {words(each)}: {steps}")
     configurations = plan.configurations | {name: item.configuration for name, item in fitted.items()}
     return BudgetPlan(
         plan.model_copy(update={"configurations": configurations, "changes": (*plan.changes, *changes)}),
         _timed(recipe, each, slowest),
     )
+
+
+def _reserve(
+    plan: Plan, models: dict[ConfigurationName, int], fitted: dict[ConfigurationName, Fitted], cases: int
+) -> float:
+    """Seconds that are kept back for cross-validations and for what comes after."""
+    return sum(models[name] * prediction_seconds(plan, item, cases) for name, item in fitted.items()) + _END_SECONDS
 
 
 def fit_configuration(
@@ -177,14 +180,16 @@ def smaller_patch(configuration: Configuration, plan: Plan, share: float) -> Con
     return configuration.model_copy(update={"patch_size": rule.patch_size, "num_pool": rule.num_pool})
 
 
-def prediction_seconds(plan: Plan, configuration: Configuration, sample_seconds: float, cases: int) -> float:
-    """About what predicting `cases` median cases takes, mirrored: a forward pass costs a third of a training step."""
-    patch = configuration.patch_size
+def prediction_seconds(plan: Plan, fitted: Fitted, cases: int) -> float:
+    """About what predicting `cases` median cases takes: a forward pass costs a third of a training step."""
+    configuration, axes = fitted.configuration, plan.inference.mirror_axes
+    patch, across = configuration.patch_size, configuration.slice_axis
     shape = [max(size, edge) for size, edge in zip(configuration.median_shape, patch, strict=True)]
-    passes = len(tiles(shape, patch)) << configuration.dimension
-    if configuration.slice_axis is not None and "3d" in plan.configurations:
-        passes *= plan.configurations["3d"].median_shape[configuration.slice_axis]
-    return cases * (passes * sample_seconds / 3 + _CASE_SECONDS)
+    mirrored = [axis for axis in range(3) if axis != across and (axes is None or axis in axes)]
+    passes = len(tiles(shape, patch)) << len(mirrored)
+    if across is not None and "3d" in plan.configurations:
+        passes *= plan.configurations["3d"].median_shape[across]
+    return cases * (passes * fitted.sample_seconds / 3 + _CASE_SECONDS)
 
 
 def counted_recipe(recipe: Recipe, epochs: int) -> Recipe:

@@ -9,7 +9,8 @@ from pathlib import Path
 from voxfit.core.errors import DatasetError, Problem
 from voxfit.core.listening import Listener
 from voxfit.core.parallel import map_cases
-from voxfit.imaging.dataset import Case, Dataset
+from voxfit.imaging.dataset import Dataset
+from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Labels
 from voxfit.imaging.verification import read_labelled
 from voxfit.imaging.volume import Volume

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from voxfit.core.errors import DatasetError, Problem, UsageError
 from voxfit.core.listening import Listener
-from voxfit.imaging.dataset import Case, group_channels, images_in
+from voxfit.imaging.files import Case, group_channels, images_in
 from voxfit.imaging.volume import file_ending, write_label
 from voxfit.inference.model import Model
 

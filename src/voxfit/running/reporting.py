@@ -8,7 +8,8 @@ from typing import ClassVar
 from voxfit.assessment.report import write_report
 from voxfit.core.errors import WorkspaceError
 from voxfit.core.records import Record
-from voxfit.imaging.dataset import Case, Dataset
+from voxfit.imaging.dataset import Dataset
+from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Labels
 
 

@@ -1,0 +1,332 @@
+"""The commands, thin; with the tables and the console, the only place that prints.
+
+Heavy modules are imported when a command runs, so that `voxfit --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from voxfit.core.errors import DatasetError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Fits a segmentation U-Net to any medical image dataset with nobody turning a knob.",
+)
+
+importing = typer.Typer(no_args_is_help=True, help="Take over models of other programs.")
+app.add_typer(importing, name="import")
+
+RunFolder = Annotated[Path, typer.Option("-o", "--output", help="The run folder.")]
+GroupBy = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads this on Python 3.10 too
+    typer.Option(help="Regular expression on case names: what it captures (a patient) is never split between folds."),
+]
+Limit = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--limit", help="KEY=VALUE: another constant of the planning rules, e.g. voxel_budget=262144."),
+]
+RecipeName = Annotated[
+    str, typer.Option(help="nnunet-2018, nnunet-v2, nnunet-v2-resenc-m, -l or -xl, or a JSON file of settings.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Workers = Annotated[Optional[int], typer.Option(help="Processes for reading and preparing; default: one a core.")]  # noqa: UP045
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option(help="Show the traceback of errors.")] = False,
+) -> None:
+    """Hold the options of all commands."""
+    context.obj = {"debug": debug}
+
+
+@app.command()
+def check(dataset: Path, group_by: GroupBy = None, workers: Workers = None) -> None:
+    """Report every problem of a dataset in one pass; exit code 1 where training could not start."""
+    from voxfit.core.parallel import map_cases
+    from voxfit.imaging.dataset import Dataset
+    from voxfit.imaging.verification import verify_case, verify_folds
+    from voxfit.planning.recipe import Recipe
+
+    console, listener = _console()
+    found = Dataset.open(dataset, group_by)
+    tasks = [(case, len(found.channel_names), found.labels) for case in found.cases]
+    listener.stage(f"Checking {len(tasks)} cases of {found.name}")
+    each = map_cases(verify_case, tasks, name=lambda task: task[0].name, workers=workers, progress=listener.progress)
+    problems = [*found.problems, *verify_folds(found, Recipe().folds), *(item for items in each for item in items)]
+    for problem in problems:
+        if not problem.fatal:
+            listener.warn(str(problem))
+    if fatal := [problem for problem in problems if problem.fatal]:
+        raise DatasetError(fatal)
+    labels = ", ".join(f"{label.value} {label.name}" for label in found.labels.classes)
+    if found.labels.regions:
+        labels += f", trained as the regions {', '.join(found.labels.names)}"
+    if found.labels.ignore is not None:
+        labels += f", {found.labels.ignore} not annotated"
+    console.print(
+        f"{found.name}: {len(found.cases)} training cases, {len(found.test_cases)} test images, "
+        f"channels {', '.join(found.channel_names)}, labels {labels}. Ready to train.",
+        markup=False,
+    )
+
+
+@app.command()
+def plan(
+    dataset: Annotated[Optional[Path], typer.Argument(help="A dataset folder.")] = None,  # noqa: UP045
+    output: Annotated[Path, typer.Option("-o", "--output", help="Run folder, or plan.json with --fingerprint.")] = Path(
+        "plan.json"
+    ),
+    fingerprint: Annotated[Optional[Path], typer.Option(help="Plan from measured facts, without images.")] = None,  # noqa: UP045
+    recipe: RecipeName = "nnunet-2018",
+    limit: Limit = None,
+    group_by: GroupBy = None,
+    workers: Workers = None,
+) -> None:
+    """Show what would be trained, with a reason for each number, and write plan.json."""
+    from voxfit.options import parse_limits, parse_recipe
+    from voxfit.planning.fingerprint import load_fingerprint
+    from voxfit.planning.planners import plan_by
+    from voxfit.tables import print_plan
+
+    console, listener = _console()
+    if (dataset is None) == (fingerprint is None):
+        raise UsageError("Give either a dataset folder or --fingerprint FILE.")
+    settings = parse_recipe(recipe)
+    if fingerprint is not None:
+        made = plan_by(settings.planner, load_fingerprint(fingerprint), parse_limits(limit))
+        made.save(output)
+    elif dataset is not None:
+        if output.suffix == ".json":
+            raise UsageError(f"-o {output}: name the run folder; the plan becomes plan.json in it.")
+        from voxfit.running.pipeline import Run
+        from voxfit.running.request import FitRequest
+
+        request = FitRequest(
+            dataset, output, recipe=settings, limits=parse_limits(limit), group_by=group_by, workers=workers
+        )
+        run = Run(request, listener)
+        with run.workspace.lock():
+            made = run.base_plan
+        output /= "plan.json"
+    print_plan(console, made)
+    console.print(f"Written to {output}", markup=False)
+
+
+@app.command()
+def fit(
+    dataset: Annotated[Path, typer.Argument(help="A dataset folder, or a folder of several.")],
+    output: RunFolder,
+    configurations: Annotated[Optional[str], typer.Option(help="2d,3d,...; default: all that are offered.")] = None,  # noqa: UP045
+    folds: Annotated[Optional[str], typer.Option(help="0,1,...; default: all.")] = None,  # noqa: UP045
+    recipe: RecipeName = "nnunet-2018",
+    epochs: Annotated[Optional[int], typer.Option(min=1, help="Exactly this many, annealed to the end.")] = None,  # noqa: UP045
+    budget: Annotated[Optional[str], typer.Option(help="Time for the whole fit: 90s, 20m, 2h, 1d.")] = None,  # noqa: UP045
+    device: Device = "auto",
+    seed: Annotated[Optional[int], typer.Option(min=0, help="Of everything random.")] = None,  # noqa: UP045
+    limit: Limit = None,
+    group_by: GroupBy = None,
+    workers: Workers = None,
+) -> None:
+    """Do the whole method: check, plan, prepare, train, cross-validate, select. Run again to resume."""
+    from voxfit.options import parse_limits, parse_numbers, parse_recipe, parse_seconds
+    from voxfit.running.request import FitRequest
+
+    settings = parse_recipe(recipe)
+    if seed is not None:
+        settings = settings.model_copy(update={"seed": seed})
+    request = FitRequest(
+        dataset,
+        output,
+        configurations=tuple(name.strip() for name in configurations.split(",")) if configurations else None,
+        folds=parse_numbers(folds, "--folds") if folds else None,
+        recipe=settings,
+        epochs=epochs,
+        budget_seconds=parse_seconds(budget) if budget else None,
+        device=device,
+        limits=parse_limits(limit),
+        group_by=group_by,
+        workers=workers,
+    )
+    from voxfit.running.collection import datasets_in, fit_all
+    from voxfit.running.pipeline import fit as run_fit
+    from voxfit.tables import print_collection, print_selection
+
+    console, listener = _console()
+    if several := datasets_in(dataset):
+        done = fit_all(several, request, listener)
+        print_collection(console, done)
+        if done.failures:
+            raise typer.Exit(2)
+        return
+    result = run_fit(request, listener)
+    listener.close()
+    print_selection(console, result.selection)
+    console.print(f"Model:   {result.model}\nReport:  {result.run / 'report.html'}", markup=False)
+    console.print(f"Next:    voxfit predict {result.run} IMAGES -o OUT", markup=False)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A run or a model folder.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or a folder of them.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the label maps.")],
+    device: Device = "auto",
+    mirror: Annotated[
+        bool, typer.Option(help="Average over mirrored variants; without it 4 to 8 times faster.")
+    ] = True,
+) -> None:
+    """Segment images; the label maps have exactly the images' geometry. Exit code 2 where some image is unusable."""
+    from voxfit.inference.model import Model
+    from voxfit.running.prediction import find_cases, predict_cases
+
+    console, listener = _console()
+    opened = Model.open(model, device, mirror=mirror)
+    cases = find_cases(images, len(opened.plan.channel_names))
+    listener.stage(f"Segmenting {len(cases)} image{'s' * (len(cases) > 1)} with {opened.description.name}")
+    problems = predict_cases(opened, cases, output, listener)
+    listener.close()
+    for problem in problems:
+        console.print(f"error: {problem}", markup=False, highlight=False)
+    console.print(f"{len(cases) - len(problems)} of {len(cases)} label maps written to {output}", markup=False)
+    if problems:
+        raise typer.Exit(2)
+
+
+@app.command()
+def evaluate(
+    predictions: Path,
+    labels: Annotated[Path, typer.Argument(help="Folder of reference labels.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="JSON file; the CSV stands beside it.")] = Path(
+        "scores.json"
+    ),
+    tolerance: Annotated[float, typer.Option(min=0, help="Of the surface Dice, mm.")] = 1.0,
+    workers: Workers = None,
+) -> None:
+    """Score label maps against references: Dice, Hausdorff 95, surface Dice, volumes."""
+    from voxfit.assessment.evaluation import evaluate as compare
+    from voxfit.assessment.scores import to_csv
+    from voxfit.core.records import write_atomically
+    from voxfit.tables import print_scores
+
+    console, listener = _console()
+    scores = compare(predictions, labels, tolerance_mm=tolerance, workers=workers, progress=listener.progress)
+    listener.close()
+    scores.save(output)
+    table = output.with_suffix(".csv")
+    write_atomically(table, to_csv(scores).encode())
+    print_scores(console, scores)
+    for warning in scores.warnings:
+        listener.warn(warning)
+    if scores.missing:
+        listener.warn(
+            f"{len(scores.missing)} references have no prediction and count nowhere: {scores.missing[0]}, ..."
+        )
+    console.print(f"Written to {output} and {table}", markup=False)
+
+
+@app.command()
+def report(run: Path) -> None:
+    """Write the report of a finished run again."""
+    from voxfit.running.reporting import write_run_report
+
+    _console()[0].print(f"Written to {write_run_report(run)}", markup=False)
+
+
+@app.command()
+def sheet(
+    run: Path,
+    output: Annotated[Path, typer.Option("-o", "--output", help="PNG file.")] = Path("sheet.png"),
+    configuration: Annotated[str, typer.Option(help="2d, 3d, ...")] = "3d",
+) -> None:
+    """Draw augmented training patches of a run, with the outlines of their labels."""
+    from voxfit.running.contact_sheet import draw_contact_sheet
+
+    draw_contact_sheet(run, configuration, output)
+    _console()[0].print(f"Written to {output}", markup=False)
+
+
+@app.command()
+def status(run: Path) -> None:
+    """Say what a run folder holds and what is still missing."""
+    from voxfit.running.status import describe
+
+    console, _ = _console()
+    for line in describe(run):
+        console.print(line, markup=False, highlight=False)
+
+
+@importing.command("nnunet")
+def import_nnunet(
+    folder: Annotated[Path, typer.Argument(help="DatasetXXX_Name/Trainer__Plans__configuration.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The new model folder.")],
+    folds: Annotated[Optional[str], typer.Option(help="0,1,...; default: all that were trained.")] = None,  # noqa: UP045
+) -> None:
+    """Make a model of a results folder of nnU-Net v2; nothing in its files is executed."""
+    from voxfit.interop.nnunet_model import import_nnunet as convert
+    from voxfit.options import parse_numbers
+
+    made = convert(folder, output, parse_numbers(folds, "--folds") if folds else None)
+    console, _ = _console()
+    console.print(f"Model:   {made}\nNext:    voxfit predict {made} IMAGES -o OUT", markup=False)
+
+
+@app.command()
+def export(
+    run: Path,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A new folder.")],
+    form: Annotated[str, typer.Option("--format", help="nnunet.")] = "nnunet",
+    number: Annotated[int, typer.Option(help="Of the dataset, for nnU-Net.")] = 900,
+) -> None:
+    """Write a run's dataset, split and out-of-fold predictions as another program wants them."""
+    if form != "nnunet":
+        raise UsageError(f"--format {form}: there is nnunet.")
+    from voxfit.interop.nnunet_export import export_nnunet
+
+    console, listener = _console()
+    raw = export_nnunet(run, output, number, listener.progress)
+    listener.close()
+    console.print(f"Written to {output}; the raw dataset is {raw}", markup=False)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything.")] = Path("demo"),
+    flavour: Annotated[str, typer.Option(help="mr or ct.")] = "mr",
+    budget: Annotated[str, typer.Option(help="Time for the fit.")] = "2m",
+    device: Device = "auto",
+) -> None:
+    """Write a small synthetic dataset, fit it, segment its test images, and score them."""
+    from voxfit.options import parse_seconds
+    from voxfit.running.demo import run_demo
+    from voxfit.tables import print_scores, print_selection
+
+    console, listener = _console()
+    if flavour not in ("mr", "ct"):
+        raise UsageError(f"--flavour {flavour}: there are mr and ct.")
+    result = run_demo(output, "mr" if flavour == "mr" else "ct", parse_seconds(budget), device, listener)
+    listener.close()
+    print_selection(console, result.fit.selection)
+    print_scores(console, result.scores)
+    for what, path in result.paths.items():
+        console.print(f"{what:<12}{path}", markup=False, highlight=False)
+
+
+def _console() -> tuple[Console, Any]:
+    from rich.console import Console
+
+    from voxfit.console import ConsoleListener
+
+    console = Console(soft_wrap=True)
+    return console, ConsoleListener(console)

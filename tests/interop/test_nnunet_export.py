@@ -1,0 +1,99 @@
+"""A run in nnU-Net's layout: read back by our own reader of it, and compared with the original files."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from synthetic import write_boxes
+from voxfit.core.errors import UsageError, WorkspaceError
+from voxfit.imaging.dataset import Dataset
+from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.volume import write_label
+from voxfit.interop.nnunet_export import export_nnunet
+from voxfit.planning.folds import split
+from voxfit.running.reporting import record_dataset
+
+
+@pytest.fixture
+def run(tmp_path):
+    """What `fit` leaves that export needs: records, and label maps of two folds."""
+    boxes = write_boxes(tmp_path / "boxes", channels=2)
+    body = json.loads((boxes / "dataset.json").read_text())
+    body |= {"labels": {"background": 0, "both": [2, 5], "right": 5, "ignore": 9}, "regions_class_order": [2, 5]}
+    (boxes / "dataset.json").write_text(json.dumps(body))
+    dataset, folder = Dataset.open(boxes), tmp_path / "run"
+    record_dataset(dataset, folder / "dataset.json")
+    folds = split(dataset.cases, 3, 0)
+    folds.save(folder / "folds.json")
+    for name in (*folds.validation[0], *folds.validation[1]):
+        array = np.zeros((4, 5, 6), np.uint8)
+        array[1:3], array[3] = 2, 5
+        write_label(folder / "3d" / "cross_validation" / f"{name}.nii.gz", array, Geometry((4, 5, 6), (1.0, 2.0, 3.0)))
+    (folder / "3d" / "cross_validation" / "scores.json").write_text("{}")
+    return folder, dataset, folds
+
+
+def read(path):
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def test_the_raw_dataset_is_the_original_with_indices(run, tmp_path):
+    folder, original, _ = run
+    raw = export_nnunet(folder, tmp_path / "out", 321)
+    assert raw.name == "Dataset321_boxes"
+    found = Dataset.open(raw)
+    assert found.problems == ()
+    assert found.labels.values == (0, 1, 2)
+    assert [region.values for region in found.labels.regions] == [(1, 2), (2,)]
+    assert [region.paste for region in found.labels.regions] == [1, 2]
+    assert found.labels.ignore == 3
+    assert [case.name for case in found.cases] == [case.name for case in original.cases]
+    for ours, theirs in zip(original.cases, found.cases, strict=True):
+        for a, b in zip(ours.images, theirs.images, strict=True):
+            assert np.array_equal(read(a), read(b))
+        before, after = read(ours.label), read(theirs.label)
+        assert np.array_equal(after, np.select([before == 2, before == 5], [1, 2]))
+
+
+def test_split_and_predictions_are_where_nnunet_has_them(run, tmp_path):
+    folder, _, folds = run
+    export_nnunet(folder, tmp_path / "out", 321)
+    splits = json.loads((tmp_path / "out/nnUNet_preprocessed/Dataset321_boxes/splits_final.json").read_text())
+    assert [tuple(fold["val"]) for fold in splits] == list(folds.validation)
+    assert [tuple(fold["train"]) for fold in splits] == [folds.training(fold) for fold in range(3)]
+    results = tmp_path / "out/nnUNet_results/Dataset321_boxes/voxfit__nnUNetPlans__3d_fullres"
+    for fold in (0, 1):
+        files = sorted((results / f"fold_{fold}" / "validation").iterdir())
+        assert [path.name for path in files] == [f"{name}.nii.gz" for name in folds.validation[fold]]
+        assert all(np.unique(read(path)).tolist() == [0, 1, 2] for path in files)
+    assert not (results / "fold_2").exists()
+
+
+def test_channels_of_one_file_are_taken_apart(run, tmp_path):
+    folder, dataset, _ = run
+    body = json.loads((folder / "dataset.json").read_text())
+    joined = tmp_path / "joined.nii.gz"
+    first = dataset.cases[0]
+    sitk.WriteImage(sitk.JoinSeries([sitk.ReadImage(path) for path in first.images]), str(joined))
+    body["cases"][0]["images"] = [str(joined)]
+    (folder / "dataset.json").write_text(json.dumps(body))
+    raw = export_nnunet(folder, tmp_path / "out")
+    for channel, path in enumerate(first.images):
+        exported = sitk.ReadImage(str(raw / "imagesTr" / f"{first.name}_{channel:04d}.nii.gz"))
+        assert np.array_equal(sitk.GetArrayFromImage(exported), read(path))
+        assert exported.GetSpacing() == pytest.approx(sitk.ReadImage(path).GetSpacing())
+
+
+def test_what_cannot_be_exported_is_named(run, tmp_path):
+    folder, dataset, _ = run
+    with pytest.raises(WorkspaceError, match="no run folder"):
+        export_nnunet(tmp_path, tmp_path / "out")
+    with pytest.raises(UsageError, match="is there already"):
+        export_nnunet(folder, folder)
+    with pytest.raises(UsageError, match="1 to 999"):
+        export_nnunet(folder, tmp_path / "out", 0)
+    (tmp_path / "boxes" / "imagesTr" / f"{dataset.cases[0].name}_0000.nii.gz").unlink()
+    with pytest.raises(WorkspaceError, match="no longer there"):
+        export_nnunet(folder, tmp_path / "out")

@@ -1,0 +1,97 @@
+"""Plans of every planner as records, from the published geometry of the Decathlon."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from voxfit.imaging.labels import Label, Labels
+from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint, load_fingerprint
+from voxfit.planning.grid import ClipAndScale, Divide, UnitRange, ZScore
+from voxfit.planning.intensities import Intensities
+from voxfit.planning.plan import Limits, Plan
+from voxfit.planning.planners import plan_by, plan_origin
+from voxfit.planning.recipe import PAPER, PLANNERS, SGD, Planner, Recipe
+from voxfit.planning.recipes import recipe_named
+
+TASKS = ("BrainTumour", "Heart", "Liver", "Hippocampus", "Prostate", "Lung", "Pancreas")
+
+
+def facts(*channels: str, cropped: int = 80) -> Fingerprint:
+    intensities = {"CT": Intensities(percentile_00_5=-9, percentile_99_5=99, mean=5, standard_deviation=7, voxels=3)}
+    case = CaseFingerprint(shape=(cropped, 90, 70), uncropped_shape=(80, 90, 70), spacing_mm=(2.0, 1.0, 1.0))
+    return Fingerprint(
+        dataset="x",
+        channel_names=channels,
+        labels=Labels(classes=(Label(name="a", value=1),)),
+        cases=(case,) * 20,
+        intensities=tuple(intensities.get(name) for name in channels),
+    )
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_records_say_what_nnunet_published(shared_data: Path, task: str) -> None:
+    path = shared_data / "fingerprints" / f"Dataset{TASKS.index(task) + 1:03d}_{task}.json"
+    published = json.loads(path.read_text())
+    plan = plan_by("nnunet-v2", load_fingerprint(path))
+    assert ("3d_lowres" in plan.configurations) == published["nnunet_v2_has_lowres"]
+    for ours, theirs in (("2d", "nnunet_v2_2d"), ("3d", "nnunet_v2_3d_fullres")):
+        configuration = plan.configurations[ours]
+        assert list(configuration.patch_size) == published[theirs]["patch_size"]
+        assert configuration.batch_size == published[theirs]["batch_size"]
+        assert configuration.spacing == pytest.approx(published[theirs]["spacing"], rel=1e-5)
+
+
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_every_plan_is_a_record_that_a_network_can_be_built_from(planner: Planner, tmp_path: Path) -> None:
+    plan = plan_by(planner, facts("MRI"))
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == plan
+    assert (plan.planner, plan.made_from) == (planner, plan_origin(planner, facts("MRI"), Limits()))
+    for name, configuration in plan.configurations.items():
+        topology = plan.topology(name)
+        assert all(edge % step == 0 for edge, step in zip(configuration.patch_size, topology.divisor, strict=True))
+        assert (topology.block == "residual") == ("resenc" in planner)
+        narrow = configuration.with_width(8)
+        narrowed = plan.model_copy(update={"configurations": {name: narrow}}).topology(name)
+        assert narrowed.features[0] == 8
+        assert narrowed.strides == topology.strides
+        assert all(configuration.why.get(key) for key in ("spacing", "patch_size", "batch_size", "num_pool", "dice"))
+
+
+def test_planners_differ_and_so_do_their_digests() -> None:
+    origins = {plan_origin(planner, facts("MRI"), Limits()) for planner in PLANNERS}
+    assert len(origins) == len(PLANNERS)
+    assert plan_origin(PAPER, facts("MRI", cropped=40), Limits()) not in origins
+    assert plan_origin(PAPER, facts("MRI"), Limits(base_features=8)) not in origins
+
+
+def test_slices_keep_their_own_spacing() -> None:
+    plan = plan_by("nnunet-v2", facts("MRI"))
+    assert plan.configurations["2d"].spacing_mm == (None, 1.0, 1.0)
+    assert plan.grid("2d").spacing_of((7.0, 3.0, 3.0)) == (7.0, 1.0, 1.0)
+    assert plan.grid("2d").folder == "anyx1x1"
+
+
+def test_channels_are_normalised_by_their_names() -> None:
+    names = ("CT", "T1", "noNorm", "rescale_to_0_1", "rgb_to_0_1", "zscore")
+    found = plan_by("nnunet-v2", facts(*names, cropped=40)).normalization
+    assert found == (
+        ClipAndScale(lower=-9, upper=99, mean=5, standard_deviation=7),
+        ZScore(inside_mask=True),
+        Divide(by=1.0),
+        UnitRange(),
+        Divide(by=255.0),
+        ZScore(inside_mask=True),
+    )
+
+
+def test_recipes_by_name() -> None:
+    assert recipe_named(PAPER) == Recipe()
+    for planner in PLANNERS[1:]:
+        recipe = recipe_named(planner)
+        assert recipe.planner == planner
+        assert isinstance(recipe.optimizer, SGD)
+        assert Recipe.from_json(recipe.to_json()) == recipe
