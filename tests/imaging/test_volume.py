@@ -422,3 +422,16 @@ def test_real_volumes_are_those_that_nibabel_reads(shared_data: Path) -> None:
         voxels = seen.get_fdata(dtype=np.float32).transpose()
         np.testing.assert_array_equal(found.array.reshape(voxels.shape), voxels, path.name)
         np.testing.assert_allclose(LPS_TO_RAS @ found.geometry.affine(), seen.affine, atol=1e-3, err_msg=path.name)
+
+
+@pytest.mark.parametrize("name", ["stack.tif", "stack_0000.tiff"])
+def test_the_spacing_of_a_tiff_stack_stands_beside_it(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((3, 5, 4), np.uint8)), str(path))
+    plain = read_image(path).geometry.spacing_mm
+    (tmp_path / "stack.json").write_text('{"spacing": [4.0, 0.5, 0.25]}')
+    assert read_image(path).geometry.spacing_mm == (4.0, 0.5, 0.25) != plain
+    for wrong in ("{}", '{"spacing": [1, 2]}', '{"spacing": ["a", 1, 1]}', "[", '{"spacing": [0, 1, 1]}'):
+        (tmp_path / "stack.json").write_text(wrong)
+        with pytest.raises(DatasetError, match=r"spacing|JSON"):
+            read_image(path)

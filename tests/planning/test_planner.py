@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from voxfit.imaging.labels import Label, Labels
@@ -129,6 +129,7 @@ small_limits = st.just(Limits()) | st.builds(
 
 
 @given(many_cases, small_limits)
+@example([case((58, 769, 1089), (0.5, 0.5, 0.5))], Limits(min_batch_size=3))  # the smallest allowed is the share, too
 @settings(max_examples=200)
 def test_what_is_offered_and_why(cases: list[CaseFingerprint], limits: Limits) -> None:
     facts = fingerprint(cases)

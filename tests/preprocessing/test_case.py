@@ -177,8 +177,9 @@ def test_only_background_is_outside_of_the_mask(preparation):
 
 
 def test_normalised_first_outside_is_a_label_while_labels_are_resampled():
-    """Beside the mask's border background and outside have less than half a voxel each, and a label wins."""
-    case, label = masked_case()
+    """At the mask's border background and outside share what is not labelled, and a label of less than half wins."""
+    case, _ = masked_case()
+    label = np.random.default_rng(1).integers(0, 2, (12, 12, 12)).astype(np.int16)
     prepared = prepare(case, grid(0.7, 0.7, 0.7, masked=True, preparation=AS_NNUNET), label)
     marked = label[2:10, 2:10, 2:10].copy()
     corner = marked[:3, :3, :3]
@@ -188,6 +189,7 @@ def test_normalised_first_outside_is_a_label_while_labels_are_resampled():
     ranked = np.sort(shares, axis=0)
     clear = ranked[-1] - ranked[-2] > 1e-9
     assert clear.mean() > 0.9
+    assert ((prepared.label == 1) & (shares[-1] < 0.5) & clear).any()
     assert np.array_equal(prepared.label[clear], values[shares.argmax(axis=0)][clear])
 
 

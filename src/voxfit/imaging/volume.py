@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import math
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from voxfit.core.errors import DatasetError, Problem, UsageError
+from voxfit.core.errors import DatasetError, Problem, RecordError, UsageError
+from voxfit.core.records import read_json
 from voxfit.imaging.geometry import Geometry
 
 FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png", ".tif", ".tiff", ".bmp")
@@ -187,11 +189,30 @@ def _read(path: Path) -> sitk.Image:
         raise DatasetError(
             Problem(where, f"has {image.GetDimension()} dimensions.", "Images have 2 or 3, and channels.")
         )
+    if image.GetDimension() == 3 and file_ending(path) in (".tif", ".tiff"):
+        _set_spacing_beside(path, image)
     if min(image.GetSpacing()[:3]) <= 0:
         raise DatasetError(
             Problem(where, f"has the spacing {image.GetSpacing()}.", "Correct the header: it must be positive.")
         )
     return image
+
+
+def _set_spacing_beside(path: Path, image: sitk.Image) -> None:
+    """TIFF stacks have no spacing; nnU-Net's Tiff3DIO has it in a file NAME.json: {"spacing": [z, y, x]}, in mm."""
+    stem = path.name[: -len(file_ending(path))]
+    for name in (stem, re.sub(r"_\d{4}$", "", stem)):
+        beside = path.with_name(f"{name}.json")
+        if beside.is_file():
+            try:
+                z, y, x = (float(size) for size in read_json(beside)["spacing"])
+                if not all(0 < size < math.inf for size in (z, y, x)):
+                    raise ValueError(f"{z}, {y}, {x}")
+            except (RecordError, TypeError, KeyError, ValueError) as error:
+                remedy = 'Write {"spacing": [z, y, x]}, in mm.'
+                raise DatasetError(Problem(str(beside), f"holds no spacing ({error}).", remedy)) from None
+            image.SetSpacing((x, y, z))
+            return
 
 
 def _check_nifti(path: Path) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from voxfit.imaging.geometry import Box
+from voxfit.learning.intensity import Intensity, about_one, bend, draw_intensity
 from voxfit.planning.recipe import AugmentationSet
 
 _ELASTIC_REACH = 5.0
@@ -55,12 +56,14 @@ class Augmentation:
         elastic: added displacement; None for none.
         mirrored: axes to flip.
         gamma: exponent for each channel; None for none.
+        intensity: further changes of intensity; None for none.
     """
 
     matrix: NDArray[np.float64] | None = None
     elastic: Elastic | None = None
     mirrored: tuple[bool, ...] = ()
     gamma: tuple[float, ...] | None = None
+    intensity: Intensity | None = None
 
     @property
     def moves(self) -> bool:
@@ -98,7 +101,7 @@ def draw(
         largest = settings.stretched_rotation_degrees if stretched else settings.rotation_degrees
         matrix = rotation(np.deg2rad(rng.uniform(-largest, largest, 3 if len(patch) == 3 else 1)))
     if rng.random() < settings.scale_probability:
-        matrix = (np.eye(len(patch)) if matrix is None else matrix) * _about_one(rng, settings.scale)
+        matrix = (np.eye(len(patch)) if matrix is None else matrix) * about_one(rng, settings.scale)
     elastic = None
     if rng.random() < settings.elastic_probability:
         amplitude, sigma = rng.uniform(*settings.elastic_amplitude), rng.uniform(*settings.elastic_sigma)
@@ -106,9 +109,11 @@ def draw(
         elastic = Elastic(float(amplitude), float(sigma), noise)
     gamma = None
     if rng.random() < settings.gamma_probability:
-        gamma = tuple(_about_one(rng, settings.gamma) for _ in range(channels))
+        gamma = tuple(about_one(rng, settings.gamma) for _ in range(channels))
     mirrored = tuple(bool(flip) for flip in rng.random(mirror_axes) < settings.mirror_probability)
-    return Augmentation(matrix, elastic, mirrored, gamma)
+    # Last, so that what a seed draws without this part stays what it was.
+    intensity = draw_intensity(rng, settings.intensity, channels) if settings.intensity else None
+    return Augmentation(matrix, elastic, mirrored, gamma, intensity)
 
 
 def rotation(radians: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -123,14 +128,6 @@ def rotation(radians: NDArray[np.float64]) -> NDArray[np.float64]:
         single[np.ix_(plane, plane)] = rotation(np.array([angle]))
         result = result @ single
     return result
-
-
-def _about_one(rng: np.random.Generator, limits: tuple[float, float]) -> float:
-    """Below 1 and above 1 with equal chance, whatever the widths of the two parts."""
-    low, high = limits
-    if low < 1 and (high <= 1 or rng.random() < 0.5):
-        return float(rng.uniform(low, min(high, 1.0)))
-    return float(rng.uniform(max(low, 1.0), high))
 
 
 def transform(
@@ -183,12 +180,7 @@ def adjust_gamma(image: torch.Tensor, draws: Sequence[Augmentation]) -> torch.Te
     where = torch.tensor(chosen, device=image.device)
     part = image[where].flatten(2)
     exponent = torch.tensor([draws[index].gamma for index in chosen], device=image.device, dtype=image.dtype)[..., None]
-    mean, deviation = part.mean(2, keepdim=True), part.std(2, keepdim=True)
-    low = part.amin(2, keepdim=True)
-    span = part.amax(2, keepdim=True) - low + 1e-7
-    bent = ((part - low) / span) ** exponent * span
-    bent = (bent - bent.mean(2, keepdim=True)) / (bent.std(2, keepdim=True) + 1e-8) * deviation + mean
-    image[where] = bent.unflatten(2, image.shape[2:])
+    image[where] = bend(part, exponent).unflatten(2, image.shape[2:])
     return image
 
 

@@ -17,6 +17,7 @@ from voxfit.imaging.geometry import Box, cut
 from voxfit.imaging.labels import Labels
 from voxfit.learning.augmentation import Augmentation, adjust_gamma, draw, mirror, transform
 from voxfit.learning.disturbance import disturb
+from voxfit.learning.intensity import adjust_intensity, clear_outside
 from voxfit.planning.plan import Configuration
 from voxfit.planning.recipe import Recipe
 from voxfit.preprocessing.case import OUTSIDE
@@ -106,8 +107,15 @@ class PatchSampler:
             for number in range(size)
         ]
 
-    def finish(self, samples: Sequence[Sample], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    def finish(
+        self, samples: Sequence[Sample], device: torch.device, masked_channels: Sequence[int] = ()
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Augment a batch on a device.
+
+        Args:
+            samples: of `batch`.
+            device: where to.
+            masked_channels: those normalised inside the nonzero mask; a set with `intensity` keeps them 0 beyond it.
 
         Returns:
             images (batch, channel, *patch) and labels (batch, *patch).
@@ -117,9 +125,11 @@ class PatchSampler:
         labels = [self._flatten(torch.from_numpy(sample.label).to(device)) for sample in samples]
         image, label = transform(images, labels, draws, self.moved_patch)
         image, label = self._unflatten(image, self.channels), self._unflatten(label, len(samples[0].label))
+        changes = [item.intensity for item in draws]
+        image = adjust_intensity(image, changes, self.still_axis if image.ndim == 5 else None)
         if draws[0].mirrored:
             image, label = mirror(image, draws, 2), mirror(label, draws, 2)
-        image = adjust_gamma(image, draws)
+        image = clear_outside(adjust_gamma(image, draws), label[:, 0], changes, masked_channels)
         if self.previous:
             one_hot = [label[:, 1] == index for index in range(1, self.previous.classes + 1)]
             image = torch.cat([image, torch.stack(one_hot, dim=1).to(image.dtype)], dim=1)

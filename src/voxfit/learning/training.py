@@ -34,6 +34,7 @@ class TrainingTask:
         labels, topology, configuration, recipe: all settings.
         training_cases, validation_cases: names in the store.
         seed: of the initial weights and of everything drawn while training.
+        masked_channels: those that are normalised inside the nonzero mask.
     """
 
     name: str
@@ -44,6 +45,7 @@ class TrainingTask:
     training_cases: tuple[str, ...]
     validation_cases: tuple[str, ...]
     seed: int
+    masked_channels: tuple[int, ...] = ()
 
     def digest(self) -> str:
         """Changes when a checkpoint of this training could not be continued."""
@@ -57,6 +59,7 @@ class TrainingTask:
                 self.training_cases,
                 self.validation_cases,
                 self.seed,
+                self.masked_channels,
             ]
         )
 
@@ -225,7 +228,7 @@ class Training:
 
     def _loss(self, samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Loss, logits and labels of a batch."""
-        image, label = self.samplers[TRAINING].finish(samples, self.fabric.device)
+        image, label = self.samplers[TRAINING].finish(samples, self.fabric.device, self.task.masked_channels)
         outputs = self.model(image)
         levels = outputs if isinstance(outputs, list) else [outputs]
         return task_loss(self.task, levels, label), levels[0], label

@@ -171,7 +171,7 @@ def _why_batch(rule: PatchRule, words: str, voxels: int, median_voxels: int, num
     share = round(limits.dataset_fraction * median_voxels * num_cases / patch)
     if rule.batch_size == fits and fits <= share:
         return f"{words} voxels hold {fits} patches [A4]"
-    if rule.batch_size == share:
+    if rule.batch_size == share <= fits:
         return (
             f"{limits.dataset_fraction:.0%} of the dataset's voxels are {share} patches ({words} voxels: {fits}) [A4]"
         )

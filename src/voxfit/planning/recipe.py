@@ -14,6 +14,7 @@ PLANNERS: tuple[Planner, ...] = get_args(Planner)
 PAPER: Planner = "nnunet-2018"
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Plateau(Record):
@@ -68,6 +69,37 @@ class Annealed(Record):
         return self
 
 
+class IntensitySet(Record):
+    """Ranges and probabilities of changes of intensity alone, in the order of their application (nnU-Net v2).
+
+    Attributes:
+        noise_deviation: range of the standard deviation of Gaussian noise, the same in all channels. nnU-Net v2 calls
+            it variance, but does not take its root.
+        blur_sigma: range of the standard deviation of a smoothing Gaussian, voxels, drawn for each axis.
+        brightness: range of a factor on the intensities.
+        contrast: range of a factor on their distances from the mean; no value leaves the old range.
+        resolution: range of a factor on the number of voxels along all axes, which is then restored.
+        inverted_gamma: range of the exponent of a gamma correction of the inverted image.
+        *_probability: per sample.
+        *_channel_probability: per channel of such a sample; other changes are made in all of its channels.
+    """
+
+    noise_deviation: tuple[NonNegativeFloat, NonNegativeFloat] = (0.0, 0.1)
+    blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.5, 1.0)
+    brightness: tuple[PositiveFloat, PositiveFloat] = (0.75, 1.25)
+    contrast: tuple[PositiveFloat, PositiveFloat] = (0.75, 1.25)
+    resolution: tuple[Share, Share] = (0.5, 1.0)
+    inverted_gamma: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.5)
+    noise_probability: Probability = 0.1
+    blur_probability: Probability = 0.2
+    blur_channel_probability: Probability = 0.5
+    brightness_probability: Probability = 0.15
+    contrast_probability: Probability = 0.15
+    resolution_probability: Probability = 0.25
+    resolution_channel_probability: Probability = 0.5
+    inverted_gamma_probability: Probability = 0.1
+
+
 class AugmentationSet(Record):
     """Ranges and probabilities of the augmentation of one kind of patch (method.md [T5]).
 
@@ -79,6 +111,7 @@ class AugmentationSet(Record):
         elastic_sigma: range of the smoothing Gaussian's standard deviation, voxels.
         gamma: range of the exponent.
         *_probability: per sample; mirroring per axis.
+        intensity: further changes, of intensity alone; None for none, as in the paper.
     """
 
     rotation_degrees: NonNegativeFloat
@@ -92,6 +125,7 @@ class AugmentationSet(Record):
     elastic_probability: Probability = 0.2
     gamma_probability: Probability = 0.3
     mirror_probability: Probability = 0.5
+    intensity: IntensitySet | None = None
 
 
 class Disturbance(Record):

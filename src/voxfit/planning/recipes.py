@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from voxfit.planning.recipe import PAPER, SGD, Annealed, AugmentationSet, Planner, Recipe
+from voxfit.planning.recipe import PAPER, SGD, Annealed, AugmentationSet, IntensitySet, Planner, Recipe
 
 
 def recipe_named(name: Planner) -> Recipe:
@@ -30,4 +30,5 @@ def _augmentation(rotation: float, stretched: float) -> AugmentationSet:
         scale=(0.7, 1.4),
         elastic_amplitude=(0.0, 0.0),
         elastic_probability=0.0,
+        intensity=IntensitySet(),
     )

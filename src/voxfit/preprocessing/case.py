@@ -13,7 +13,7 @@ from voxfit.imaging.geometry import Box, Geometry, cut, paste
 from voxfit.imaging.volume import Volume
 from voxfit.planning.fingerprint import crop_box, resampled_shape
 from voxfit.planning.grid import Grid
-from voxfit.preprocessing.normalization import needs_mask, normalize
+from voxfit.preprocessing.normalization import masked_channels, normalize
 from voxfit.preprocessing.resampling import coarse_axis, resample, resample_linear, resample_nearest
 
 OUTSIDE = -1
@@ -70,8 +70,8 @@ class PreparedCase:
     """A case as the network sees it.
 
     Attributes:
-        image: (channel, z, y, x) float32: cropped, resampled, normalised.
-        label: (z, y, x) class indices, `OUTSIDE` beyond the nonzero mask; None for a case without label.
+        image: (channel, z, y, x) float32: cropped, resampled and normalised.
+        label: (z, y, x) class indices, `OUTSIDE` for background beyond the nonzero mask; None without label.
         placement: the way back.
     """
 
@@ -120,7 +120,7 @@ class _Way:
     ) -> tuple[NDArray[np.float32], NDArray[np.int16] | None]:
         """The nonzero mask travels beside the label; the image is zero outside of it afterwards."""
         mask = None
-        if needs_mask(self.grid.normalization):
+        if masked_channels(self.grid.normalization):
             mask = resample_nearest(_filled(image), self.shape)
         image = resample(image, self.shape, order=3, apart=self.apart)
         if label is not None:
@@ -132,7 +132,7 @@ class _Way:
     ) -> tuple[NDArray[np.float32], NDArray[np.int16] | None]:
         """As nnU-Net v2: `OUTSIDE` is a label before resampling, and no value leaves the normalised range."""
         mask = None
-        if label is not None or needs_mask(self.grid.normalization):
+        if label is not None or masked_channels(self.grid.normalization):
             mask = _filled(image, slices=False)
         image = normalize(image, self.grid.normalization, mask)
         if label is not None:

@@ -13,9 +13,9 @@ from voxfit.planning.grid import ClipAndScale, Divide, Normalization, UnitRange,
 _SMALLEST_DEVIATION = 1e-8
 
 
-def needs_mask(normalization: Sequence[Normalization]) -> bool:
-    """Whether any channel keeps to the nonzero mask."""
-    return any(isinstance(rule, ZScore) and rule.inside_mask for rule in normalization)
+def masked_channels(normalization: Sequence[Normalization]) -> tuple[int, ...]:
+    """The channels that keep to the nonzero mask."""
+    return tuple(number for number, rule in enumerate(normalization) if isinstance(rule, ZScore) and rule.inside_mask)
 
 
 def normalize(

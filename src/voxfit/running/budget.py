@@ -184,7 +184,8 @@ def prediction_seconds(plan: Plan, fitted: Fitted, cases: int) -> float:
     """About what predicting `cases` median cases takes: a forward pass costs a third of a training step."""
     configuration, axes = fitted.configuration, plan.inference.mirror_axes
     patch, across = configuration.patch_size, configuration.slice_axis
-    shape = [max(size, edge) for size, edge in zip(configuration.median_shape, patch, strict=True)]
+    # Half of the cases are larger than the median, and one voxel more can be another row of tiles.
+    shape = [max(math.ceil(size * 1.1), edge) for size, edge in zip(configuration.median_shape, patch, strict=True)]
     mirrored = [axis for axis in range(3) if axis != across and (axes is None or axis in axes)]
     passes = len(tiles(shape, patch)) << len(mirrored)
     if across is not None and "3d" in plan.configurations:

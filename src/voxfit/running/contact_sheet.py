@@ -13,6 +13,7 @@ from voxfit.core.errors import UsageError, WorkspaceError
 from voxfit.learning.sampling import TRAINING, PatchSampler
 from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.planning.recipe import Recipe
+from voxfit.preprocessing.normalization import masked_channels
 from voxfit.preprocessing.store import Store
 
 _COLOURS = np.array([(230, 60, 60), (70, 200, 90), (80, 140, 255), (240, 200, 40), (220, 90, 220), (60, 210, 220)])
@@ -49,7 +50,9 @@ def draw_contact_sheet(run: Path, name: str, path: Path, *, rows: int = 4, colum
     cases = sorted(store.manifest.placements)
     channels = len(plan.channel_names)
     sampler = PatchSampler(store, cases, configuration, recipe, labels=plan.labels, channels=channels, seed=recipe.seed)
-    image, label = sampler.finish(sampler.batch(TRAINING, 0, 0), torch.device("cpu"))
+    image, label = sampler.finish(
+        sampler.batch(TRAINING, 0, 0), torch.device("cpu"), masked_channels(plan.normalization)
+    )
     tiles = [_tile(image[index, 0].numpy(), label[index].numpy()) for index in range(rows * columns)]
     sheet = np.concatenate([np.concatenate(tiles[row * columns : (row + 1) * columns], axis=1) for row in range(rows)])
     path.parent.mkdir(parents=True, exist_ok=True)

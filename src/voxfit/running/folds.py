@@ -16,6 +16,7 @@ from voxfit.learning.sampling import Previous
 from voxfit.learning.training import Training, TrainingTask, measure_step
 from voxfit.planning.plan import Configuration, ConfigurationName
 from voxfit.planning.stages import multiplications
+from voxfit.preprocessing.normalization import masked_channels
 from voxfit.running.budget import training_seconds, words
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def training_task(run: Run, name: ConfigurationName, fold: int) -> TrainingTask:
         training_cases=run.folds.training(fold),
         validation_cases=run.folds.validation[fold],
         seed=int(digest_of([recipe.seed, name, fold])[:8], 16),
+        masked_channels=masked_channels(plan.normalization),
     )
 
 

@@ -1,0 +1,461 @@
+"""Changes of intensity with known parameters, against NumPy and SciPy; their draws, counted."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voxfit.core.errors import RecordError
+from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.labels import Label, Labels
+from voxfit.imaging.volume import Volume
+from voxfit.learning.augmentation import adjust_gamma, draw, mirror
+from voxfit.learning.intensity import (
+    Intensity,
+    Noise,
+    add_noise,
+    adjust_intensity,
+    bend_inverted,
+    blur,
+    clear_outside,
+    coarsen,
+    draw_intensity,
+    stretch_contrast,
+)
+from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler
+from voxfit.planning.grid import Grid, ZScore
+from voxfit.planning.plan import Configuration
+from voxfit.planning.recipe import IntensitySet, Recipe
+from voxfit.preprocessing.case import OUTSIDE, prepare
+from voxfit.preprocessing.store import Store, StoreManifest, write_case
+
+PAPER = Recipe()
+ALWAYS = IntensitySet(
+    noise_probability=1.0,
+    blur_probability=1.0,
+    brightness_probability=1.0,
+    contrast_probability=1.0,
+    resolution_probability=1.0,
+    inverted_gamma_probability=1.0,
+)
+KINDS = {
+    "3d": (PAPER.augmentation_3d, (6, 7, 8), 3, 2),
+    "2d": (PAPER.augmentation_2d, (9, 7), 2, 1),
+    "slices": (PAPER.augmentation_2d, (9, 8), 3, 3),
+}
+SHAPES = [(9, 11), (7, 9, 11)]
+
+
+def sample(shape, seed=0):
+    return np.random.default_rng(seed).gamma(2, 1, shape).astype(np.float32)
+
+
+def tensor(array):
+    return torch.from_numpy(array.copy())
+
+
+# Written without torch, as the formulas are described.
+
+
+def numpy_blur(channel, sigmas):
+    radius = [int(3 * sigma + 0.25) for sigma in sigmas]
+    return scipy.ndimage.gaussian_filter(channel.astype(float), sigmas, mode="mirror", radius=radius)
+
+
+def numpy_contrast(channel, factor):
+    mean = channel.mean()
+    return np.clip((channel - mean) * factor + mean, channel.min(), channel.max())
+
+
+def numpy_gamma(channel, exponent):
+    bent = ((channel - channel.min()) / np.ptp(channel)) ** exponent
+    return (bent - bent.mean()) / bent.std() * channel.std() + channel.mean()
+
+
+def numpy_coarse(channel, shape):
+    result = channel.astype(float)
+    for axis, coarse in enumerate(shape):
+        size = channel.shape[axis]
+        nearest = np.floor((np.arange(coarse) + np.float32(0.5)) * np.float32(size / coarse)).astype(int)
+        result = result.take(np.minimum(nearest, size - 1), axis)
+    for axis, coarse in enumerate(shape):
+        size = channel.shape[axis]
+        where = (np.arange(size) + 0.5) * coarse / size - 0.5
+        result = np.apply_along_axis(lambda line, at=where: np.interp(at, np.arange(len(line)), line), axis, result)
+    return result
+
+
+# What the paper's set draws.
+
+
+@pytest.mark.parametrize(
+    ("kind", "following"),
+    [
+        ("3d", [1467175557, 1765181814, 3140847804, 4039339022, 626715938, 3617198842]),
+        ("2d", [564533598, 965465033, 73887544, 631749024, 954477217, 3621897678]),
+        ("slices", [4253992338, 1765181814, 3140847804, 4039339022, 626715938, 3290283386]),
+    ],
+)
+def test_the_papers_sets_draw_as_before(kind, following):
+    """The numbers that follow a draw were recorded before this part existed: no draw came in or went."""
+    found = []
+    for seed in range(len(following)):
+        rng = np.random.default_rng([7, seed])
+        assert draw(rng, *KINDS[kind]).intensity is None
+        found.append(int(rng.integers(2**32)))
+    assert found == following
+
+
+def test_the_papers_parameters_are_those_recorded():
+    drawn = [draw(np.random.default_rng([7, seed]), *KINDS["3d"]) for seed in range(6)]
+    flips = [(0, 1, 1), (0, 1, 1), (1, 1, 1), (1, 0, 0), (1, 1, 1), (1, 0, 1)]
+    assert [item.mirrored for item in drawn] == [tuple(map(bool, flip)) for flip in flips]
+    assert drawn[0].gamma == pytest.approx((0.9620660336188785, 0.9463685255148299))
+    assert [item.gamma for item in drawn[1:]] == [None] * 5
+    assert np.linalg.norm(drawn[1].matrix) == pytest.approx(1.5138007824272823)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(40))
+def test_old_parameters_do_not_change_with_the_new(kind, seed):
+    without, patch, axes, channels = KINDS[kind]
+    old = draw(np.random.default_rng(seed), without, patch, axes, channels)
+    new = draw(
+        np.random.default_rng(seed), without.model_copy(update={"intensity": IntensitySet()}), patch, axes, channels
+    )
+    assert new.intensity is not None
+    assert (old.mirrored, old.gamma) == (new.mirrored, new.gamma)
+    assert (old.matrix is None) == (new.matrix is None)
+    assert old.matrix is None or np.array_equal(old.matrix, new.matrix)
+    assert (old.elastic is None) == (new.elastic is None)
+    if old.elastic:
+        assert (old.elastic.amplitude, old.elastic.sigma) == (new.elastic.amplitude, new.elastic.sigma)
+        assert np.array_equal(old.elastic.noise, new.elastic.noise)
+
+
+def test_the_paper_has_none_and_a_recipe_with_it_is_read_back():
+    assert PAPER.augmentation_2d.intensity is None
+    assert PAPER.augmentation_3d.intensity is None
+    changed = PAPER.augmentation_3d.model_copy(update={"intensity": IntensitySet(blur_sigma=(0.4, 2.0))})
+    recipe = PAPER.model_copy(update={"augmentation_3d": changed})
+    assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_more_than_full_resolution_is_refused():
+    text = IntensitySet().to_json().replace("0.5, 1.0", "0.5, 1.5")
+    with pytest.raises(RecordError, match="resolution"):
+        IntensitySet.from_json(text)
+
+
+# Draws.
+
+
+def test_draws_keep_to_their_probabilities():
+    """Six standard deviations of a binomial: a right one fails in fewer than 1 of 10^8 runs."""
+    count, channels = 4000, 2
+    draws = [draw_intensity(np.random.default_rng([index]), IntensitySet(), channels) for index in range(count)]
+    fields = {"noise": 0.1, "blur": 0.2, "brightness": 0.15, "contrast": 0.15, "resolution": 0.25}
+    for field, expected in (fields | {"inverted_gamma": 0.1}).items():
+        share = sum(getattr(item, field) is not None for item in draws) / count
+        assert abs(share - expected) < 6 * np.sqrt(expected * (1 - expected) / count), field
+    for field in ("blur", "resolution"):
+        each = [value is not None for item in draws for value in getattr(item, field) or ()]
+        assert abs(np.mean(each) - 0.5) < 6 * np.sqrt(0.25 / len(each)), field
+
+
+def test_changes_are_drawn_apart():
+    """No pair of changes comes together more or less often than its two probabilities say."""
+    even = IntensitySet(**{name: 0.5 for name in IntensitySet.model_fields if name.endswith("_probability")})
+    draws = [draw_intensity(np.random.default_rng([index]), even, 1) for index in range(2000)]
+    names = ("noise", "blur", "brightness", "contrast", "resolution", "inverted_gamma")
+    for one, other in itertools.combinations(names, 2):
+        share = np.mean([getattr(item, one) is not None and getattr(item, other) is not None for item in draws])
+        assert abs(share - 0.25) < 6 * np.sqrt(0.25 * 0.75 / 2000), (one, other)
+
+
+def test_draws_keep_to_their_ranges():
+    draws = [draw_intensity(np.random.default_rng([index]), ALWAYS, 3) for index in range(500)]
+    values = {
+        "noise": ([item.noise.deviation for item in draws], 0, 0.1),
+        "blur": ([sigma for item in draws for sigmas in item.blur if sigmas for sigma in sigmas], 0.5, 1),
+        "brightness": ([factor for item in draws for factor in item.brightness], 0.75, 1.25),
+        "contrast": ([factor for item in draws for factor in item.contrast], 0.75, 1.25),
+        "resolution": ([scale for item in draws for scale in item.resolution if scale], 0.5, 1),
+        "inverted_gamma": ([exponent for item in draws for exponent in item.inverted_gamma], 0.7, 1.5),
+    }
+    for name, (found, low, high) in values.items():
+        width = high - low
+        assert low <= min(found) < low + 0.03 * width, name
+        assert high - 0.03 * width < max(found) <= high, name
+        assert len(set(found)) == len(found), name
+    # Below and above 1 come equally often, although the part below is narrower.
+    below = np.mean([exponent < 1 for exponent in values["inverted_gamma"][0]])
+    assert abs(below - 0.5) < 6 * np.sqrt(0.25 / 1500)
+    assert len({item.noise.seed for item in draws}) == len(draws)
+
+
+def test_nothing_is_drawn_with_probability_zero():
+    never = IntensitySet(**{name: 0.0 for name in IntensitySet.model_fields if name.endswith("_probability")})
+    assert draw_intensity(np.random.default_rng(0), never, 2) == Intensity()
+
+
+# Single changes.
+
+
+def test_noise_has_its_deviation_and_belongs_to_its_seed():
+    image = np.zeros((2, 40, 40, 40), np.float32)
+    noisy = add_noise(tensor(image), Noise(0.05, 3)).numpy()
+    voxels = image[0].size
+    for channel in noisy:
+        # Six standard errors of a mean, and of a deviation.
+        assert abs(channel.mean()) < 6 * 0.05 / np.sqrt(voxels)
+        assert abs(channel.std() - 0.05) < 6 * 0.05 / np.sqrt(2 * voxels)
+    assert abs(np.corrcoef(noisy[0].ravel(), noisy[1].ravel())[0, 1]) < 6 / np.sqrt(voxels)
+    assert np.array_equal(noisy, add_noise(tensor(image), Noise(0.05, 3)).numpy())
+    assert not np.array_equal(noisy, add_noise(tensor(image), Noise(0.05, 4)).numpy())
+
+
+def test_noise_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    add_noise(torch.zeros(1, 5, 5), Noise(0.1, 1))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@given(
+    st.lists(st.tuples(st.integers(2, 9), st.floats(0.1, 2.5)), min_size=2, max_size=3),
+    st.integers(0, 1000),
+)
+@settings(max_examples=50, deadline=None)
+def test_blur_equals_scipy(axes, seed):
+    """Short edges included: the mirror image is mirrored again where the Gaussian reaches beyond it."""
+    image = sample([size for size, _ in axes], seed)
+    sigmas = [sigma for _, sigma in axes]
+    assert blur(tensor(image), sigmas).numpy() == pytest.approx(numpy_blur(image, sigmas), abs=1e-5)
+
+
+def test_blur_keeps_what_is_even_and_a_single_voxel():
+    assert blur(torch.full((5, 6, 7), 3.0), (0.7, 0.8, 0.9)).numpy() == pytest.approx(3)
+    single = sample((1, 8))
+    assert blur(tensor(single), (1.0, 0.1)).numpy() == pytest.approx(single, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("factor", [0.75, 1.0, 1.25])
+def test_contrast_equals_numpy(shape, factor):
+    image = sample(shape)
+    changed = stretch_contrast(tensor(image), factor).numpy()
+    assert changed == pytest.approx(numpy_contrast(image, factor), abs=1e-5)
+    assert changed.min() >= image.min()
+    assert changed.max() <= image.max()
+
+
+def test_contrast_keeps_what_is_even():
+    assert stretch_contrast(torch.full((3, 4), 2.5), 1.25).numpy() == pytest.approx(2.5)
+
+
+@given(st.lists(st.integers(2, 12), min_size=2, max_size=3), st.floats(0.5, 1.0), st.integers(0, 1000))
+@settings(max_examples=50, deadline=None)
+def test_low_resolution_equals_numpy(shape, scale, seed):
+    image = sample(shape, seed)
+    expected = numpy_coarse(image, [max(round(size * scale), 1) for size in shape])
+    assert coarsen(tensor(image), scale).numpy() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_full_resolution_is_the_image(shape):
+    image = sample(shape)
+    assert np.array_equal(coarsen(tensor(image), 1.0).numpy(), image)
+
+
+@pytest.mark.parametrize("still", [0, 1, 2])
+def test_the_still_axis_keeps_its_resolution(still):
+    image = sample((6, 8, 10))
+    shape = [size if axis == still else round(size * 0.6) for axis, size in enumerate(image.shape)]
+    changed = coarsen(tensor(image), 0.6, still).numpy()
+    assert changed == pytest.approx(numpy_coarse(image, shape), abs=1e-5)
+    moved = np.moveaxis(image, still, 0), np.moveaxis(changed, still, 0)
+    for before, after in zip(*moved, strict=True):
+        assert coarsen(tensor(before), 0.6).numpy() == pytest.approx(after, abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("exponent", [0.7, 1.0, 1.5])
+def test_inverted_gamma_equals_numpy_and_keeps_mean_and_deviation(shape, exponent):
+    image = sample((2, *shape))
+    changed = bend_inverted(tensor(image), (exponent, 1.0)).numpy()
+    assert changed[0] == pytest.approx(-numpy_gamma(-image[0], exponent), abs=1e-3)
+    assert changed[1] == pytest.approx(image[1], abs=1e-4)
+    assert changed.mean(axis=tuple(range(1, image.ndim))) == pytest.approx([part.mean() for part in image], abs=1e-4)
+    assert changed.std(axis=tuple(range(1, image.ndim))) == pytest.approx([part.std() for part in image], abs=1e-4)
+    assert np.all(np.diff(changed[0].ravel()[np.argsort(image[0], axis=None)]) >= -1e-5)
+
+
+def test_an_even_image_stays_finite():
+    image = torch.full((2, 1, 4, 5, 6), 1.5)
+    draws = [draw_intensity(np.random.default_rng(seed), ALWAYS, 1) for seed in range(2)]
+    assert torch.isfinite(adjust_intensity(image, [replace(item, noise=None) for item in draws])).all()
+
+
+# All of them.
+
+EVERYTHING = Intensity(
+    noise=Noise(0.08, 11),
+    blur=((0.6, 0.7, 0.8), None),
+    brightness=(0.8, 1.2),
+    contrast=(1.25, 0.75),
+    resolution=(None, 0.6),
+    inverted_gamma=(0.7, 1.5),
+)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_changes_follow_one_another_in_order(shape):
+    image = sample((2, *shape))
+    expected = image + 0.08 * torch.randn(image.shape, generator=torch.Generator().manual_seed(11)).numpy()
+    expected[0] = numpy_blur(expected[0], (0.6, 0.7, 0.8)[-len(shape) :])
+    expected = np.stack([expected[0] * 0.8, expected[1] * 1.2])
+    expected = np.stack([numpy_contrast(expected[0], 1.25), numpy_contrast(expected[1], 0.75)])
+    expected[1] = numpy_coarse(expected[1], [round(size * 0.6) for size in shape])
+    expected = np.stack([-numpy_gamma(-expected[0], 0.7), -numpy_gamma(-expected[1], 1.5)])
+    changed = adjust_intensity(tensor(image)[None], [EVERYTHING])
+    assert changed[0].numpy() == pytest.approx(expected, abs=2e-3)
+    # Two neighbours turned round would be seen; but blur, brightness and contrast are linear where nothing is cut.
+    parts = [Intensity(**{name: getattr(EVERYTHING, name)}) for name in EVERYTHING.__dataclass_fields__]
+    for first in (0, 3, 4):
+        turned = tensor(image)[None]
+        for part in [*parts[:first], parts[first + 1], parts[first], *parts[first + 2 :]]:
+            turned = adjust_intensity(turned, [part])
+        assert (turned - changed).abs().max() > 4e-3, first
+
+
+def test_samples_do_not_touch_each_other():
+    batch = sample((4, 2, 7, 9, 11))
+    draws = [draw_intensity(np.random.default_rng(seed), ALWAYS, 2) for seed in range(3)]
+    draws = [draws[0], None, draws[1], Intensity()]
+    together = adjust_intensity(tensor(batch), draws).numpy()
+    for index, drawn in enumerate(draws):
+        alone = adjust_intensity(tensor(batch[index : index + 1]), [drawn]).numpy()
+        assert np.array_equal(together[index], alone[0])
+    assert np.array_equal(together[1], batch[1])
+    assert np.array_equal(together[3], batch[3])
+    assert together.dtype == np.float32
+
+
+def test_a_turned_view_is_changed_like_its_copy():
+    """Slice-wise patches come with their axes moved, not copied."""
+    batch = sample((2, 2, 7, 9, 11))
+    view = tensor(batch).movedim(2, 4).contiguous().movedim(4, 2)
+    assert not view.is_contiguous()
+    changed = adjust_intensity(view, [EVERYTHING, None], 0)
+    assert changed.numpy() == pytest.approx(adjust_intensity(tensor(batch), [EVERYTHING, None], 0).numpy(), abs=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_gpu_gives_the_same(shape):
+    batch = sample((2, 2, *shape))
+    there = adjust_intensity(tensor(batch).cuda(), [EVERYTHING, None])
+    assert there.cpu().numpy() == pytest.approx(adjust_intensity(tensor(batch), [EVERYTHING, None]).numpy(), abs=1e-4)
+    again = adjust_intensity(tensor(batch).cuda(), [EVERYTHING, None])
+    assert torch.equal(there, again)
+
+
+def test_voxels_beyond_the_mask_are_cleared_in_masked_channels_of_changed_samples():
+    image = sample((2, 3, 4, 5)) + 1
+    label = np.zeros((2, 4, 5), np.int16)
+    label[:, 0, :3] = OUTSIDE
+    label[:, 1, 1] = -2  # without annotation, but inside
+    cleared = clear_outside(tensor(image), tensor(label), [Intensity(), None], [0, 2]).numpy()
+    expected = image.copy()
+    expected[0, [0, 2], 0, :3] = 0
+    assert np.array_equal(cleared, expected)
+    assert np.array_equal(clear_outside(tensor(image), tensor(label), [Intensity(), None], ()).numpy(), image)
+
+
+# In the sampler.
+
+CONFIGURATIONS = {
+    "3d": {"patch": (12, 16, 12)},
+    "2d": {"patch": (16, 12), "slice_axis": 0, "slice_spacing": 1.0},
+    "slices": {"patch": (4, 16, 12), "augmentation": "2d_slices"},
+    "slices along x": {"patch": (16, 12, 4), "augmentation": "2d_slices"},
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    grid = Grid(spacing_mm=(1.0, 1.0, 1.0), normalization=(ZScore(), ZScore(inside_mask=True)))
+    image = sample((2, 20, 24, 28)) + 1
+    image[:, :, :, 22:] = 0
+    image[:, :, 4:8, :9] = 0
+    label = np.zeros(image.shape[1:], np.int16)
+    label[2:4, 9:12, 2:6] = 1
+    case = prepare(Volume(image, Geometry(label.shape, (1.0, 1.0, 1.0))), grid, label)
+    write_case(folder, "a", case, 2)
+    StoreManifest(made_from="x", placements={"a": case.placement}).save(folder / "manifest.json")
+    return Store(folder)
+
+
+def sampler(store, kind, intensity):
+    fields = dict(CONFIGURATIONS[kind])
+    patch = fields.pop("patch")
+    configuration = Configuration(
+        **{"augmentation": "3d" if len(patch) == 3 else "2d"}
+        | fields
+        | {"spacing": (1.0,) * len(patch), "median_shape": patch, "patch_size": patch, "batch_size": 4}
+        | {"num_pool": (1,) * len(patch), "base_features": 4, "max_features": None, "dice": "sample"}
+    )
+    name = "augmentation_3d" if kind == "3d" else "augmentation_2d"
+    # No interpolation and no gamma: what is left can be said in a line.
+    silent = {"rotation_probability": 0.0, "scale_probability": 0.0, "elastic_probability": 0.0}
+    changed = getattr(PAPER, name).model_copy(update={**silent, "gamma_probability": 0.5, "intensity": intensity})
+    labels = Labels(classes=(Label(name="a", value=1),))
+    recipe = PAPER.model_copy(update={name: changed})
+    return PatchSampler(store, ["a"], configuration, recipe, labels=labels, channels=2, seed=0)
+
+
+@pytest.mark.parametrize("kind", CONFIGURATIONS)
+def test_the_sampler_changes_intensities_before_it_mirrors_and_clears_at_last(store, kind):
+    drawn = sampler(store, kind, ALWAYS)
+    samples = drawn.batch(TRAINING, 0, 0)
+    image, label = drawn.finish(samples, torch.device("cpu"), (1,))
+    draws = [item.augmentation for item in samples]
+    squeezed = [(item.image[:, 0], item.label[:, 0]) if kind == "2d" else (item.image, item.label) for item in samples]
+    expected = torch.stack([tensor(part) for part, _ in squeezed])
+    still = {"slices": 0, "slices along x": 2}.get(kind)
+    expected = adjust_intensity(expected, [item.intensity for item in draws], still)
+    expected = adjust_gamma(mirror(expected, draws, 2), draws)
+    layers = mirror(torch.stack([tensor(part) for _, part in squeezed]), draws, 2)[:, 0]
+    assert torch.equal(label, layers)
+    assert (label == OUTSIDE).any()
+    expected[:, 1][label == OUTSIDE] = 0
+    assert image.numpy() == pytest.approx(expected.numpy(), abs=1e-4)
+    assert (image[:, 0][label == OUTSIDE] != 0).any()
+
+
+@pytest.mark.parametrize("kind", CONFIGURATIONS)
+def test_a_batch_follows_from_its_counters(store, kind):
+    first, second = sampler(store, kind, IntensitySet()), sampler(store, kind, IntensitySet())
+    for step in (3, 1):
+        torch.manual_seed(step)
+        one = first.finish(first.batch(TRAINING, 2, step), torch.device("cpu"))
+        torch.manual_seed(step + 1)
+        other = second.finish(second.batch(TRAINING, 2, step), torch.device("cpu"))
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+
+
+@pytest.mark.parametrize("kind", CONFIGURATIONS)
+def test_masked_channels_mean_nothing_without_the_set_or_in_validation(store, kind):
+    plain, changing = sampler(store, kind, None), sampler(store, kind, ALWAYS)
+    batch = plain.batch(TRAINING, 0, 0)
+    cpu = torch.device("cpu")
+    assert torch.equal(plain.finish(batch, cpu)[0], plain.finish(batch, cpu, (0, 1))[0])
+    batch = plain.batch(VALIDATION, 0, 0)
+    assert torch.equal(plain.finish(batch, cpu)[0], changing.finish(changing.batch(VALIDATION, 0, 0), cpu, (0, 1))[0])

@@ -1,0 +1,235 @@
+"""Single changes of intensity against nnU-Net v2's own, with equal parameters, where it is installed.
+
+The tolerance of 1e-5 is for values of about 1: both sides calculate in float32 (a rounding is 6e-8) and add up in
+another order, a few hundred voxels in a mean, or by a Fourier transform in their blur.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from voxfit.learning.augmentation import Augmentation, adjust_gamma, mirror
+from voxfit.learning.intensity import (
+    Intensity,
+    Noise,
+    add_noise,
+    adjust_intensity,
+    bend_inverted,
+    blur,
+    clear_outside,
+    coarsen,
+    stretch_contrast,
+)
+from voxfit.planning.recipe import IntensitySet
+
+# Its own warnings, while it is imported too, are not ours.
+pytestmark = pytest.mark.filterwarnings("ignore")
+pytest.importorskip("batchgeneratorsv2", exc_type=ImportError)
+
+from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform  # noqa: E402
+from batchgeneratorsv2.transforms.intensity.contrast import ContrastTransform  # noqa: E402
+from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform  # noqa: E402
+from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform  # noqa: E402
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform  # noqa: E402
+from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform  # noqa: E402
+from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform  # noqa: E402
+
+SHAPES = [(13, 16), (9, 16, 13)]
+TOLERANCE = 1e-5
+
+
+def sample(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    return bool((ours - theirs).abs().max() < TOLERANCE)
+
+
+def peer_noise(image: torch.Tensor, deviation: float, seed: int) -> torch.Tensor:
+    torch.manual_seed(seed)
+    channels = len(image)
+    return GaussianNoiseTransform(synchronize_channels=True)._apply_to_image(
+        image.clone(), num_apply=channels, apply_idx=torch.arange(channels), sigmas=deviation
+    )
+
+
+def peer_blur(image: torch.Tensor, sigmas: list[list[float] | None], benchmark: bool = False) -> torch.Tensor:
+    """`benchmark` lets a stopwatch choose between convolutions, as nnU-Net does."""
+    return GaussianBlurTransform(benchmark=benchmark)._apply_to_image(
+        image.clone(),
+        apply_to_channel=torch.tensor([here is not None for here in sigmas]),
+        sigmas=[here for here in sigmas if here is not None],
+    )
+
+
+def peer_low_resolution(
+    image: torch.Tensor, scales: list[float | None], ignore_axes: tuple[int, ...] | None = None
+) -> torch.Tensor:
+    axes = image.ndim - 1
+    rows = torch.tensor([[scale] * axes for scale in scales if scale is not None])
+    if ignore_axes is not None:
+        rows[:, ignore_axes] = 1
+    change = SimulateLowResolutionTransform((0.5, 1), False, True, ignore_axes)
+    chosen = torch.tensor([index for index, scale in enumerate(scales) if scale is not None])
+    return change._apply_to_image(image.clone(), apply_to_channel=chosen, scales=rows)
+
+
+def peer_brightness(image: torch.Tensor, factors: list[float]) -> torch.Tensor:
+    change = MultiplicativeBrightnessTransform((0.75, 1.25), False)
+    return change._apply_to_image(
+        image.clone(), apply_to_channel=torch.arange(len(image)), multipliers=torch.tensor(factors)
+    )
+
+
+def peer_contrast(image: torch.Tensor, factors: list[float]) -> torch.Tensor:
+    change = ContrastTransform((0.75, 1.25), True, False)
+    return change._apply_to_image(
+        image.clone(), apply_to_channel=torch.arange(len(image)), multipliers=torch.tensor(factors)
+    )
+
+
+def peer_gamma(image: torch.Tensor, exponents: list[float], *, inverted: bool) -> torch.Tensor:
+    every = torch.ones(len(image), dtype=torch.bool)
+    return GammaTransform((0.7, 1.5), 1, False, 1, 1)._apply_to_image(
+        image.clone(),
+        apply_to_channel=torch.arange(len(image)),
+        retain_stats=every,
+        invert_image=every if inverted else ~every,
+        gamma=torch.tensor(exponents),
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("deviation", [0.0, 0.03, 0.1])
+def test_noise(shape: tuple[int, ...], deviation: float) -> None:
+    """What they call variance is the deviation that they multiply by."""
+    image = sample((2, *shape))
+    assert close(add_noise(image.clone(), Noise(deviation, 5)), peer_noise(image, deviation, 5))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("benchmark", [False, True])
+@pytest.mark.parametrize("seed", range(10))
+def test_blur(shape: tuple[int, ...], benchmark: bool, seed: int) -> None:
+    """Sigmas on both sides of 0.583 and 0.917, where another voxel comes in, included."""
+    image = sample((1, *shape), seed)
+    sigmas = np.random.default_rng(seed).uniform(0.5, 1, len(shape)).tolist()
+    assert close(blur(image[0].clone(), sigmas), peer_blur(image, [sigmas], benchmark)[0])
+
+
+@pytest.mark.parametrize("sigma", [0.5, 0.58, 0.585, 0.75, 0.915, 0.92, 1.0])
+def test_blur_ends_where_theirs_ends(sigma: float) -> None:
+    point = torch.zeros(1, 15, 15)
+    point[0, 7, 7] = 1
+    ours, theirs = blur(point[0].clone(), (sigma, sigma)), peer_blur(point, [[sigma, sigma]])[0]
+    assert close(ours, theirs)
+    assert torch.equal(ours > 0, theirs > 0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("factor", [0.75, 1.0, 1.1, 1.25])
+def test_brightness_and_contrast(shape: tuple[int, ...], factor: float) -> None:
+    image = sample((2, *shape)) + 1
+    factors = (factor, 1.2)
+    ours = adjust_intensity(image.clone()[None], [Intensity(brightness=factors)])[0]
+    assert close(ours, peer_brightness(image, list(factors)))
+    assert close(stretch_contrast(image[0].clone(), factor), peer_contrast(image[:1], [factor])[0])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("seed", range(20))
+def test_low_resolution(shape: tuple[int, ...], seed: int) -> None:
+    image = sample((1, *shape), seed)
+    scale = float(np.random.default_rng(seed).uniform(0.5, 1))
+    assert close(coarsen(image[0].clone(), scale), peer_low_resolution(image, [scale])[0])
+    if len(shape) == 3:
+        assert close(coarsen(image[0].clone(), scale, 0), peer_low_resolution(image, [scale], (0,))[0])
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+def test_low_resolution_at_its_ends(scale: float) -> None:
+    image = sample((1, 9, 16, 13))
+    assert close(coarsen(image[0].clone(), scale), peer_low_resolution(image, [scale])[0])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("exponent", [0.7, 0.9, 1.0, 1.5])
+def test_both_gammas(shape: tuple[int, ...], exponent: float) -> None:
+    image = sample((2, *shape))
+    exponents = (exponent, 1.2)
+    assert close(bend_inverted(image.clone(), exponents), peer_gamma(image, list(exponents), inverted=True))
+    ours = adjust_gamma(image.clone()[None], [Augmentation(gamma=exponents)])[0]
+    assert close(ours, peer_gamma(image, list(exponents), inverted=False))
+
+
+def test_masking() -> None:
+    image = sample((3, 9, 16, 13))
+    label = torch.randint(-1, 3, (1, 9, 16, 13), generator=torch.Generator().manual_seed(0))
+    theirs = MaskImageTransform([0, 2]).apply({"image": image.clone(), "segmentation": label})["image"]
+    assert torch.equal(clear_outside(image.clone()[None], label, [Intensity()], [0, 2])[0], theirs)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_whole_row(shape: tuple[int, ...]) -> None:
+    """All changes one after another; mirroring before our gamma makes no difference. Each adds its own roundings."""
+    image = sample((2, *shape))
+    sigmas = (0.6, 0.7, 0.8)
+    drawn = Intensity(Noise(0.08, 3), (sigmas, None), (0.8, 1.2), (1.25, 0.75), (None, 0.6), (0.8, 1.3))
+    flips = (True, False, True)[: len(shape)]
+    augmentation = Augmentation(mirrored=flips, gamma=(1.4, 0.75), intensity=drawn)
+    ours = adjust_intensity(image.clone()[None], [drawn])
+    ours = adjust_gamma(mirror(ours, [augmentation], 2), [augmentation])[0]
+
+    theirs = peer_blur(peer_noise(image, 0.08, 3), [list(sigmas[-len(shape) :]), None])
+    theirs = peer_contrast(peer_brightness(theirs, [0.8, 1.2]), [1.25, 0.75])
+    theirs = peer_gamma(peer_low_resolution(theirs, [None, 0.6]), [0.8, 1.3], inverted=True)
+    theirs = peer_gamma(theirs, [1.4, 0.75], inverted=False)
+    theirs = theirs.flip([axis + 1 for axis, flip in enumerate(flips) if flip])
+    assert (ours - theirs).abs().max() < 5 * TOLERANCE
+
+
+def test_order_probabilities_and_ranges_are_theirs() -> None:
+    """Read from the row that their trainer builds."""
+    pytest.importorskip("nnunetv2", exc_type=ImportError)
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    row: list[Any] = nnUNetTrainer.get_training_transforms(
+        (16, 16, 16), (-0.5, 0.5), None, (0, 1, 2), True, use_mask_for_norm=[True, False]
+    ).transforms
+    inner = [(getattr(item, "transform", item), getattr(item, "apply_probability", None)) for item in row]
+    names = [type(item).__name__ for item, _ in inner]
+    first = names.index("GaussianNoiseTransform")
+    assert "Convert2DTo3DTransform" in names[:first]
+    assert names[first : first + 9] == [
+        "GaussianNoiseTransform",
+        "GaussianBlurTransform",
+        "MultiplicativeBrightnessTransform",
+        "ContrastTransform",
+        "SimulateLowResolutionTransform",
+        "GammaTransform",
+        "GammaTransform",
+        "MirrorTransform",
+        "MaskImageTransform",
+    ]
+    (noise, blurred, bright, contrast, coarse, gamma), chances = zip(*inner[first : first + 6], strict=True)
+    ours = IntensitySet()
+    assert chances == (
+        ours.noise_probability,
+        ours.blur_probability,
+        ours.brightness_probability,
+        ours.contrast_probability,
+        ours.resolution_probability,
+        ours.inverted_gamma_probability,
+    )
+    assert (noise.noise_variance, noise.p_per_channel, noise.synchronize_channels) == (ours.noise_deviation, 1, True)
+    assert (blurred.blur_sigma, blurred.p_per_channel) == (ours.blur_sigma, ours.blur_channel_probability)
+    assert (bright.multiplier_range.contrast_range, bright.p_per_channel) == (ours.brightness, 1)
+    assert (contrast.contrast_range.contrast_range, contrast.preserve_range) == (ours.contrast, True)
+    assert (coarse.scale, coarse.p_per_channel) == (ours.resolution, ours.resolution_channel_probability)
+    assert (coarse.synchronize_axes, coarse.ignore_axes) == (True, (0,))
+    assert (gamma.gamma.contrast_range, gamma.p_invert_image) == (ours.inverted_gamma, 1)
