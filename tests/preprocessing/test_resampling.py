@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import skimage.transform
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from voxfit.preprocessing.resampling import axis_matrix, coarse_axis, resample, resample_linear, resample_nearest
@@ -140,6 +140,7 @@ def test_clipping_is_scikit_images(old, new, seed):
 
 @settings(max_examples=150)
 @given(small_shapes, small_shapes, seeds)
+@example((7, 7, 4), (11, 11, 3), 0)  # ties that depend on the last digit of sums at the border
 def test_linear_labels_are_the_most_interpolated_mask(old, new, seed):
     """To the voxel, ties included; twice as many voxels are where most ties are."""
     label = np.random.default_rng(seed).integers(-2, 3, old).astype(np.int16)

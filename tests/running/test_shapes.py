@@ -13,6 +13,8 @@ from voxfit.imaging.dataset import Dataset
 from voxfit.inference.model import Model
 from voxfit.planning.plan import Limits, Plan
 from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import recipe_named
+from voxfit.running.pipeline import Run
 from voxfit.running.prediction import find_cases, predict_cases
 
 LIMITS = Limits(base_features=4, voxel_budget=16**3, plane_voxels=4096, cascade_factor=100)
@@ -123,3 +125,21 @@ def test_groups_never_stand_on_both_sides(tmp_path):
         inside = {pairs[name] for name in fold}
         outside = {pairs[name] for other in folds if other is not fold for name in other}
         assert not inside & outside
+
+
+@pytest.mark.parametrize("recipe", ["nnunet-v2", "nnunet-v2-resenc-m"])
+def test_the_recipes_of_nnunet_run_to_their_end(boxes, tmp_path, recipe):
+    """Their 2D and 3D models have grids of their own, so their ensemble is made on the image's grid."""
+    settings = recipe_named(recipe).model_copy(update={"folds": 2, "steps_per_epoch": 2, "validation_steps": 1})
+    request = voxfit.FitRequest(boxes, tmp_path, folds=(0,), recipe=settings, epochs=1, device="cpu", workers=1)
+    made = Run(request).base_plan
+    small = {
+        name: item.with_width(4).model_copy(update={"batch_size": 2}) for name, item in made.configurations.items()
+    }
+    made.model_copy(update={"configurations": small}).save(tmp_path / "plan.json")
+    result = voxfit.fit(request)
+    assert [candidate.name for candidate in result.selection.candidates] == ["2d", "3d", "2d+3d"]
+    assert (tmp_path / "store" / made.grid("2d").folder).is_dir()
+    assert made.grid("2d").folder.startswith("any")
+    image = sitk.ReadImage(str(next((boxes / "imagesTs").iterdir())))
+    assert voxfit.Model.open(tmp_path, "cpu").predict(image).GetSize() == image.GetSize()

@@ -23,9 +23,10 @@ from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.verification import read_case_image
 from voxfit.imaging.volume import Volume, from_sitk, to_sitk
 from voxfit.inference.cascade import upsampled, with_previous
-from voxfit.inference.postprocessing import segment, to_values
+from voxfit.inference.postprocessing import Part, segment, to_values
 from voxfit.inference.predictor import Predictor
 from voxfit.networks.unet import UNet, build_network
+from voxfit.planning.grid import Grid
 from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.preprocessing.case import PreparedCase, prepare
 
@@ -166,20 +167,19 @@ class Model:
                     "Give all channels in this order.",
                 )
             )
-        names = [member.configuration for member in self.description.members]
-        prepared = prepare(volume, self.plan.grid(names[0]))
-        outputs = sum(self._outputs(name, prepared, volume) for name in names) / len(names)
-        return to_values(
-            segment(np.asarray(outputs, np.float32), prepared.placement, self.plan), self.plan.labels.values
-        )
+        grids = {self.plan.grid(member.configuration) for member in self.description.members}
+        prepared = {grid: prepare(volume, grid) for grid in grids}
+        parts = [self._part(member.configuration, prepared, volume) for member in self.description.members]
+        return to_values(segment(parts, self.plan), self.plan.labels.values)
 
-    def _outputs(self, name: ConfigurationName, prepared: PreparedCase, volume: Volume) -> NDArray[np.float32]:
-        """Of one configuration, after its previous stage where it has one."""
-        image, previous = prepared.image, self.plan.configurations[name].previous
+    def _part(self, name: ConfigurationName, prepared: dict[Grid, PreparedCase], volume: Volume) -> Part:
+        """What one configuration says, after its previous stage where it has one."""
+        case = prepared[self.plan.grid(name)]
+        image, previous = case.image, self.plan.configurations[name].previous
         if previous:
             segmentation = self._previous(previous, name, image.shape[1:], volume)
             image = with_previous(image, segmentation, self.plan.labels.count - 1)
-        return self.predictors[name].predict(image)
+        return self.predictors[name].predict(image), case.placement
 
     def _previous(
         self, previous: ConfigurationName, name: ConfigurationName, shape: tuple[int, ...], volume: Volume
@@ -189,7 +189,7 @@ class Model:
         outputs = self.predictors[previous].predict(coarse.image)
         if self.plan.inference.handover == "probabilities":
             return upsampled(outputs, shape, self.plan.labels, logits=self.plan.inference.averages == "logits")
-        label = segment(outputs, coarse.placement, self.plan).astype(np.int16)
+        label = segment([(outputs, coarse.placement)], self.plan).astype(np.int16)
         prepared = prepare(volume, self.plan.grid(name), label).label
         assert prepared is not None  # it was given a label
         return prepared

@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import cc3d
 import numpy as np
+import scipy.special
 from numpy.typing import NDArray
 
 from voxfit.planning.plan import Plan
 from voxfit.preprocessing.case import Placement
 
+Part = tuple[NDArray[np.float32], Placement]
+"""What one configuration says of a case: (output, z, y, x) averages on its prepared grid, and where that lies."""
 
-def segment(outputs: NDArray[np.float32], placement: Placement, plan: Plan) -> NDArray[np.integer[Any]]:
-    """The segmentation of one case.
+
+def segment(parts: Sequence[Part], plan: Plan) -> NDArray[np.integer[Any]]:
+    """The segmentation of one case by one configuration, or by an ensemble of several.
+
+    Configurations with a common grid are averaged there, others on the image's grid; always as probabilities.
 
     Args:
-        outputs: (output, z, y, x) averaged probabilities or logits on the prepared grid.
-        placement: where that lies in the image.
+        parts: of each configuration.
         plan: labels, what was averaged, and which classes are one component.
 
     Returns:
         (z, y, x) class indices on the image's grid; background outside of the crop.
     """
     logits = plan.inference.averages == "logits"
-    indices = placement.uncrop(plan.labels.decide(placement.to_image_grid(outputs), logits=logits))
+    outputs, placement = parts[0]
+    if len(parts) == 1:
+        indices = placement.restore(outputs, partial(plan.labels.decide, logits=logits))
+    elif not logits and all(other == placement for _, other in parts):
+        indices = placement.restore(_mean([values for values, _ in parts]), plan.labels.decide)
+    else:
+        mean = _mean([_probabilities(where.to_image_grid(values), plan) for values, where in parts])
+        indices = placement.uncrop(plan.labels.decide(mean))
     return keep_largest_components(indices, plan.single_component_labels)
+
+
+def _mean(arrays: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.asarray(sum(arrays) / len(arrays), np.float32)
+
+
+def _probabilities(values: NDArray[np.float32], plan: Plan) -> NDArray[np.float32]:
+    if plan.inference.averages == "probabilities":
+        return values
+    activated = scipy.special.expit(values) if plan.labels.regions else scipy.special.softmax(values, axis=0)
+    return np.asarray(activated, np.float32)
 
 
 def to_values(indices: NDArray[np.integer[Any]], values: Sequence[int]) -> NDArray[np.generic]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.ndimage
@@ -38,16 +39,19 @@ class Placement:
     shape: tuple[int, ...]
     coarse_axis: int | None = None
 
-    def restore(self, probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """From probabilities on the prepared grid to class indices on the image's grid (method.md [I3]).
+    def restore(
+        self, values: NDArray[np.float32], decide: Callable[[NDArray[np.float32]], NDArray[np.integer[Any]]]
+    ) -> NDArray[np.integer[Any]]:
+        """From what networks say on the prepared grid to class indices on the image's grid (method.md [I3]).
 
         Args:
-            probabilities: (class, z, y, x), background first.
+            values: (output, z, y, x), probabilities or logits.
+            decide: makes (...) class indices of (output, ...) values.
 
         Returns:
             (z, y, x) class indices; background outside of the crop.
         """
-        return self.uncrop(self.to_image_grid(probabilities).argmax(axis=0).astype(np.uint8))
+        return self.uncrop(decide(self.to_image_grid(values)))
 
     def to_image_grid(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """From the prepared grid to the image's, within the crop: linear, but nearest along an axis that is apart.

@@ -17,9 +17,8 @@ from voxfit.core.records import Record, digest_of
 from voxfit.imaging.volume import write_label
 from voxfit.inference.cascade import upsampled, with_previous
 from voxfit.inference.model import load_network, make_predictor
-from voxfit.inference.postprocessing import segment, to_values
+from voxfit.inference.postprocessing import Part, segment, to_values
 from voxfit.planning.plan import ConfigurationName, Plan
-from voxfit.preprocessing.case import Placement
 from voxfit.running.folds import fold_folder, fold_origin, previous_stage
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def cross_validate(run: Run, name: ConfigurationName) -> Scores:
                 np.save(part / "probabilities" / f"{case}.npy", probabilities.astype(np.float16))
             if "next_stage" in extras:
                 np.save(part / "next_stage" / f"{case}.npy", _next_segmentation(run, name, case, probabilities))
-            _write(part, case, probabilities, store.manifest.placements[case], plan)
+            _write(part, case, [(probabilities, store.manifest.placements[case])], plan)
             run.listener.progress(index + 1, len(cases))
         return _score(run, part, origin, [case for _, case in cases])
 
@@ -103,31 +102,31 @@ def candidates(run: Run) -> list[Candidate]:
 
 
 def _score_pair(run: Run, names: tuple[str, str]) -> Scores:
-    """Score the mean of the stored probabilities of two configurations, which share their grid."""
+    """Score the mean of the stored probabilities of two configurations."""
     plan, _ = run.settings
     folder = run.root / "ensembles" / "+".join(names)
     origin = _origin(run, names)
     if _is_made_from(folder, origin):
         return Scores.load(folder / "scores.json")
     run.listener.stage(f"Scoring the ensemble {'+'.join(names)}")
-    first: ConfigurationName = next(name for name in run.configurations if name == names[0])
-    placements = run.store(plan.grid(first)).manifest.placements
+    members: list[ConfigurationName] = [name for name in run.configurations if name in names]
+    stores = {name: run.store(plan.grid(name)) for name in members}
     cases = [case for fold in run.fold_numbers for case in run.folds.validation[fold]]
     with run.workspace.building(folder, origin) as part:
         for index, case in enumerate(cases):
-            parts = [
-                np.load(run.root / name / "cross_validation" / "probabilities" / f"{case}.npy").astype(np.float32)
-                for name in names
-            ]
-            _write(part, case, (parts[0] + parts[1]) / 2, placements[case], plan)
+            parts: list[Part] = []
+            for name in members:
+                file = run.root / name / "cross_validation" / "probabilities" / f"{case}.npy"
+                parts.append((np.load(file).astype(np.float32), stores[name].manifest.placements[case]))
+            _write(part, case, parts, plan)
             run.listener.progress(index + 1, len(cases))
         return _score(run, part, origin, cases)
 
 
-def _write(folder: Path, case: str, probabilities: NDArray[np.float32], placement: Placement, plan: Plan) -> None:
-    """From probabilities to a label file, exactly as prediction does it."""
-    indices = segment(probabilities, placement, plan)
-    write_label(folder / f"{case}.nii.gz", to_values(indices, plan.labels.values), placement.geometry)
+def _write(folder: Path, case: str, parts: Sequence[Part], plan: Plan) -> None:
+    """From what networks said to a label file, exactly as prediction does it."""
+    values = to_values(segment(parts, plan), plan.labels.values)
+    write_label(folder / f"{case}.nii.gz", values, parts[0][1].geometry)
 
 
 def _score(run: Run, folder: Path, origin: str, cases: Sequence[str]) -> Scores:

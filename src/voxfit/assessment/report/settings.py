@@ -24,7 +24,8 @@ from voxfit.core.errors import VoxfitError
 from voxfit.planning.grid import Unmeasured, ZScore
 from voxfit.planning.plan import Plan
 from voxfit.planning.planners import plan_by
-from voxfit.planning.recipe import Annealed, Plateau, Recipe
+from voxfit.planning.recipe import PAPER, Annealed, Plateau, Recipe
+from voxfit.planning.recipes import recipe_named
 
 
 def show_coverage(findings: Findings) -> Markup:
@@ -52,10 +53,13 @@ def show_departures(findings: Findings) -> Markup:
     said = findings.plan.changes
     numbers = [*_recipe_changes(findings.recipe), *_plan_changes(findings)]
     parts = []
+    planner = findings.recipe.planner if findings.recipe else PAPER
+    if planner != PAPER:
+        parts.append(paragraph(f"Planned and trained by the recipe {planner}, not by the paper's."))
     if said or numbers:
         lists = [listing(said)] * bool(said) + [paragraph("In numbers:")] * bool(said and numbers) + [listing(numbers)]
         parts.append(notice(element("strong", "These are not the settings of the paper."), *lists))
-    elif findings.recipe:
+    elif findings.recipe and planner == PAPER:
         parts.append(paragraph("Plan and training are those of the paper (recipe nnunet-2018), unchanged."))
     if findings.notes:
         parts.append(notice(element("strong", "Missing or unreadable in the run folder:"), listing(findings.notes)))
@@ -65,11 +69,12 @@ def show_departures(findings: Findings) -> Markup:
 def _recipe_changes(recipe: Recipe | None) -> list[str]:
     if recipe is None:
         return []
-    usual, changes = Recipe(), []
+    usual, changes = recipe_named(recipe.planner), []
+    whose = "paper" if recipe.planner == PAPER else recipe.planner
     if recipe.schedule != usual.schedule:
-        changes += [f"schedule: {schedule_words(recipe.schedule)} (paper: {schedule_words(usual.schedule)})"]
+        changes += [f"schedule: {schedule_words(recipe.schedule)} ({whose}: {schedule_words(usual.schedule)})"]
     ignored = {"name", "seed", "schedule"}
-    return changes + _differences(recipe.model_dump(exclude=ignored), usual.model_dump(exclude=ignored), "paper")
+    return changes + _differences(recipe.model_dump(exclude=ignored), usual.model_dump(exclude=ignored), whose)
 
 
 def schedule_words(schedule: Plateau | Annealed) -> str:
@@ -110,10 +115,11 @@ def ruled_plan(findings: Findings) -> Plan | None:
 def _differences(found: Mapping[str, Any], usual: Mapping[str, Any], whose: str, prefix: str = "") -> list[str]:
     changes = []
     for key, value in found.items():
+        known = usual.get(key)
         if isinstance(value, dict):
-            changes += _differences(value, usual[key], whose, f"{prefix}{key}.")
-        elif value != usual[key]:
-            changes += [f"{prefix}{key} {plain(value)} ({whose}: {plain(usual[key])})"]
+            changes += _differences(value, known if isinstance(known, dict) else {}, whose, f"{prefix}{key}.")
+        elif value != known:
+            changes += [f"{prefix}{key} {plain(value)} ({whose}: {plain(known)})"]
     return changes
 
 
