@@ -175,24 +175,21 @@ class Model:
     def _part(self, name: ConfigurationName, prepared: dict[Grid, PreparedCase], volume: Volume) -> Part:
         """What one configuration says, after its previous stage where it has one."""
         case = prepared[self.plan.grid(name)]
-        image, previous = case.image, self.plan.configurations[name].previous
-        if previous:
-            segmentation = self._previous(previous, name, image.shape[1:], volume)
-            image = with_previous(image, segmentation, self.plan.labels.count - 1)
-        return self.predictors[name].predict(image), case.placement
-
-    def _previous(
-        self, previous: ConfigurationName, name: ConfigurationName, shape: tuple[int, ...], volume: Volume
-    ) -> NDArray[np.int16]:
-        """The segmentation of a previous stage, on the grid of configuration `name`."""
+        previous = self.plan.configurations[name].previous
+        if previous is None:
+            return self.predictors[name].predict(case.image), case.placement
         coarse = prepare(volume, self.plan.grid(previous))
         outputs = self.predictors[previous].predict(coarse.image)
-        if self.plan.inference.handover == "probabilities":
-            return upsampled(outputs, shape, self.plan.labels, logits=self.plan.inference.averages == "logits")
-        label = segment([(outputs, coarse.placement)], self.plan).astype(np.int16)
-        prepared = prepare(volume, self.plan.grid(name), label).label
-        assert prepared is not None  # it was given a label
-        return prepared
+        if self.plan.inference.handover == "segmentation":
+            label = segment([(outputs, coarse.placement)], self.plan).astype(np.int16)
+            case = prepare(volume, self.plan.grid(name), label)
+            segmentation = case.label
+        else:
+            logits = self.plan.inference.averages == "logits"
+            segmentation = upsampled(outputs, case.image.shape[1:], self.plan.labels, logits=logits)
+        assert segmentation is not None  # a case that is given a label has one
+        image = with_previous(case.image, segmentation, self.plan.labels.count - 1)
+        return self.predictors[name].predict(image), case.placement
 
 
 def make_predictor(

@@ -138,6 +138,8 @@ class _Way:
         mask = None
         if label is not None or masked_channels(self.grid.normalization):
             mask = _filled(image, slices=False)
+            if label is not None:
+                mask |= label != 0  # what is labelled is inside
         image = normalize(image, self.grid.normalization, mask)
         if label is not None:
             label = self._resample_label(_mark_outside(label, mask))
