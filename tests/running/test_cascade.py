@@ -1,11 +1,14 @@
 """The cascade end to end, on a plan whose limits make small volumes large."""
 
+import json
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 import voxfit
 from voxfit.assessment.selection import Selection
+from voxfit.core.errors import UsageError
 from voxfit.imaging.labels import Label, Labels
 from voxfit.inference.cascade import upsampled, with_previous
 from voxfit.inference.model import ModelDescription
@@ -40,6 +43,17 @@ def test_the_first_stage_is_trained_on_every_fold(finished):
     assert [candidate.name for candidate in result.selection.candidates] == ["3d_lowres", "3d_cascade"]
     assert result.selection == Selection.load(run / "selection.json")
     assert result.selection.chosen == "3d_cascade"
+
+
+def test_a_split_without_every_case_is_refused_before_training(own_boxes, tmp_path):
+    names = [f"box_{number:02}" for number in range(6)]
+    folds = [{"train": names[2:], "val": names[:2]}, {"train": names[:2], "val": names[2:5]}]
+    (own_boxes / "splits_final.json").write_text(json.dumps(folds))
+    run = tmp_path / "run"
+    request = voxfit.FitRequest(own_boxes, run, epochs=1, limits=LIMITS, device="cpu", workers=1)
+    with pytest.raises(UsageError, match="box_05 in no fold, but a cascade needs"):
+        voxfit.fit(request)
+    assert not list(run.rglob("history.jsonl"))
 
 
 def test_its_input_is_out_of_fold_on_the_fine_grid(finished):

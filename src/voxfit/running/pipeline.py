@@ -153,7 +153,13 @@ class Run:
                     f"--configurations {name}: the plan of this dataset offers {', '.join(offered)}."
                     + (" A cascade is offered only where cases are large." if name.startswith("3d_") else "")
                 )
-        stages = {offered[name].previous for name in offered if name in wanted}
+        stages = {offered[name].previous for name in offered if name in wanted} - {None}
+        validated = {case for names in self.folds.validation for case in names}
+        if stages and (missing := [case.name for case in self.dataset.cases if case.name not in validated]):
+            raise UsageError(
+                f"splits_final.json validates {missing[0]} in no fold, but a cascade needs the first stage's "
+                "segmentation of every case. Complete the split, or leave 3d_cascade out of --configurations."
+            )
         return tuple(name for name in offered if name in wanted or name in stages)
 
     def folds_of(self, name: ConfigurationName) -> tuple[int, ...]:
