@@ -58,6 +58,7 @@ def check(dataset: Path, group_by: GroupBy = None, workers: Workers = None) -> N
     from voxfit.imaging.dataset import Dataset
     from voxfit.imaging.verification import verify_case, verify_folds
     from voxfit.planning.recipe import Recipe
+    from voxfit.tables import print_dataset
 
     console, listener = _console()
     found = Dataset.open(dataset, group_by)
@@ -70,16 +71,7 @@ def check(dataset: Path, group_by: GroupBy = None, workers: Workers = None) -> N
             listener.warn(str(problem))
     if fatal := [problem for problem in problems if problem.fatal]:
         raise DatasetError(fatal)
-    labels = ", ".join(f"{label.value} {label.name}" for label in found.labels.classes)
-    if found.labels.regions:
-        labels += f", trained as the regions {', '.join(found.labels.names)}"
-    if found.labels.ignore is not None:
-        labels += f", {found.labels.ignore} not annotated"
-    console.print(
-        f"{found.name}: {len(found.cases)} training cases, {len(found.test_cases)} test images, "
-        f"channels {', '.join(found.channel_names)}, labels {labels}. Ready to train.",
-        markup=False,
-    )
+    print_dataset(console, found)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The tables that commands print."""
+"""What commands print of datasets, plans and scores."""
 
 from __future__ import annotations
 
@@ -9,9 +9,24 @@ from rich.table import Table
 
 from voxfit.assessment.scores import Scores
 from voxfit.assessment.selection import Selection
+from voxfit.imaging.dataset import Dataset
 from voxfit.planning.plan import Plan
 from voxfit.running.collection import CollectionResult
 from voxfit.running.collection import table as table_of
+
+
+def print_dataset(console: Console, found: Dataset) -> None:
+    """What a dataset that can be trained on holds."""
+    labels = ", ".join(f"{label.value} {label.name}" for label in found.labels.classes)
+    if found.labels.regions:
+        labels += f", trained as the regions {', '.join(found.labels.names)}"
+    if found.labels.ignore is not None:
+        labels += f", {found.labels.ignore} not annotated"
+    console.print(
+        f"{found.name}: {len(found.cases)} training cases, {len(found.test_cases)} test images, "
+        f"channels {', '.join(found.channel_names)}, labels {labels}. Ready to train.",
+        markup=False,
+    )
 
 
 def print_plan(console: Console, made: Plan) -> None:

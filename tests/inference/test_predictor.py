@@ -4,12 +4,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from voxfit.inference.postprocessing import keep_largest_components
 from voxfit.inference.predictor import Predictor
-from voxfit.inference.tiling import gaussian_weights, tile_starts, tiles
 
 PATCH = (8, 12, 10)
 SHAPES = [(8, 12, 10), (3, 5, 4), (1, 1, 1), (16, 24, 20), (17, 13, 29), (30, 12, 9)]
@@ -74,39 +71,6 @@ def test_folds_and_variants_are_averaged_as_probabilities():
     assert probabilities[1, :, 0, 0] == pytest.approx((both + 0.5) / 2, abs=1e-5)
     assert len(predictor.flips) == 8
     assert len(Predictor([identity], (1, 8, 8), slice_axis=0, outputs=2).flips) == 4
-
-
-@settings(max_examples=100)
-@given(st.integers(1, 300), st.integers(1, 64))
-def test_tiles_cover_everything_and_overlap_by_half(size, edge):
-    size = max(size, edge)
-    starts = tile_starts(size, edge)
-    assert starts[0] == 0
-    assert starts[-1] == size - edge
-    steps = np.diff(starts)
-    assert (steps <= (edge + 1) // 2).all()
-    assert (steps > 0).all()
-
-
-def test_tiles_are_the_product_of_the_axes():
-    assert len(tiles((16, 24, 20), PATCH)) == 27
-
-
-def test_weights_are_scipys_gaussian():
-    patch = (16, 25, 32)
-    weights = gaussian_weights(patch)
-    point = np.zeros(patch)
-    centre = tuple(size // 2 for size in patch)
-    # SciPy can only place its peak on a voxel: compare on the axis whose middle is one.
-    point[centre] = 1
-    expected = scipy.ndimage.gaussian_filter1d(point[centre[0], :, centre[2]], 25 / 8, mode="constant", truncate=10)
-    line = weights[8, :, 16]
-    assert line / line.max() == pytest.approx(
-        np.maximum(expected / expected.max(), (weights.min() / line.max())), abs=2e-3
-    )
-    assert weights.max() == pytest.approx(1, abs=0.1)
-    assert weights.min() > 0
-    assert np.array_equal(weights, weights[::-1, ::-1, ::-1])
 
 
 def test_only_the_largest_component_stays():

@@ -156,6 +156,23 @@ def test_an_edited_plan_retrains_only_what_it_touches(finished, boxes, tmp_path)
     assert list((run / "superseded").rglob("weights.safetensors"))
 
 
+def test_another_way_of_predicting_is_scored_again_without_training(finished, boxes, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    plan = Plan.load(run / "plan.json")
+    once = plan.inference.model_copy(update={"mirror_axes": ()})
+    plan.model_copy(update={"inference": once}).save(run / "plan.json")
+    ear, before = Ear(), weights_of(run)
+    voxfit.fit(request(boxes, run), ear)
+    assert weights_of(run) == before
+    assert not any("Training" in stage for stage in ear.stages)
+    assert [stage for stage in ear.stages if "Cross-validating" in stage] == [
+        "Cross-validating 2d",
+        "Cross-validating 3d",
+    ]
+    assert all(len(item.flips) == 1 for item in voxfit.Model.open(run, "cpu").predictors.values())
+
+
 def test_a_budget_is_written_into_plan_and_recipe(boxes, tmp_path):
     result = voxfit.fit(request(boxes, tmp_path, configurations=("3d",), folds=(0,), epochs=None, budget_seconds=25.0))
     plan, recipe = Plan.load(tmp_path / "plan.json"), Recipe.load(tmp_path / "recipe.json")

@@ -46,15 +46,25 @@ def make_plan(fingerprint: Fingerprint, limits: Limits | None = None) -> Plan:
     extent = Extent(
         fingerprint.median_spacing_mm(), len(fingerprint.cases), fingerprint.median_shape_at, fingerprint.dimension
     )
+    return plan_with(fingerprint, limits, normalization_of(fingerprint), plan_configurations(extent, limits))
+
+
+def plan_with(
+    fingerprint: Fingerprint,
+    limits: Limits,
+    normalization: tuple[Normalization, ...],
+    configurations: dict[ConfigurationName, Configuration],
+) -> Plan:
+    """A plan with a dataset's facts and what a planner decided."""
     return Plan(
         dataset=fingerprint.dataset,
         channel_names=fingerprint.channel_names,
         labels=fingerprint.labels,
         num_cases=len(fingerprint.cases),
-        normalization=normalization_of(fingerprint),
+        normalization=normalization,
         single_component_labels=fingerprint.single_component_labels,
         limits=limits,
-        configurations=plan_configurations(extent, limits),
+        configurations=configurations,
     )
 
 

@@ -9,7 +9,7 @@ from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.grid import Divide, Normalization, Preparation, UnitRange, ZScore
 from voxfit.planning.nnunet_v2 import ANISOTROPY, PRESETS, NetworkRule, Preset, divisor, plan_networks
 from voxfit.planning.plan import Configuration, ConfigurationName, Inference, Limits, Plan
-from voxfit.planning.planner import MASK_SHARE, normalization_of
+from voxfit.planning.planner import MASK_SHARE, normalization_of, plan_with
 from voxfit.planning.stages import Stages
 
 PREPARATION = Preparation(first="normalize", coarse_axis_ratio=ANISOTROPY, labels="linear")
@@ -26,20 +26,11 @@ def make_v2_plan(fingerprint: Fingerprint, name: str, limits: Limits) -> Plan:
     """
     preset = PRESETS[name]
     rules = plan_networks(fingerprint, preset)
-    return Plan(
-        dataset=fingerprint.dataset,
-        channel_names=fingerprint.channel_names,
-        labels=fingerprint.labels,
-        num_cases=len(fingerprint.cases),
-        normalization=_normalization(fingerprint),
-        single_component_labels=fingerprint.single_component_labels,
-        limits=limits,
-        preparation=PREPARATION,
-        inference=INFERENCE,
-        configurations={
-            cast(ConfigurationName, key): _configuration(rule, preset, fingerprint) for key, rule in rules.items()
-        },
-    )
+    configurations = {
+        cast(ConfigurationName, key): _configuration(rule, preset, fingerprint) for key, rule in rules.items()
+    }
+    plan = plan_with(fingerprint, limits, _normalization(fingerprint), configurations)
+    return plan.model_copy(update={"preparation": PREPARATION, "inference": INFERENCE})
 
 
 def _configuration(rule: NetworkRule, preset: Preset, fingerprint: Fingerprint) -> Configuration:

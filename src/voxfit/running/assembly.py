@@ -23,7 +23,8 @@ def assemble(run: Run, selection: Selection) -> Path:
     plan, _ = run.settings
     winner, folder = selection.winner(), run.root / "model"
     names = [name for name in run.configurations if name in winner.configurations]
-    origin = digest_of([winner.digest(), [fold_origin(run, name, fold) for name in names for fold in run.fold_numbers]])
+    weights = [fold_origin(run, name, fold) for name in names for fold in run.fold_numbers]
+    origin = digest_of([winner.digest(), weights, plan.inference.digest(), plan.single_component_labels])
     if (folder / "model.json").exists():
         try:
             if ModelDescription.load(folder / "model.json").made_from == origin:

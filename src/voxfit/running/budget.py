@@ -21,7 +21,7 @@ ENOUGH_STEPS = 1500
 SMALLEST_BATCH = 2
 WIDTHS = (30, 24, 16, 12, 8)
 SMALLEST_PATCH = 64**3
-"""Voxels: smaller patches see too little of a patient."""
+"""The V of rule [A3] is not lowered further: smaller patches see too little of a patient."""
 LEARNING_RATE = 1e-2
 """Of short schedules; measured (docs/benchmarks.md). The paper's 3e-4 is for hundreds of epochs."""
 
@@ -166,7 +166,7 @@ def fit_configuration(
 
 
 def smaller_patch(configuration: Configuration, plan: Plan, share: float) -> Configuration:
-    """A 3D configuration with a patch of about `share` of its voxels, but at least `SMALLEST_PATCH`, by rule [A3].
+    """A 3D configuration with the patch of rule [A3] for `share` of its voxels, at least `SMALLEST_PATCH`, as V.
 
     2D patches, and networks that were not planned by the paper's rules, stay as they are.
     """

@@ -143,10 +143,11 @@ def _score(run: Run, folder: Path, origin: str, cases: Sequence[str]) -> Scores:
 
 
 def _origin(run: Run, names: tuple[str, ...]) -> str:
+    plan, _ = run.settings
     folds = [
         fold_origin(run, name, fold) for name in run.configurations if name in names for fold in run.folds_of(name)
     ]
-    return digest_of([folds, TOLERANCE_MM])
+    return digest_of([folds, TOLERANCE_MM, plan.inference.digest(), plan.single_component_labels])
 
 
 def _is_made_from(folder: Path, origin: str) -> bool:
