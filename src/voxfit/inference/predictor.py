@@ -67,7 +67,7 @@ class Predictor:
 
     Attributes:
         per_batch: tiles (or mirrored variants) of one pass.
-        pass_bytes: what a pass takes beside its outputs, about.
+        pass_bytes: what a pass takes, about; 0 where it was not limited.
     """
 
     def __init__(
@@ -104,9 +104,11 @@ class Predictor:
         """Keep the tiles of one pass to a quarter of a memory limit.
 
         Args:
-            tile_bytes: that a pass takes for each tile.
+            tile_bytes: that the networks take for each tile, beside their outputs.
             memory: the limit, bytes; None for none.
         """
+        # Logits, what is made of them, and their mean.
+        tile_bytes += 3 * 4 * self.outputs * math.prod(self.patch_box)
         if memory is not None:
             self.per_batch = max(min(self.per_batch, memory // 4 // tile_bytes), 1)
         self.pass_bytes = self.per_batch * tile_bytes
@@ -199,11 +201,10 @@ class Prediction:
             yield from ring.finished(after, planes)
 
     def slab_bytes(self, region: Box, axis: int) -> int:
-        """Memory of the sums for a region, and of what a network holds while it runs."""
+        """Memory of the sums for a region."""
         thickness = self._thickness(self._rows(region, axis), region, axis)
         plane = math.prod(region.shape) // region.shape[axis]
-        batch = 4 * self.outputs * math.prod(self.predictor.patch_box) * self.predictor.per_batch
-        return 4 * (self.outputs + 1) * thickness * plane + 3 * batch
+        return 4 * (self.outputs + 1) * thickness * plane
 
     def _rows(self, region: Box, axis: int) -> list[list[Box]]:
         """The tiles that a region needs, in rows of (at least) one batch: each begins further along the axis."""
