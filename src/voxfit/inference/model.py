@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal, overload
 
@@ -17,18 +18,26 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from voxfit.core.errors import DatasetError, ModelError, Problem, RecordError, UsageError
+from voxfit.core.listening import Listener
 from voxfit.core.records import Record
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.verification import read_case_image
 from voxfit.imaging.volume import Volume, from_sitk, to_sitk
+from voxfit.inference.backends import Backend, adapt, parse_backend, require_openvino
 from voxfit.inference.cascade import upsampled, with_previous
 from voxfit.inference.postprocessing import Part, segment, to_values
-from voxfit.inference.predictor import Predictor
+from voxfit.inference.predictor import Network, Predictor
+from voxfit.inference.quantization import open_quantization
+from voxfit.inference.rounding import Range
 from voxfit.networks.unet import UNet, build_network
 from voxfit.planning.grid import Grid
 from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.preprocessing.case import PreparedCase, prepare
+
+
+Adapter = Callable[..., Sequence[Network]]
+"""`voxfit.inference.backends.adapt` with its options set."""
 
 
 class Member(Record):
@@ -67,7 +76,17 @@ class Model:
     Example: `Model.open("run").predict(SimpleITK.ReadImage("image.nii.gz"))`.
     """
 
-    def __init__(self, folder: Path, description: ModelDescription, device: str, *, mirror: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        description: ModelDescription,
+        device: str,
+        *,
+        mirror: bool = True,
+        backend: Backend | None = None,
+        ranges: Mapping[str, Mapping[str, Range]] | None = None,
+        listener: Listener | None = None,
+    ) -> None:
         self.description = description
         self.plan = description.plan
         self.predictors: dict[ConfigurationName, Predictor] = {
@@ -77,13 +96,26 @@ class Model:
                 [load_network(self.plan, member.configuration, folder / file) for file in member.weights],
                 device,
                 mirror=mirror,
+                adapted=partial(
+                    adapt,
+                    backend=backend,
+                    ranges=[ranges[file] for file in member.weights] if ranges else (),
+                    listener=listener,
+                ),
             )
             for member in (*description.stages, *description.members)
         }
 
     @staticmethod
     def open(
-        path: str | Path, device: Literal["auto", "cpu", "cuda", "mps"] | str = "auto", *, mirror: bool = True
+        path: str | Path,
+        device: Literal["auto", "cpu", "cuda", "mps"] | str = "auto",
+        *,
+        mirror: bool = True,
+        backend: Literal["auto"] | Backend = "auto",
+        precision: Literal["float32", "int8"] = "float32",
+        accept_loss: bool = False,
+        listener: Listener | None = None,
     ) -> Model:
         """Open a model folder, or the model of a run folder.
 
@@ -91,9 +123,14 @@ class Model:
             path: a folder with `model.json`, or a run folder with `model/`.
             device: where to compute; "auto" takes a GPU if there is one.
             mirror: test-time mirroring [I2]; without it, prediction is 4 (2D) or 8 (3D) times faster.
+            backend: what runs the networks; "auto" finds the fastest while it predicts, and keeps the choice.
+            precision: "int8" for what `voxfit quantize` has made: on CPUs only, by OpenVINO.
+            accept_loss: take INT8 even where it loses `quantization.MOST_LOSS` or more.
+            listener: hears of a backend that fails here.
 
         Raises:
-            ModelError: it is no model, or a file of it is missing or damaged.
+            ModelError: it is no model, a file of it is missing or damaged, or there is no INT8 form.
+            UsageError: backend or precision are not to be had here, or INT8 loses too much.
         """
         folder = Path(path)
         if not (folder / "model.json").is_file() and (folder / "model" / "model.json").is_file():
@@ -106,7 +143,17 @@ class Model:
             description = ModelDescription.load(folder / "model.json")
         except RecordError as error:
             raise ModelError(str(error)) from None
-        return Model(folder, description, choose_device(device), mirror=mirror)
+        device = choose_device(device)
+        ranges = None
+        if precision == "int8":
+            if backend not in ("auto", "openvino"):
+                raise UsageError(f"--precision int8 --backend {backend}: only OpenVINO computes with 8 bits.")
+            require_openvino("--precision int8", device)
+            ranges = open_quantization(folder, accept_loss=accept_loss)
+        elif precision != "float32":
+            raise UsageError(f"--precision {precision}: there are float32 and int8.")
+        chosen = parse_backend(backend)
+        return Model(folder, description, device, mirror=mirror, backend=chosen, ranges=ranges, listener=listener)
 
     @overload
     def predict(self, image: sitk.Image) -> sitk.Image: ...
@@ -193,13 +240,29 @@ class Model:
 
 
 def make_predictor(
-    plan: Plan, name: ConfigurationName, networks: Sequence[UNet], device: str, *, mirror: bool = True
+    plan: Plan,
+    name: ConfigurationName,
+    networks: Sequence[UNet],
+    device: str,
+    *,
+    mirror: bool = True,
+    adapted: Adapter | None = None,
 ) -> Predictor:
-    """The predictor of one configuration, its networks moved to a device."""
+    """The predictor of one configuration, its networks moved to a device.
+
+    Args:
+        plan: how the networks are used.
+        name: of the configuration.
+        networks: one for each fold.
+        device: where to.
+        mirror: test-time mirroring.
+        adapted: `voxfit.inference.backends.adapt` with its options; None: PyTorch, the same bits every time.
+    """
     configuration, inference = plan.configurations[name], plan.inference
     axes = (0, 1, 2) if inference.mirror_axes is None else inference.mirror_axes
+    placed = [network.to(device).eval() for network in networks]
     return Predictor(
-        [network.to(device).eval() for network in networks],
+        adapted(placed, plan.topology(name), configuration.patch_size, device=device) if adapted else placed,
         configuration.patch_box,
         slice_axis=configuration.slice_axis,
         outputs=plan.labels.outputs,
