@@ -14,6 +14,7 @@ import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -61,39 +62,45 @@ def parse_backend(name: str) -> Backend | None:
     return found
 
 
-def adapt(
-    networks: Sequence[UNet],
-    topology: Topology,
-    patch: Sequence[int],
-    *,
-    device: str,
-    backend: Backend | None = None,
-    ranges: Sequence[Mapping[str, Range]] = (),
-    listener: Listener | None = None,
-) -> tuple[Network, ...]:
-    """Let a backend run the networks of one configuration (its folds). They are not for several threads at once.
+@dataclass(frozen=True)
+class Execution:
+    """How the networks of a model are run.
 
-    Args:
-        networks: in evaluation mode, on `device`.
-        topology: of all of them.
-        patch: size of the tiles, an edge for each axis that the networks see.
-        device: where the networks are.
+    Attributes:
         backend: None finds the fastest while the job runs.
-        ranges: for each network, of the tensors that 8 bits hold (`voxfit.inference.rounding`): INT8 by OpenVINO.
+        ranges: by the weights file of a network, of the tensors that 8 bits hold (`voxfit.inference.rounding`): INT8
+            by OpenVINO.
         listener: hears where a compiler fails; PyTorch goes on then.
-
-    Raises:
-        UsageError: OpenVINO is asked for, but it is not installed, or the device is no CPU.
     """
-    listener = listener or Listener()
-    if ranges or backend == "openvino":
-        require_openvino("--precision int8" if ranges else "--backend openvino", device)
-        each = ranges or [{}] * len(networks)
-        return tuple(_openvino(network, patch, item) for network, item in zip(networks, each, strict=True))
-    if backend is not None:
-        return tuple(_by_torch(network, backend, listener) for network in networks)
-    chooser = Chooser(candidates(device), cache_folder() / "backends" / f"{_key(topology, patch, device)}.json")
-    return tuple(_Changing(network, patch, device, chooser, listener) for network in networks)
+
+    backend: Backend | None = "torch"
+    ranges: Mapping[str, Mapping[str, Range]] | None = None
+    listener: Listener = field(default_factory=Listener)
+
+    def adapt(
+        self, networks: Sequence[UNet], topology: Topology, patch: Sequence[int], device: str, files: Sequence[str]
+    ) -> tuple[Network, ...]:
+        """Let the backend run the networks of one configuration (its folds). They are not for several threads at once.
+
+        Args:
+            networks: in evaluation mode, on `device`.
+            topology: of all of them.
+            patch: size of the tiles, an edge for each axis that the networks see.
+            device: where the networks are.
+            files: their weights, as in `model.json`.
+
+        Raises:
+            UsageError: OpenVINO is asked for, but it is not installed, or the device is no CPU.
+        """
+        if self.ranges is not None or self.backend == "openvino":
+            require_openvino("--backend openvino", device)
+            ranges = self.ranges or {file: {} for file in files}
+            return tuple(_openvino(network, patch, ranges[file]) for network, file in zip(networks, files, strict=True))
+        if self.backend is not None:
+            return tuple(_by_torch(network, self.backend, self.listener) for network in networks)
+        path = cache_folder() / "backends" / f"{_key(topology, patch, device)}.json"
+        chooser = Chooser(candidates(device), path)
+        return tuple(_Changing(network, patch, device, chooser, self.listener) for network in networks)
 
 
 def candidates(device: str) -> tuple[Backend, ...]:
@@ -121,6 +128,17 @@ def require_openvino(option: str, device: str) -> None:
         raise UsageError(f"{option} needs OpenVINO: pip install 'voxfit[openvino]'.")
     if device != "cpu":
         raise UsageError(f"{option} is for CPUs, but the device is {device}. Add --device cpu, or leave it out.")
+
+
+def require_int8(backend: Backend | None, device: str) -> None:
+    """Refuse INT8 where it cannot be.
+
+    Raises:
+        UsageError: the backend is not OpenVINO, or OpenVINO cannot be had.
+    """
+    if backend not in (None, "openvino"):
+        raise UsageError(f"--precision int8 --backend {backend}: only openvino computes with 8 bits.")
+    require_openvino("--precision int8", device)
 
 
 def cache_folder() -> Path:

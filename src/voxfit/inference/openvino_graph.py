@@ -163,9 +163,7 @@ class _Builder:
     def norm(self, state: _Tensor, module: Any) -> _Tensor:
         """Instance norm with scale and shift."""
         normed = ops.mvn(state.node, self.spatial, True, float(module.eps), "inside_sqrt")
-        return _Tensor(
-            ops.add(ops.multiply(normed, self.per_channel(module.weight)), self.per_channel(module.bias))
-        )
+        return _Tensor(ops.add(ops.multiply(normed, self.per_channel(module.weight)), self.per_channel(module.bias)))
 
     def activate(self, state: _Tensor) -> _Tensor:
         """The leaky ReLU."""

@@ -59,6 +59,11 @@ class DiceLoss(Record):
         """Mean foreground Dice lost; None where it is unknown."""
         return None if self.float32 is None or self.int8 is None else self.float32 - self.int8
 
+    @property
+    def is_small(self) -> bool:
+        """Whether INT8 may be used without asking."""
+        return self.loss is not None and self.loss < MOST_LOSS
+
 
 class Quantization(Record):
     """What `int8.json` holds.
@@ -121,7 +126,7 @@ def checksum(path: Path) -> str:
 
 
 def _require_small(dice: DiceLoss, path: Path) -> None:
-    if dice.loss is None or dice.loss >= MOST_LOSS:
+    if not dice.is_small:
         found = "unknown" if dice.loss is None else f"{dice.loss:.4f} ({dice.float32:.4f} to {dice.int8:.4f})"
         raise UsageError(
             f"{path}: the mean Dice that INT8 loses is {found} on {dice.cases} cases, and {MOST_LOSS} is the limit. "

@@ -51,8 +51,10 @@ def observe_ranges(network: UNet, batches: Iterable[torch.Tensor]) -> dict[str, 
     """
     lows: dict[str, list[torch.Tensor]] = {}
     highs: dict[str, list[torch.Tensor]] = {}
-    handles = [_observe(module, lows.setdefault(name, []), highs.setdefault(name, []))
-               for name, module in rounded_tensors(network).items()]
+    handles = [
+        _observe(module, lows.setdefault(name, []), highs.setdefault(name, []))
+        for name, module in rounded_tensors(network).items()
+    ]
     try:
         for batch in batches:
             network(batch)
