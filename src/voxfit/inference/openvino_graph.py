@@ -19,10 +19,9 @@ from openvino import opset13 as ops
 from torch import nn
 
 from voxfit.core.parallel import available_cores
-from voxfit.inference.rounding import Range
+from voxfit.inference.rounding import LEVELS, Range
 from voxfit.networks.unet import LEAKY_SLOPE, ResidualBlock, UNet
 
-_LEVELS = 256
 _WEIGHT_LEVELS = 255
 """-127 to 127: symmetric about zero."""
 
@@ -174,7 +173,7 @@ class _Builder:
         if self.names[module] not in self.ranges:
             return state
         low, high = (ops.constant(np.float32(value)) for value in self.ranges[self.names[module]])
-        return _Tensor(ops.fake_quantize(state.node, low, high, low, high, _LEVELS), rounded=True)
+        return _Tensor(ops.fake_quantize(state.node, low, high, low, high, LEVELS), rounded=True)
 
     def weight(self, module: Any, axis: int, *, rounded: bool) -> Any:
         """The weight; rounded, each output channel (along `axis`) has its own step."""

@@ -12,11 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from voxfit.networks.unet import ConvBlock, ResidualBlock, UNet
+
+LEVELS = 256
+"""Values of a tensor of 8 bits."""
 
 Range = tuple[float, float]
 """Smallest and largest value of a tensor."""
@@ -47,7 +51,7 @@ def observe_ranges(network: UNet, batches: Iterable[torch.Tensor]) -> dict[str, 
         batches: (batch, channel, *patch) calibration tiles.
 
     Returns:
-        ranges by the names of `rounded_tensors`; zero, which convolutions pad with, lies in each.
+        ranges by the names of `rounded_tensors`.
     """
     lows: dict[str, list[torch.Tensor]] = {}
     highs: dict[str, list[torch.Tensor]] = {}
@@ -61,17 +65,22 @@ def observe_ranges(network: UNet, batches: Iterable[torch.Tensor]) -> dict[str, 
     finally:
         for handle in handles:
             handle.remove()
-    ranges = {
-        name: (min(float(torch.cat(lows[name]).mean()), 0.0), max(float(torch.cat(highs[name]).mean()), 0.0))
-        for name in lows
-    }
+    ranges = {name: (float(torch.cat(lows[name]).mean()), float(torch.cat(highs[name]).mean())) for name in lows}
     # What is concatenated shares one range: integers of two scales could not be summed by one convolution.
     for level, blocks in enumerate(network.encoder):
         up, skip = f"ups.{level}", f"encoder.{level}.{len(list(blocks.children())) - 1}"
         if up in ranges:
             joined = (min(ranges[up][0], ranges[skip][0]), max(ranges[up][1], ranges[skip][1]))
             ranges[up] = ranges[skip] = joined
-    return ranges
+    return {name: _with_zero(*values) for name, values in ranges.items()}
+
+
+def _with_zero(low: float, high: float) -> Range:
+    """The range, moved by less than a step, so that one of its values is zero: convolutions pad with that."""
+    low, high = min(low, 0.0), max(high, np.finfo(np.float32).tiny)
+    step = (high - low) / (LEVELS - 1)
+    below = round(-low / step)
+    return -below * step, (LEVELS - 1 - below) * step
 
 
 def _observe(module: nn.Module, lows: list[torch.Tensor], highs: list[torch.Tensor]) -> RemovableHandle:

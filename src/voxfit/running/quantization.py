@@ -150,7 +150,8 @@ def _calibrate(task: _Task, name: ConfigurationName, file: str) -> dict[str, Ran
         configuration = plan.configurations[name]
 
         def segmentation(case: str) -> NDArray[np.int16]:
-            return np.maximum(store.label(case), 0, dtype=np.int16)
+            label: NDArray[np.int16] = np.maximum(store.label(case).astype(np.int16), 0)
+            return label
 
         sampler = PatchSampler(
             store,
