@@ -77,7 +77,7 @@ def observe_ranges(network: UNet, batches: Iterable[torch.Tensor]) -> dict[str, 
 
 def _with_zero(low: float, high: float) -> Range:
     """The range, moved by less than a step, so that one of its values is zero: convolutions pad with that."""
-    low, high = min(low, 0.0), max(high, np.finfo(np.float32).tiny)
+    low, high = min(low, 0.0), max(high, float(np.finfo(np.float32).tiny))
     step = (high - low) / (LEVELS - 1)
     below = round(-low / step)
     return -below * step, (LEVELS - 1 - below) * step
