@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +14,9 @@ from voxfit.imaging.dataset import Dataset
 from voxfit.planning.plan import Plan
 from voxfit.running.collection import CollectionResult
 from voxfit.running.collection import table as table_of
+
+if TYPE_CHECKING:
+    from voxfit.inference.quantization import Quantization
 
 
 def print_dataset(console: Console, found: Dataset) -> None:
@@ -95,6 +99,19 @@ def print_scores(console: Console, scores: Scores) -> None:
     ]
     rows.append(("mean foreground", [scores.mean.foreground_dice, None, None], True))
     console.print(score_table(f"Scores of {len(scores.cases)} cases", columns, rows))
+
+
+def print_quantization(console: Console, made: Quantization) -> None:
+    """What the INT8 form of a model costs."""
+    dice = made.dice
+    how = "out of fold" if dice.out_of_fold else "by the whole model"
+    rows: list[tuple[str, list[float | None], bool]] = [
+        ("float32", [dice.float32, *dice.float32_labels.values()], False),
+        ("int8", [dice.int8, *dice.int8_labels.values()], dice.is_small),
+    ]
+    console.print(score_table(f"Dice ({dice.cases} cases, {how})", ["foreground", *dice.int8_labels], rows))
+    if not dice.is_small:
+        console.print("INT8 loses too much here: `voxfit predict` refuses it without --accept-loss.")
 
 
 def score_table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[float | None], bool]]) -> Table:

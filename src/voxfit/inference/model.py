@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal, overload
 
@@ -19,22 +20,28 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from voxfit.core.errors import DatasetError, MemoryLimitError, ModelError, Problem, RecordError, UsageError
+from voxfit.core.listening import Listener
 from voxfit.core.memory import in_words, used_bytes
 from voxfit.core.records import Record
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.verification import read_case_image
 from voxfit.imaging.volume import Volume, from_sitk, read_geometry, to_sitk
+from voxfit.inference.backends import Backend, Execution, parse_backend, require_int8
 from voxfit.inference.cascade import upsampled
 from voxfit.inference.postprocessing import segment, to_values
-from voxfit.inference.predictor import NetworkInput, Predictor
+from voxfit.inference.predictor import Network, NetworkInput, Predictor
+from voxfit.inference.quantization import open_quantization
 from voxfit.networks.unet import UNet, build_network
 from voxfit.planning.fingerprint import resampled_shape
 from voxfit.planning.grid import Grid
 from voxfit.planning.plan import ConfigurationName, Plan
-from voxfit.planning.stages import activation_bytes
+from voxfit.planning.stages import Topology, activation_bytes
 from voxfit.preprocessing.case import PreparedCase, prepare
 from voxfit.preprocessing.restoring import Part, Regridding, column_bytes, columns, stream_axis
+
+Adapter = Callable[[Sequence[UNet], Topology, Sequence[int], str], Sequence[Network]]
+"""Takes networks, their topology, their patch and the device; returns what computes the same."""
 
 
 class Member(Record):
@@ -120,25 +127,25 @@ class Model:
         mirror: bool = True,
         fast: bool = False,
         max_memory: int | None = None,
+        execution: Execution | None = None,
     ) -> None:
         self.description = description
         self.plan = description.plan
         self.max_memory = max_memory
         wanted = _fast_members(description) if fast else (*description.stages, *description.members)
         self.members = tuple(member.configuration for member in description.members if member in wanted)
+        execution = execution or Execution()
         self.predictors: dict[ConfigurationName, Predictor] = {
             member.configuration: make_predictor(
                 self.plan,
                 member.configuration,
-                [
-                    load_network(self.plan, member.configuration, folder / file)
-                    for file in (member.weights[:1] if fast else member.weights)
-                ],
+                [load_network(self.plan, member.configuration, folder / file) for file in files],
                 device,
                 mirror=mirror and not fast,
                 memory=max_memory,
+                adapter=partial(execution.adapt, files=files),
             )
-            for member in wanted
+            for member, files in ((member, member.weights[:1] if fast else member.weights) for member in wanted)
         }
 
     @staticmethod
@@ -149,6 +156,10 @@ class Model:
         mirror: bool = True,
         fast: bool = False,
         max_memory: int | None = None,
+        backend: Literal["auto"] | Backend = "auto",
+        precision: Literal["float32", "int8"] = "float32",
+        accept_loss: bool = False,
+        listener: Listener | None = None,
     ) -> Model:
         """Open a model folder, or the model of a run folder.
 
@@ -158,22 +169,22 @@ class Model:
             mirror: test-time mirroring [I2]; without it, prediction is 4 (2D) or 8 (3D) times faster.
             fast: one configuration, one fold, no mirroring; `ModelDescription.fast` says what that costs.
             max_memory: bytes that this process may use, while it segments an image; None for no limit.
+            backend: what runs the networks; "auto" finds the fastest while it predicts, and keeps the choice.
+            precision: "int8" for the form that `voxfit quantize` makes: on CPUs only, by OpenVINO.
+            accept_loss: take INT8 even where it loses `voxfit.inference.quantization.MOST_LOSS` or more.
+            listener: hears of a backend that fails here.
 
         Raises:
-            ModelError: it is no model, or a file of it is missing or damaged.
+            ModelError: it is no model, a file of it is missing or damaged, or there is no INT8 form.
+            UsageError: device, backend or precision are not to be had here, or INT8 loses too much.
         """
-        folder = Path(path)
-        if not (folder / "model.json").is_file() and (folder / "model" / "model.json").is_file():
-            folder = folder / "model"
-        if not (folder / "model.json").is_file():
-            raise ModelError(
-                f"{path}: holds no model (no model.json). Name a finished run of `voxfit fit`, or its model folder."
-            )
-        try:
-            description = ModelDescription.load(folder / "model.json")
-        except RecordError as error:
-            raise ModelError(str(error)) from None
-        return Model(folder, description, choose_device(device), mirror=mirror, fast=fast, max_memory=max_memory)
+        folder, description = model_folder(path)
+        device, chosen, ranges = choose_device(device), parse_backend(backend), None
+        if precision == "int8":
+            require_int8(chosen, device)
+            ranges = open_quantization(folder, accept_loss=accept_loss)
+        execution = Execution(chosen, ranges, listener or Listener())
+        return Model(folder, description, device, mirror=mirror, fast=fast, max_memory=max_memory, execution=execution)
 
     @overload
     def predict(self, image: sitk.Image) -> sitk.Image: ...
@@ -336,6 +347,28 @@ class Model:
         return max(self.max_memory - used_bytes() - self._beside_outputs(ready.geometry), 0)
 
 
+def model_folder(path: str | Path) -> tuple[Path, ModelDescription]:
+    """The folder with `model.json`, and what that says.
+
+    Args:
+        path: this folder, or a run folder with `model/`.
+
+    Raises:
+        ModelError: it is no model, or `model.json` is damaged.
+    """
+    folder = Path(path)
+    if not (folder / "model.json").is_file() and (folder / "model" / "model.json").is_file():
+        folder = folder / "model"
+    if not (folder / "model.json").is_file():
+        raise ModelError(
+            f"{path}: holds no model (no model.json). Name a finished run of `voxfit fit`, or its model folder."
+        )
+    try:
+        return folder, ModelDescription.load(folder / "model.json")
+    except RecordError as error:
+        raise ModelError(str(error)) from None
+
+
 def _fast_members(description: ModelDescription) -> tuple[Member, ...]:
     """The member that predicts fast, and the stage before it."""
     name = description.fast.configuration if description.fast else description.members[0].configuration
@@ -354,6 +387,7 @@ def make_predictor(
     mirror: bool = True,
     plain_too: bool = False,
     memory: int | None = None,
+    adapter: Adapter | None = None,
 ) -> Predictor:
     """The predictor of one configuration, its networks moved to a device.
 
@@ -365,11 +399,13 @@ def make_predictor(
         mirror: test-time mirroring.
         plain_too: see `Predictor`.
         memory: bytes; passes are kept small enough that they take no more than a quarter of it.
+        adapter: lets a backend run the networks; None: PyTorch, the same bits every time.
     """
     configuration, inference = plan.configurations[name], plan.inference
     axes = (0, 1, 2) if inference.mirror_axes is None else inference.mirror_axes
+    placed = [network.to(device).eval() for network in networks]
     predictor = Predictor(
-        [network.to(device).eval() for network in networks],
+        adapter(placed, plan.topology(name), configuration.patch_size, device) if adapter else placed,
         configuration.patch_box,
         slice_axis=configuration.slice_axis,
         outputs=plan.labels.outputs,
