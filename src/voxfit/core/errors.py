@@ -8,6 +8,7 @@
     ├── RecordError             a JSON record that does not say what it must
     ├── ModelError              a model folder that cannot be opened
     ├── WorkspaceError          a run folder that cannot be used (locked, not writable, not a run)
+    ├── TrainingError           a training that cannot go on: losses that are no numbers, too little memory
     └── WorkerError             a parallel task that died; names the task
 
 A message says what is wrong, where, and what to do.
@@ -36,6 +37,10 @@ class ModelError(VoxfitError):
 
 class WorkspaceError(VoxfitError):
     """A run folder that cannot be used."""
+
+
+class TrainingError(VoxfitError):
+    """A training that cannot go on; its last good checkpoint is kept."""
 
 
 class WorkerError(VoxfitError):
