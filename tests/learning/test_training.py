@@ -214,7 +214,7 @@ def with_a_broken_case(store, folder):
 
 
 def test_a_step_without_a_finite_loss_is_skipped_and_its_cases_are_named(store, tmp_path):
-    made = replace(task(), training_cases=("a", "b", "a", "b", "a", "b", "broken"))
+    made = replace(task(), training_cases=(*("a", "b") * 8, "broken"))
     ear = Ear()
     network = Training(made, with_a_broken_case(store, tmp_path), tmp_path / "run", "cpu", ear).run()
     assert all(torch.isfinite(tensor).all() for tensor in network.state_dict().values())

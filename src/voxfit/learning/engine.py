@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -24,6 +25,8 @@ _WORTH_SECONDS = 2 * 3600.0
 """Ways of execution are tried for trainings that take longer: compiling for each takes a minute or two on a CPU."""
 _FEWEST_STEPS = 1000
 """Trainings with fewer steps are not even timed for that."""
+_TRIED_SHARE = 0.02
+"""Of a training: when trying has taken that long, no further way is tried."""
 _CLEARLY = 0.97
 """Another way is taken where its step takes less than this share of the plain one's."""
 
@@ -48,8 +51,10 @@ class Execution(Record):
 
 
 PLAIN = Execution()
-_OTHERS = tuple(
-    Execution(compiled=compiled, channels_last=last) for compiled, last in ((False, True), (True, False), (True, True))
+_OTHERS = (
+    Execution(channels_last=True),
+    Execution(compiled=True, channels_last=True),
+    Execution(compiled=True),
 )
 
 
@@ -159,19 +164,23 @@ def choose_execution(
     Returns:
         the way, and a sentence on it; an empty one where nothing was tried.
     """
-    schedule, plain = recipe.schedule, 0.0
-    if isinstance(schedule, Annealed) and schedule.seconds:
-        if schedule.seconds < _WORTH_SECONDS:
-            return PLAIN, ""
-        plain = measure(PLAIN)
-    else:
-        steps = (schedule.epochs or 0) * recipe.steps_per_epoch
-        if steps < _FEWEST_STEPS or steps * (plain := measure(PLAIN)) < _WORTH_SECONDS:
-            return PLAIN, ""
-    tried = {way: _try(way, measure, warn) for way in _OTHERS}
-    times = {PLAIN: plain} | {way: seconds for way, seconds in tried.items() if seconds is not None}
+    begun, schedule = perf_counter(), recipe.schedule
+    timed = schedule.seconds if isinstance(schedule, Annealed) else None
+    steps = (schedule.epochs or 0) * recipe.steps_per_epoch
+    if (timed or math.inf) < _WORTH_SECONDS or (timed is None and steps < _FEWEST_STEPS):
+        return PLAIN, ""
+    times = {PLAIN: measure(PLAIN)}
+    total = timed or steps * times[PLAIN]
+    if total < _WORTH_SECONDS:
+        return PLAIN, ""
+    for way in _OTHERS:
+        if perf_counter() - begun > total * _TRIED_SHARE:
+            break
+        seconds = _try(way, measure, warn)
+        if seconds is not None:
+            times[way] = seconds
     best = min(times, key=times.__getitem__)
-    if times[best] > plain * _CLEARLY:
+    if times[best] > times[PLAIN] * _CLEARLY:
         best = PLAIN
     listed = ", ".join(f"{way.words} {seconds:.3g} s" for way, seconds in times.items())
     return best, f"training steps are executed {best.words} (a step: {listed})"
@@ -215,7 +224,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a host's or a device's memory is used up."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    words = ("not enough memory", "can't allocate memory", "out of memory", "cannot allocate memory")
+    # The last two are all that oneDNN says when it gets no memory for a convolution.
+    words = (
+        "not enough memory",
+        "can't allocate memory",
+        "out of memory",
+        "cannot allocate memory",
+        "could not create a primitive",
+        "could not execute a primitive",
+    )
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
