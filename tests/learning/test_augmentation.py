@@ -8,17 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxfit.imaging.geometry import Box, cut
-from voxfit.learning.augmentation import (
-    Augmentation,
-    Elastic,
-    adjust_gamma,
-    draw,
-    gather,
-    mirror,
-    rotation,
-    sample_grid,
-    transform,
-)
+from voxfit.learning.augmentation import Augmentation, Elastic, adjust_gamma, draw, mirror, rotation
+from voxfit.learning.warping import gather, sample_grid, transform
 from voxfit.planning.recipe import Recipe
 
 RECIPE = Recipe()

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from voxfit.imaging.geometry import Box, cut
 from voxfit.imaging.labels import Labels
-from voxfit.learning.augmentation import Augmentation, adjust_gamma, draw, mirror, transform
+from voxfit.learning.augmentation import Augmentation, adjust_gamma, draw, mirror
 from voxfit.learning.disturbance import disturb
 from voxfit.learning.intensity import adjust_intensity, clear_outside
+from voxfit.learning.warping import transform
 from voxfit.planning.plan import Configuration
 from voxfit.planning.recipe import Recipe
 from voxfit.preprocessing.case import OUTSIDE

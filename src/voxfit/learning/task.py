@@ -1,4 +1,4 @@
-"""What is trained, its loss, and what a step of it costs on a device."""
+"""What is trained, its loss, what a step of it costs on a device, and how its steps are executed there."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from time import perf_counter
 
 import torch
 
+from voxfit.core.listening import Listener
 from voxfit.core.records import digest_of
 from voxfit.imaging.labels import Labels
-from voxfit.learning.engine import PLAIN, Engine, Execution
+from voxfit.learning.engine import PLAIN, Engine, Execution, choose_execution, is_out_of_memory
 from voxfit.learning.losses import segmentation_loss, shrunk
 from voxfit.planning.plan import Configuration
 from voxfit.planning.recipe import Recipe
@@ -104,3 +105,43 @@ def measure_step(task: TrainingTask, device: str, execution: Execution = PLAIN) 
         engine.synchronize()
         times.append(perf_counter() - begun)
     return min(times[1:])
+
+
+def start_engine(
+    task: TrainingTask, folder: Path, device: str, listener: Listener, known: Execution | None = None
+) -> Engine:
+    """The engine of a training, which executes steps as it did before, or as other folds do, or as it finds best.
+
+    Args:
+        task: what is trained.
+        folder: of the training; gets `execution.json`.
+        device: "cpu", "cuda" or "mps".
+        listener: hears what was found, and what does not work.
+        known: the way of other folds; None to find it.
+    """
+    path, chosen, said = folder / "execution.json", known or PLAIN, ""
+    if path.exists() and any(checkpoint_folder(folder, task).glob("*")):
+        chosen = Execution.load(path)
+    elif known is None:
+        chosen, said = choose_execution(task.recipe, lambda way: measure_step(task, device, way), listener.warn)
+    if said:
+        listener.say(f"{task.name}: {said}.")
+    elif chosen.compiled and not _compiles(task, device, chosen, listener):
+        chosen = chosen.model_copy(update={"compiled": False})
+    chosen.save(path)
+    return Engine(task.topology, task.recipe, task.seed, device, chosen)
+
+
+def _compiles(task: TrainingTask, device: str, chosen: Execution, listener: Listener) -> bool:
+    """Whether a way that was chosen before, perhaps elsewhere, works here."""
+    try:
+        measure_step(task, device, chosen)
+    except Exception as error:  # whatever a compiler raises
+        if is_out_of_memory(error):
+            raise
+        listener.warn(
+            f"{task.name} was trained compiled, which does not work here ({type(error).__name__}). It goes on without; "
+            "its weights will differ in their last digits from those of an uninterrupted training."
+        )
+        return False
+    return True

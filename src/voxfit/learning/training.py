@@ -14,12 +14,12 @@ from voxfit.core.interruption import Pending, deferred
 from voxfit.core.listening import EpochReport, Listener
 from voxfit.core.records import write_atomically
 from voxfit.learning.checkpoint import load_checkpoint, save_checkpoint
-from voxfit.learning.engine import PLAIN, Engine, Execution, choose_execution, is_out_of_memory, peak_flops
+from voxfit.learning.engine import Execution, peak_flops
 from voxfit.learning.loading import Batch, Prefetcher, resident
 from voxfit.learning.losses import overlaps
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Previous
 from voxfit.learning.schedule import advance, annealed_rate, begin
-from voxfit.learning.task import TrainingTask, checkpoint_folder, measure_step, task_loss
+from voxfit.learning.task import TrainingTask, checkpoint_folder, start_engine, task_loss
 from voxfit.networks.unet import UNet
 from voxfit.planning.recipe import Annealed, Plateau
 from voxfit.planning.stages import multiplications
@@ -60,7 +60,10 @@ class Training:
         self.listener = listener
         self.previous = previous
         self.progress = begin(task.recipe.schedule)
-        self.engine = self._start(execution)
+        begun = perf_counter()
+        self.engine = start_engine(task, folder, device, listener, execution)
+        if isinstance(task.recipe.schedule, Annealed) and task.recipe.schedule.seconds:
+            self.progress = self.progress.model_copy(update={"seconds": perf_counter() - begun})
         self.network = self.engine.network
         channels = task.topology.in_channels - (previous.classes if previous else 0)
         cases = (*task.training_cases, *task.validation_cases)
@@ -80,6 +83,7 @@ class Training:
             for stream, names in ((TRAINING, task.training_cases), (VALIDATION, task.validation_cases))
         }
         self._saved = perf_counter()
+        self._told = False
 
     def run(self) -> UNet:
         """Train to the end of the schedule, from the newest checkpoint where there is one; returns the network.
@@ -93,6 +97,7 @@ class Training:
             while not self.progress.finished and not interruption:
                 report = self._epoch(interruption)
                 if report:
+                    self._tell_speed(report)
                     self.listener.epoch(report)
         return self.network
 
@@ -104,41 +109,6 @@ class Training:
     @property
     def _checkpoints(self) -> Path:
         return checkpoint_folder(self.folder, self.task)
-
-    def _start(self, known: Execution | None) -> Engine:
-        """The engine, executing steps as this training did before, or as other folds do, or as it finds best."""
-        path, task, begun = self.folder / "execution.json", self.task, perf_counter()
-        chosen, said = known or PLAIN, ""
-        if path.exists() and any(self._checkpoints.glob("*")):
-            chosen = Execution.load(path)
-        elif known is None:
-            chosen, said = choose_execution(
-                task.recipe, lambda way: measure_step(task, self.device, way), self.listener.warn
-            )
-        engine = Engine(task.topology, task.recipe, task.seed, self.device, chosen)
-        if chosen.compiled and not said:
-            engine = self._compiled(engine)
-        if said:
-            self.listener.say(f"{task.name}: {said}.")
-        engine.execution.save(path)
-        if isinstance(task.recipe.schedule, Annealed) and task.recipe.schedule.seconds:
-            self.progress = self.progress.model_copy(update={"seconds": perf_counter() - begun})
-        return engine
-
-    def _compiled(self, engine: Engine) -> Engine:
-        """An engine that was chosen elsewhere, or a plain one where it cannot be compiled here."""
-        try:
-            measure_step(self.task, self.device, engine.execution)
-        except Exception as error:  # whatever a compiler raises
-            if is_out_of_memory(error):
-                raise
-            self.listener.warn(
-                f"{self.task.name} was trained compiled, which does not work here ({type(error).__name__}). It goes on "
-                "without; its weights will differ in their last digits from those of an uninterrupted training."
-            )
-            plain = engine.execution.model_copy(update={"compiled": False})
-            return Engine(self.task.topology, self.task.recipe, self.task.seed, self.device, plain)
-        return engine
 
     def _resume(self) -> None:
         found, warnings = load_checkpoint(self._checkpoints, self.network, self.engine.optimizer)
@@ -199,6 +169,14 @@ class Training:
         """Of forward pass and gradients; a product and its sum count two."""
         configuration = self.task.configuration
         return 6 * multiplications(self.task.topology, configuration.patch_size) * configuration.batch_size
+
+    def _tell_speed(self, report: EpochReport) -> None:
+        if not self._told:
+            self.listener.say(
+                f"{self.task.name}: {report.teraflops:.3g} TFLOP/s, {report.peak_share:.0%} of what a convolution of "
+                f"many channels reaches on this device; {report.wait_share:.1%} of the time waiting for batches."
+            )
+        self._told = True
 
     def _train(self, loader: Prefetcher, begun: float, interruption: Pending) -> int:
         """The training steps of one epoch, from the one in `progress` on; returns their number.
