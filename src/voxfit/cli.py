@@ -7,17 +7,17 @@ import sys
 
 from voxfit.commands import app
 from voxfit.core.errors import DatasetError, VoxfitError
+from voxfit.core.interruption import Interrupted, interrupt
 
-
-class Interrupted(BaseException):
-    """Ctrl-C or a cluster's SIGTERM; nothing but `main` catches it."""
+RESUME_ME = 75
+"""Exit code after SIGTERM, sysexits' EX_TEMPFAIL: the same command, run again, goes on from there."""
 
 
 def main() -> None:
     """Run the command line: errors are one message and exit code 1, `--debug` shows where they come from."""
     debug = "--debug" in sys.argv[1:2]
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        signal.signal(number, interrupt)
     try:
         app()
     except VoxfitError as error:
@@ -26,15 +26,12 @@ def main() -> None:
         sys.exit(_report(error))
     except Interrupted as interruption:
         text = "Interrupted. Everything finished is kept; the same command goes on from there."
-        sys.exit(_say_last(text, 128 + int(interruption.args[0])))
+        terminated = interruption.args[0] == signal.SIGTERM
+        sys.exit(_say_last(text, RESUME_ME if terminated else 128 + int(interruption.args[0])))
     except MemoryError:
         if debug:
             raise
         sys.exit(_say_last("error: out of memory. Use a machine with more, smaller images or fewer --workers.", 1))
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise Interrupted(number)
 
 
 def _say_last(text: str, code: int) -> int:

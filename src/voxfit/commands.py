@@ -130,6 +130,9 @@ def fit(
     limit: Limit = None,
     group_by: GroupBy = None,
     workers: Workers = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="On a GPU too, the same training ends in the same bytes; slower.")
+    ] = False,
 ) -> None:
     """Do the whole method: check, plan, prepare, train, cross-validate, select. Run again to resume."""
     from voxfit.options import parse_limits, parse_numbers, parse_recipe, parse_seconds
@@ -150,6 +153,7 @@ def fit(
         limits=parse_limits(limit),
         group_by=group_by,
         workers=workers,
+        deterministic=deterministic,
     )
     from voxfit.running.collection import datasets_in, fit_all
     from voxfit.running.pipeline import fit as run_fit

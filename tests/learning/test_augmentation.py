@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxfit.imaging.geometry import Box, cut
-from voxfit.learning.augmentation import Augmentation, Elastic, adjust_gamma, draw, mirror, rotation, transform
+from voxfit.learning.augmentation import Augmentation, Elastic, adjust_gamma, draw, mirror, rotation
+from voxfit.learning.warping import gather, sample_grid, transform
 from voxfit.planning.recipe import Recipe
 
 RECIPE = Recipe()
@@ -102,6 +103,23 @@ def test_any_draw_equals_scipy_on_the_whole_case(seed):
     nearest = scipy.ndimage.map_coordinates(padded[1], where + 40, order=0)
     # A coordinate halfway between two voxels may fall to either side.
     assert (labels == nearest).mean() > 0.999
+
+
+@pytest.mark.parametrize("patch", [(10, 10, 10), (48, 40, 56), (1, 7, 9)])
+def test_gathering_equals_grid_sample(patch):
+    """Both ways through a volume, with two channels and two layers, over several slabs."""
+    rng = np.random.default_rng(3)
+    noise = rng.random((3, *patch), dtype=np.float32) * 2 - 1
+    item = Augmentation(rotation(np.array([0.3, -0.2, 0.1])) * 0.9, Elastic(500.0, 9.0, noise))
+    box = item.source_box(Box((0, 0, 0), patch))
+    image = torch.from_numpy(rng.normal(size=(2, *box.shape)).astype(np.float32))
+    label = torch.from_numpy(rng.integers(-2, 4, (2, *box.shape)).astype(np.int16))
+    moved, layers = torch.empty(2, *patch), torch.empty(2, *patch, dtype=torch.int16)
+    gather(image, label, item, moved, layers)
+    other, nearest = sample_grid([image], [label], [item], patch)
+    # Coordinates of up to 100 are rounded to 1e-5, and neighbours differ by up to 8.
+    assert (moved - other[0]).abs().max() < 1e-3
+    assert (layers != nearest[0]).float().mean() < 1e-3
 
 
 def test_labels_are_never_invented(case):

@@ -25,6 +25,15 @@ def test_balls_are_those_of_scikit_image(radius, ours, theirs):
     assert np.array_equal(ours(mask, radius)[inner], theirs(mask, skimage.morphology.ball(radius))[inner])
 
 
+@pytest.mark.parametrize("radius", [1, 4, 8, 11, 12, 30])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_balls_are_those_of_a_distance_transform(radius, seed):
+    """To the border of the patch, which is smaller than the largest of them."""
+    mask = blobs(seed, (20, 30, 25))
+    assert np.array_equal(dilate(mask, radius), scipy.ndimage.distance_transform_edt(~mask) <= radius)
+    assert np.array_equal(erode(mask, radius), scipy.ndimage.distance_transform_edt(mask) > radius)
+
+
 @pytest.mark.parametrize("radius", [1, 3])
 def test_opening_and_closing(radius):
     mask = blobs(9)

@@ -426,7 +426,8 @@ def test_the_sampler_changes_intensities_before_it_mirrors_and_clears_at_last(st
     samples = drawn.batch(TRAINING, 0, 0)
     image, label = drawn.finish(samples, torch.device("cpu"), (1,))
     draws = [item.augmentation for item in samples]
-    squeezed = [(item.image[:, 0], item.label[:, 0]) if kind == "2d" else (item.image, item.label) for item in samples]
+    arrays = [(item.image.numpy(), item.label.numpy()) for item in samples]
+    squeezed = [(image[:, 0], label[:, 0]) if kind == "2d" else (image, label) for image, label in arrays]
     expected = torch.stack([tensor(part) for part, _ in squeezed])
     still = {"slices": 0, "slices along x": 2}.get(kind)
     expected = adjust_intensity(expected, [item.intensity for item in draws], still)

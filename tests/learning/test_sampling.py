@@ -7,7 +7,8 @@ import torch
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import IGNORED, Label, Labels, Region
 from voxfit.imaging.volume import Volume
-from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Prefetcher
+from voxfit.learning.loading import Prefetcher, ResidentStore, stored_bytes
+from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler
 from voxfit.planning.grid import Divide, Grid, ZScore
 from voxfit.planning.plan import Configuration
 from voxfit.planning.recipe import AugmentationSet, Recipe
@@ -93,7 +94,7 @@ def test_unaugmented_patches_are_pieces_of_the_case(store):
         found = False
         for padded in images.values():
             windows = np.lib.stride_tricks.sliding_window_view(padded, (12, 16, 12))
-            anchor = sample.image[0, 6, 8, 6]
+            anchor = sample.image[0, 6, 8, 6].item()
             for at in np.argwhere(windows[..., 6, 8, 6] == anchor):
                 found |= np.array_equal(windows[tuple(at)], sample.image[0])
         assert found
@@ -214,14 +215,35 @@ def test_draws_depend_on_counters_only(store):
     )
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 8])
-def test_prefetching_keeps_the_order(store, steps):
+@pytest.mark.parametrize(("first", "steps"), [(0, 1), (0, 2), (0, 3), (0, 8), (5, 8), (8, 8)])
+def test_prefetching_keeps_the_order(store, first, steps):
     drawn = sampler(store, "2d")
     loader = Prefetcher(drawn, threads=2)
-    ahead = list(loader.batches(TRAINING, 2, steps))
+    ahead = list(loader.batches(TRAINING, 2, steps, first))
     loader.close()
-    assert len(ahead) == steps
-    for step, samples in enumerate(ahead):
-        direct = drawn.batch(TRAINING, 2, step)
-        assert all(np.array_equal(a.image, b.image) for a, b in zip(samples, direct, strict=True))
+    assert len(ahead) == steps - first
+    for step, made in enumerate(ahead, first):
+        samples = drawn.batch(TRAINING, 2, step)
+        image, label = drawn.finish(samples, torch.device("cpu"))
+        assert torch.equal(made.image, image)
+        assert torch.equal(made.label, label)
+        assert made.cases == tuple(sample.case for sample in samples)
     assert loader.waited >= 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cases_kept_on_a_device_give_the_same_batches(store, kind):
+    kept = sampler(store, kind)
+    kept.patches = ResidentStore(store, torch.device("cpu"))
+    for step in range(3):
+        ours, theirs = (drawn.batch(TRAINING, 0, step) for drawn in (kept, sampler(store, kind)))
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.equal(a.image, b.image)
+            assert torch.equal(a.label, b.label)
+            assert a.case == b.case
+
+
+def test_the_memory_of_cases_is_known_without_reading_them(store):
+    """float32 images, and labels that are kept as int16 at most."""
+    voxels = sum(int(np.prod(shape)) for shape in SHAPES.values())
+    assert stored_bytes(store, list(SHAPES), channels=3) == voxels * (3 * 4 + 2)

@@ -9,6 +9,7 @@
     ├── ModelError              a model folder that cannot be opened
     ├── WorkspaceError          a run folder that cannot be used (locked, not writable, not a run)
     ├── WorkerError             a parallel task that died; names the task
+    ├── TrainingError           a training that cannot go on: losses that are no numbers, too little memory
     └── MemoryLimitError        what is asked for takes more memory than it may
 
 A message says what is wrong, where, and what to do.
@@ -37,6 +38,10 @@ class ModelError(VoxfitError):
 
 class WorkspaceError(VoxfitError):
     """A run folder that cannot be used."""
+
+
+class TrainingError(VoxfitError):
+    """A training that cannot go on; its last good checkpoint is kept."""
 
 
 class WorkerError(VoxfitError):

@@ -21,6 +21,8 @@ class EpochReport:
         wait_share: share of the time spent waiting for data.
         share_done: of the training.
         seconds_left: of this training, estimated.
+        teraflops: 10^12 operations a second while training.
+        peak_share: that, as a share of what a convolution reaches on this device.
     """
 
     model: str
@@ -34,6 +36,8 @@ class EpochReport:
     wait_share: float
     share_done: float
     seconds_left: float
+    teraflops: float = 0.0
+    peak_share: float = 0.0
 
 
 class Listener:

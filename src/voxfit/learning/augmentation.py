@@ -1,8 +1,6 @@
-"""Augmentation in two halves: drawing parameters and applying them, in batches (method.md [T5]).
+"""Augmentation in two halves: drawing parameters, and applying them in batches (method.md [T5]).
 
-Rotation, scaling and elastic deformation are one resampling of exactly the voxels that the patch needs. Images are
-interpolated linearly, because `grid_sample` does that on every device in two and three dimensions, and cubic only in
-two. Labels take the nearest voxel.
+`warping` applies the geometric half.
 """
 
 from __future__ import annotations
@@ -10,12 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from voxfit.imaging.geometry import Box
 from voxfit.learning.intensity import Intensity, about_one, bend, draw_intensity
@@ -130,99 +126,19 @@ def rotation(radians: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def transform(
-    images: Sequence[torch.Tensor], labels: Sequence[torch.Tensor], draws: Sequence[Augmentation], patch: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Apply the geometric half (without mirroring) to a batch.
-
-    Args:
-        images: one (channel, *box) for each sample, cut at `draw.source_box`; boxes may differ.
-        labels: one (layer, *box) for each sample.
-        draws: the parameters.
-        patch: the edges of the result.
-
-    Returns:
-        (batch, channel, *patch) images and (batch, layer, *patch) labels.
-    """
-    moving = [index for index, item in enumerate(draws) if item.moves]
-    image = images[0].new_empty((len(images), images[0].shape[0], *patch))
-    label = labels[0].new_empty((len(labels), labels[0].shape[0], *patch))
-    for index, item in enumerate(draws):
-        if not item.moves:
-            image[index], label[index] = images[index], labels[index]
-    if moving:
-        chosen = torch.tensor(moving, device=image.device)
-        sources = _stack([images[index] for index in moving])
-        grid = _sampling_grid([draws[index] for index in moving], [images[index] for index in moving], sources, patch)
-        image[chosen] = functional.grid_sample(sources, grid, mode="bilinear", align_corners=False)
-        nearest = functional.grid_sample(
-            _stack([labels[index] for index in moving]).float(), grid, mode="nearest", align_corners=False
-        )
-        label[chosen] = nearest.to(label.dtype)
-    return image, label
-
-
 def mirror(tensor: torch.Tensor, draws: Sequence[Augmentation], first_axis: int) -> torch.Tensor:
     """Flip each sample of (batch, ...) along its drawn axes, the first of which is `first_axis`; in place."""
-    for offset in range(len(draws[0].mirrored)):
-        chosen = [index for index, item in enumerate(draws) if item.mirrored[offset]]
-        if chosen:
-            where = torch.tensor(chosen, device=tensor.device)
-            tensor[where] = tensor[where].flip(first_axis + offset)
+    for sample, item in zip(tensor, draws, strict=True):
+        axes = [first_axis - 1 + offset for offset, flip in enumerate(item.mirrored) if flip]
+        if axes:
+            sample.copy_(sample.flip(axes))
     return tensor
 
 
 def adjust_gamma(image: torch.Tensor, draws: Sequence[Augmentation]) -> torch.Tensor:
     """Gamma correction of (batch, channel, *patch) with mean and deviation of each channel retained; in place."""
-    chosen = [index for index, item in enumerate(draws) if item.gamma]
-    if not chosen:
-        return image
-    where = torch.tensor(chosen, device=image.device)
-    part = image[where].flatten(2)
-    exponent = torch.tensor([draws[index].gamma for index in chosen], device=image.device, dtype=image.dtype)[..., None]
-    image[where] = bend(part, exponent).unflatten(2, image.shape[2:])
+    for sample, item in zip(image, draws, strict=True):
+        if item.gamma:
+            for channel, exponent in zip(sample, item.gamma, strict=True):
+                bend(channel, exponent)
     return image
-
-
-def _stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Stack tensors of different boxes, zeros behind the smaller ones (as beyond the image)."""
-    shape = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
-    result = tensors[0].new_zeros((len(tensors), *shape))
-    for index, tensor in enumerate(tensors):
-        inside: Any = (index, *(slice(size) for size in tensor.shape))
-        result[inside] = tensor
-    return result
-
-
-def _sampling_grid(
-    draws: Sequence[Augmentation], boxes: Sequence[torch.Tensor], sources: torch.Tensor, patch: Sequence[int]
-) -> torch.Tensor:
-    """The (batch, *patch, axis) grid of `grid_sample`: where in its source each voxel of the patch comes from."""
-    axes = len(patch)
-    device = sources.device
-    steps = [torch.arange(size, device=device, dtype=torch.float32) - (size - 1) / 2 for size in patch]
-    offsets = torch.stack(torch.meshgrid(*steps, indexing="ij")).flatten(1)
-    sizes = torch.tensor(sources.shape[2:], device=device, dtype=torch.float32)[:, None]
-    grids = []
-    for item, box in zip(draws, boxes, strict=True):
-        where = offsets
-        if item.matrix is not None:
-            where = torch.tensor(item.matrix, device=device, dtype=torch.float32) @ offsets
-        if item.elastic is not None:
-            where = where + _displacement(item.elastic, device).flatten(1)
-        # Boxes are symmetric about the patch's centre, so their own centre is where it lies.
-        centre = torch.tensor([(size - 1) / 2 for size in box.shape[-axes:]], device=device)[:, None]
-        grids.append(((2 * (where + centre) + 1) / sizes - 1).flip(0).T.reshape(*patch, axes))
-    return torch.stack(grids)
-
-
-def _displacement(elastic: Elastic, device: torch.device) -> torch.Tensor:
-    """(axis, *patch) displacements in voxels: noise smoothed along each axis by a banded matrix, zeros beyond."""
-    field = torch.from_numpy(elastic.noise).to(device)
-    for axis in range(1, field.ndim):
-        size = field.shape[axis]
-        position = torch.arange(size, device=device, dtype=torch.float32)
-        kernel = torch.exp(-0.5 * ((position[:, None] - position) / elastic.sigma) ** 2)
-        kernel = kernel / (elastic.sigma * math.sqrt(2 * math.pi))
-        field = torch.tensordot(field, kernel, dims=([axis], [0])).movedim(-1, axis)
-    return (field * elastic.amplitude).clamp(-elastic.reach, elastic.reach)

@@ -15,7 +15,7 @@ from voxfit.core.errors import RecordError
 from voxfit.core.records import write_atomically
 from voxfit.learning.schedule import Progress
 
-_NAME = re.compile(r"epoch_(\d{6})-([0-9a-f]{16})\.safetensors$")
+_NAME = re.compile(r"epoch_(\d{6})(?:\.(\d{6}))?-([0-9a-f]{16})\.safetensors$")
 _GENERATIONS = 2
 
 
@@ -31,7 +31,7 @@ def save_checkpoint(folder: Path, model: torch.nn.Module, optimizer: torch.optim
         tensors |= {f"optimizer.{index}.{key}": value.contiguous() for key, value in values.items()}
     content = safetensors.torch.save(tensors, {"progress": progress.to_json()})
     checksum = hashlib.sha256(content).hexdigest()[:16]
-    write_atomically(folder / f"epoch_{progress.epoch:06d}-{checksum}.safetensors", content)
+    write_atomically(folder / f"epoch_{progress.epoch:06d}.{progress.step:06d}-{checksum}.safetensors", content)
     for old in _newest_first(folder)[_GENERATIONS:]:
         old.unlink(missing_ok=True)
 
@@ -48,7 +48,7 @@ def load_checkpoint(
     for path in _newest_first(folder):
         content = path.read_bytes()
         match = _NAME.search(path.name)
-        if match is None or hashlib.sha256(content).hexdigest()[:16] != match[2]:
+        if match is None or hashlib.sha256(content).hexdigest()[:16] != match[3]:
             warnings.append(f"{path} is damaged (its checksum differs); the checkpoint before it is used.")
             continue
         try:
@@ -73,5 +73,6 @@ def _restore(tensors: dict[str, torch.Tensor], model: torch.nn.Module, optimizer
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("epoch_*.safetensors") if _NAME.search(path.name)]
-    return sorted(found, key=lambda path: (path.name[:12], path.stat().st_mtime), reverse=True)
+    found = [(match, path) for path in folder.glob("epoch_*") if (match := _NAME.search(path.name))]
+    ages = [(int(match[1]), int(match[2] or 0), path.stat().st_mtime, path) for match, path in found]
+    return [path for *_, path in sorted(ages, reverse=True)]

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import cc3d
 import numpy as np
-import scipy.ndimage
 from numpy.typing import NDArray
 
 from voxfit.planning.recipe import Disturbance
@@ -39,17 +38,27 @@ def disturb(
 
 
 def dilate(mask: Mask, radius: int) -> Mask:
-    """All voxels within `radius` (Euclidean, voxels) of the mask."""
-    if not mask.any():
-        return mask
-    return np.asarray(scipy.ndimage.distance_transform_edt(~mask) <= radius)
+    """All voxels within `radius` (Euclidean, voxels) of the mask.
+
+    Squared distances are integers, found axis by axis, and of no interest beyond the radius: for the radii of [T7] that
+    is many times faster than a distance transform of the patch.
+    """
+    kind = np.min_scalar_type(2 * radius**2 + 1)
+    squared = np.where(mask, 0, radius**2 + 1).astype(kind)
+    for axis in range(mask.ndim):
+        before = np.ascontiguousarray(np.moveaxis(squared, axis, 0))
+        after = before.copy()
+        for step in range(1, min(radius, len(before) - 1) + 1):
+            farther = before + kind.type(step**2)
+            np.minimum(after[:-step], farther[step:], out=after[:-step])
+            np.minimum(after[step:], farther[:-step], out=after[step:])
+        squared = np.moveaxis(after, 0, axis)
+    return np.asarray(squared <= radius**2)
 
 
 def erode(mask: Mask, radius: int) -> Mask:
     """The voxels whose ball of `radius` lies in the mask; what is beyond the patch does not count."""
-    if mask.all():
-        return mask
-    return np.asarray(scipy.ndimage.distance_transform_edt(mask) > radius)
+    return ~dilate(~mask, radius)
 
 
 def opened(mask: Mask, radius: int) -> Mask:

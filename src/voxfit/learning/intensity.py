@@ -166,19 +166,27 @@ def coarsen(channel: torch.Tensor, scale: float, still_axis: int | None = None) 
     return channel.copy_(fine[0, 0])
 
 
-def bend(values: torch.Tensor, exponent: torch.Tensor) -> torch.Tensor:
-    """Gamma correction of (..., voxel) between its extremes, mean and deviation of each row retained."""
-    mean, deviation = values.mean(-1, keepdim=True), values.std(-1, keepdim=True)
-    low = values.amin(-1, keepdim=True)
-    span = values.amax(-1, keepdim=True) - low + 1e-7
-    bent = ((values - low) / span) ** exponent * span
-    return (bent - bent.mean(-1, keepdim=True)) / (bent.std(-1, keepdim=True) + 1e-8) * deviation + mean
+def bend(channel: torch.Tensor, exponent: float, *, inverted: bool = False) -> torch.Tensor:
+    """Gamma correction of one channel (or of its negative) between its extremes, mean and deviation kept; in place."""
+    mean, deviation, (low, high) = channel.mean(), channel.std(), channel.aminmax()
+    span = high - low + 1e-7
+    if inverted:
+        channel.neg_().add_(high)
+    else:
+        channel.sub_(low)
+    channel.div_(span).pow_(exponent)
+    factor = span * deviation / (span * channel.std() + 1e-8)
+    if inverted:
+        factor = -factor
+    shift = mean - channel.mean() * factor
+    return channel.mul_(factor).add_(shift)
 
 
 def bend_inverted(image: torch.Tensor, exponents: Sequence[float]) -> torch.Tensor:
     """Gamma correction of the negative of (channel, *patch), with an exponent for each channel; in place."""
-    exponent = torch.tensor(exponents, device=image.device, dtype=image.dtype)[:, None]
-    return image.copy_(-bend(-image.flatten(1), exponent).unflatten(1, image.shape[1:]))
+    for channel, exponent in zip(image, exponents, strict=True):
+        bend(channel, exponent, inverted=True)
+    return image
 
 
 def _adjust(sample: torch.Tensor, drawn: Intensity, still_axis: int | None) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import perf_counter
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,9 +13,10 @@ from numpy.typing import NDArray
 
 from voxfit.imaging.geometry import Box, cut
 from voxfit.imaging.labels import Labels
-from voxfit.learning.augmentation import Augmentation, adjust_gamma, draw, mirror, transform
+from voxfit.learning.augmentation import Augmentation, adjust_gamma, draw, mirror
 from voxfit.learning.disturbance import disturb
 from voxfit.learning.intensity import adjust_intensity, clear_outside
+from voxfit.learning.warping import transform
 from voxfit.planning.plan import Configuration
 from voxfit.planning.recipe import Recipe
 from voxfit.preprocessing.case import OUTSIDE
@@ -25,8 +24,6 @@ from voxfit.preprocessing.store import Store
 
 TRAINING, VALIDATION = 0, 1
 """Streams of random numbers."""
-
-_PREFETCHED = 3
 
 Voxel = tuple[int, int, int]
 """Indices (z, y, x)."""
@@ -37,14 +34,35 @@ class Sample:
     """One patch before augmentation.
 
     Attributes:
+        case: its name.
         image: (channel, *box) float32.
-        label: (layer, *box) class indices; the second layer, if any, is the previous stage's segmentation.
+        label: (layer, *box) int16 class indices; the second layer, if any, is the previous stage's segmentation.
         augmentation: what is done to it.
     """
 
-    image: NDArray[np.float32]
-    label: NDArray[np.int16]
+    case: str
+    image: torch.Tensor
+    label: torch.Tensor
     augmentation: Augmentation
+
+
+class Patches(Protocol):
+    """Where patches are cut from."""
+
+    def cut(self, name: str, box: Box) -> tuple[torch.Tensor, torch.Tensor]:
+        """A box of a case: (channel, *box) image, zeros beyond it, and (*box) int16 label, `OUTSIDE` beyond it."""
+
+
+class StoredPatches:
+    """Patches cut from memory-mapped files: only the box is read."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def cut(self, name: str, box: Box) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Patches`."""
+        label = cut(self.store.label(name), box, OUTSIDE).astype(np.int16)
+        return torch.from_numpy(cut(self.store.image(name), box)), torch.from_numpy(label)
 
 
 @dataclass(frozen=True)
@@ -61,7 +79,17 @@ class Previous:
 
 
 class PatchSampler:
-    """Draws the batches of one configuration from a store (method.md [T5], [T6], [T8])."""
+    """Draws the batches of one configuration from a store (method.md [T5], [T6], [T8]).
+
+    Args:
+        store: the prepared cases; from it come the places of patches.
+        cases: names, those to draw from.
+        configuration, recipe, labels: all settings.
+        channels: of the images.
+        seed: of everything drawn.
+        previous: the stage before, where there is one.
+        patches: where voxels come from; None for the store.
+    """
 
     def __init__(
         self,
@@ -74,8 +102,10 @@ class PatchSampler:
         channels: int,
         seed: int,
         previous: Previous | None = None,
+        patches: Patches | None = None,
     ) -> None:
         self.store = store
+        self.patches = patches or StoredPatches(store)
         self.cases = tuple(cases)
         self.configuration = configuration
         self.seed = seed
@@ -121,8 +151,8 @@ class PatchSampler:
             images (batch, channel, *patch) and labels (batch, *patch).
         """
         draws = [sample.augmentation for sample in samples]
-        images = [self._flatten(torch.from_numpy(sample.image).to(device)) for sample in samples]
-        labels = [self._flatten(torch.from_numpy(sample.label).to(device)) for sample in samples]
+        images = [self._flatten(_send(sample.image, device)) for sample in samples]
+        labels = [self._flatten(_send(sample.label, device)) for sample in samples]
         image, label = transform(images, labels, draws, self.moved_patch)
         image, label = self._unflatten(image, self.channels), self._unflatten(label, len(samples[0].label))
         changes = [item.intensity for item in draws]
@@ -137,20 +167,20 @@ class PatchSampler:
 
     def _sample(self, rng: np.random.Generator, *, centred: bool, augmented: bool) -> Sample:
         name = self.cases[rng.integers(len(self.cases))]
-        image, label = self.store.image(name), self.store.label(name)
-        patch = self._place(rng, name, label, centred=centred)
+        patch = self._place(rng, name, self.store.label(name), centred=centred)
         augmentation = Augmentation()
         if augmented:
             augmentation = draw(rng, self.settings, self.moved_patch, self.configuration.dimension, self.channels)
         box = self._source(augmentation, patch)
-        layers = [cut(label, box, OUTSIDE).astype(np.int16)]
+        image, label = self.patches.cut(name, box)
+        layers = [label]
         if self.previous:
             before = cut(self.previous.segmentation(name), box).astype(np.int16)
             if augmented:
                 voxels = math.prod(self.configuration.patch_box)
                 before = disturb(rng, before, self.previous.classes, self.disturbance, voxels)
-            layers.append(before)
-        return Sample(cut(image, box), np.stack(layers), augmentation)
+            layers.append(torch.from_numpy(before).to(label.device))
+        return Sample(name, image, torch.stack(layers), augmentation)
 
     def _source(self, augmentation: Augmentation, patch: Box) -> Box:
         """The box that the augmentation needs: on the axis that stays still, just the patch."""
@@ -219,36 +249,23 @@ class PatchSampler:
         return apart[:, :, 0] if self.configuration.dimension == 2 else apart.movedim(2, self.still_axis + 2)
 
 
-class Prefetcher:
-    """Cuts the batches of an epoch in background threads, a few steps ahead, in order.
+def cut_tensor(values: torch.Tensor, box: Box, fill: float) -> torch.Tensor:
+    """Copy a box out of the last three axes of a tensor; what lies outside of it becomes `fill`."""
+    result = values.new_full((*values.shape[:-3], *box.shape), fill)
+    source: list[slice] = []
+    target: list[slice] = []
+    for start, stop, size in zip(box.start, box.stop, values.shape[-3:], strict=True):
+        low, high = min(max(start, 0), size), max(min(stop, size), 0)
+        source.append(slice(low, max(high, low)))
+        target.append(slice(low - start, max(high, low) - start))
+    there: tuple[Any, ...] = (..., *target)
+    here: tuple[Any, ...] = (..., *source)
+    result[there] = values[here]
+    return result
 
-    Attributes:
-        waited: seconds for which the training had to wait.
-    """
 
-    def __init__(self, sampler: PatchSampler, threads: int = 1) -> None:
-        self.sampler = sampler
-        self.waited = 0.0
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="voxfit-loader")
-
-    def batches(self, stream: int, epoch: int, steps: int) -> Iterator[list[Sample]]:
-        """The batches of steps 0 .. `steps` - 1 of an epoch."""
-        ahead: deque[Future[list[Sample]]] = deque()
-        try:
-            for step in range(steps + _PREFETCHED):
-                if step < steps:
-                    ahead.append(self._pool.submit(self.sampler.batch, stream, epoch, step))
-                if step >= _PREFETCHED or step >= steps:
-                    if not ahead:
-                        return
-                    begun = perf_counter()
-                    samples = ahead.popleft().result()
-                    self.waited += perf_counter() - begun
-                    yield samples
-        finally:
-            for future in ahead:
-                future.cancel()
-
-    def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown(cancel_futures=True)
+def _send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on a device; a GPU copies from pinned memory while the host goes on."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -9,10 +9,13 @@ from voxfit.planning.recipe import Annealed, Plateau
 
 
 class Progress(Record):
-    """Where a training stands, after `epoch` finished epochs.
+    """Where a training stands, after `epoch` finished epochs and `step` steps of the next.
 
     Attributes:
         epoch: finished epochs.
+        step: steps of the unfinished epoch, those that were skipped included.
+        losses: of the steps of the unfinished epoch that were not skipped.
+        failures: steps in a row, up to now, that were skipped because a loss or gradient was not finite.
         seconds: spent training, interruptions not counted.
         learning_rate: of the plateau schedule.
         training_average, validation_average: exponential moving averages of the losses [T4].
@@ -22,6 +25,9 @@ class Progress(Record):
     """
 
     epoch: int = 0
+    step: int = 0
+    losses: tuple[float, ...] = ()
+    failures: int = 0
     seconds: float = 0.0
     learning_rate: float
     training_average: float | None = None
@@ -59,17 +65,16 @@ def advance(
         schedule: its numbers.
         before: the progress up to this epoch.
         training_loss, validation_loss: means of the epoch.
-        seconds: the epoch took.
+        seconds: they took, as far as `before` has not counted them.
     """
     epoch, total = before.epoch + 1, before.seconds + seconds
+    changes = {"epoch": epoch, "step": 0, "losses": (), "failures": before.failures, "seconds": total}
     match schedule:
         case Annealed():
             over = epoch >= schedule.epochs if schedule.epochs else total >= (schedule.seconds or 0)
-            return before.model_copy(update={"epoch": epoch, "seconds": total, "finished": over})
+            return before.model_copy(update=changes | {"finished": over})
         case Plateau():
-            return _plateau(schedule, before, training_loss, validation_loss).model_copy(
-                update={"epoch": epoch, "seconds": total}
-            )
+            return _plateau(schedule, before, training_loss, validation_loss).model_copy(update=changes)
 
 
 def _plateau(schedule: Plateau, before: Progress, training_loss: float, validation_loss: float) -> Progress:

@@ -3,100 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
 from pathlib import Path
 from time import perf_counter
 
-import lightning_fabric
 import torch
 
+from voxfit.core.errors import TrainingError
+from voxfit.core.interruption import Pending, deferred
 from voxfit.core.listening import EpochReport, Listener
-from voxfit.core.records import digest_of, write_atomically
-from voxfit.imaging.labels import Labels
+from voxfit.core.records import write_atomically
 from voxfit.learning.checkpoint import load_checkpoint, save_checkpoint
-from voxfit.learning.losses import overlaps, segmentation_loss, shrunk
-from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Prefetcher, Previous, Sample
+from voxfit.learning.engine import Execution, peak_flops
+from voxfit.learning.loading import Batch, Prefetcher, resident
+from voxfit.learning.losses import overlaps
+from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Previous
 from voxfit.learning.schedule import advance, annealed_rate, begin
-from voxfit.networks.unet import UNet, build_network
-from voxfit.planning.plan import Configuration
-from voxfit.planning.recipe import SGD, Adam, Annealed, Plateau, Recipe
-from voxfit.planning.stages import Topology
+from voxfit.learning.task import TrainingTask, checkpoint_folder, start_engine, task_loss
+from voxfit.networks.unet import UNet
+from voxfit.planning.recipe import Annealed, Plateau
+from voxfit.planning.stages import multiplications
 from voxfit.preprocessing.store import Store
 
-
-@dataclass(frozen=True)
-class TrainingTask:
-    """What to train.
-
-    Attributes:
-        name: for people, "3d fold 0".
-        labels, topology, configuration, recipe: all settings.
-        training_cases, validation_cases: names in the store.
-        seed: of the initial weights and of everything drawn while training.
-        masked_channels: those that are normalised inside the nonzero mask.
-    """
-
-    name: str
-    labels: Labels
-    topology: Topology
-    configuration: Configuration
-    recipe: Recipe
-    training_cases: tuple[str, ...]
-    validation_cases: tuple[str, ...]
-    seed: int
-    masked_channels: tuple[int, ...] = ()
-
-    def digest(self) -> str:
-        """Changes when a checkpoint of this training could not be continued."""
-        settings = self.configuration.model_dump(mode="json", exclude={"why"})
-        return digest_of(
-            [
-                self.labels.digest(),
-                self.topology.digest(),
-                settings,
-                self.recipe.digest(),
-                self.training_cases,
-                self.validation_cases,
-                self.seed,
-                self.masked_channels,
-            ]
-        )
-
-
-_MEASURED_SECONDS = 1.0
-
-
-def make_fabric(device: str) -> lightning_fabric.Fabric:
-    """The device and its precision: bf16 where a GPU has it, else float32 (CPUs lose by bf16)."""
-    cuda = device.startswith("cuda")
-    return lightning_fabric.Fabric(
-        accelerator="cuda" if cuda else device,
-        devices=1,
-        precision="bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true",
-    )
-
-
-def make_optimizer(network: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The optimiser of a recipe; the default is Adam as the paper has it (method.md [T3])."""
-    rate, parameters = recipe.schedule.learning_rate, network.parameters()
-    match recipe.optimizer:
-        case Adam(weight_decay=decay, amsgrad=amsgrad):
-            return torch.optim.Adam(parameters, rate, weight_decay=decay, amsgrad=amsgrad)
-        case SGD(weight_decay=decay, momentum=momentum):
-            return torch.optim.SGD(parameters, rate, momentum, weight_decay=decay, nesterov=momentum > 0)
+_CHECKPOINT_SECONDS = 600.0
+"""An epoch that takes longer is saved in between: that much is lost at most when the process is killed."""
+_FAILURES = 3
+"""Steps in a row without a finite loss that end a training."""
 
 
 class Training:
-    """One training, resumable after every epoch.
+    """One training. It can be interrupted after any step, and goes on from there as if it had not been.
 
     Args:
         task: what to train.
         store: the prepared cases.
-        folder: gets `history.jsonl` and, while unfinished, `checkpoint/`.
+        folder: gets `history.jsonl`, `execution.json` and, while unfinished, `checkpoint/`.
         device: "cpu", "cuda" or "mps".
         listener: hears of every epoch.
         previous: the stage before, where there is one.
+        execution: the way of executing steps that was found for other folds; None to find it.
     """
 
     def __init__(
@@ -107,28 +52,53 @@ class Training:
         device: str,
         listener: Listener,
         previous: Previous | None = None,
+        execution: Execution | None = None,
     ) -> None:
         self.task = task
         self.folder = folder
+        self.device = device
         self.listener = listener
         self.previous = previous
-        self.fabric = make_fabric(device)
-        self.network = build_network(task.topology, task.seed, deep_supervision=task.recipe.deep_supervision)
-        model, optimizer = self.fabric.setup(self.network, make_optimizer(self.network, task.recipe))
-        self.model, self.optimizer = model, optimizer
-        self.samplers = {
-            TRAINING: self._sampler(store, task.training_cases),
-            VALIDATION: self._sampler(store, task.validation_cases),
-        }
         self.progress = begin(task.recipe.schedule)
+        begun = perf_counter()
+        self.engine = start_engine(task, folder, device, listener, execution)
+        if isinstance(task.recipe.schedule, Annealed) and task.recipe.schedule.seconds:
+            self.progress = self.progress.model_copy(update={"seconds": perf_counter() - begun})
+        self.network = self.engine.network
+        channels = task.topology.in_channels - (previous.classes if previous else 0)
+        cases = (*task.training_cases, *task.validation_cases)
+        patches = resident(store, cases, channels, self.engine.device)
+        self.samplers = {
+            stream: PatchSampler(
+                store,
+                names,
+                task.configuration,
+                task.recipe,
+                labels=task.labels,
+                channels=channels,
+                seed=task.seed,
+                previous=previous,
+                patches=patches,
+            )
+            for stream, names in ((TRAINING, task.training_cases), (VALIDATION, task.validation_cases))
+        }
+        self._saved = perf_counter()
+        self._told = False
 
     def run(self) -> UNet:
-        """Train to the end of the schedule, from the newest checkpoint where there is one; returns the network."""
+        """Train to the end of the schedule, from the newest checkpoint where there is one; returns the network.
+
+        Raises:
+            TrainingError: losses are not finite.
+            Interrupted: a signal came; a checkpoint was written.
+        """
         self._resume()
-        while not self.progress.finished:
-            report = self._epoch()
-            save_checkpoint(self._checkpoints, self.network, self.optimizer, self.progress)
-            self.listener.epoch(report)
+        with deferred() as interruption:
+            while not self.progress.finished and not interruption:
+                report = self._epoch(interruption)
+                if report:
+                    self._tell_speed(report)
+                    self.listener.epoch(report)
         return self.network
 
     @property
@@ -138,80 +108,126 @@ class Training:
 
     @property
     def _checkpoints(self) -> Path:
-        return self.folder / "checkpoint" / self.task.digest()
-
-    def _sampler(self, store: Store, cases: Sequence[str]) -> PatchSampler:
-        task, previous = self.task, self.previous
-        return PatchSampler(
-            store,
-            cases,
-            task.configuration,
-            task.recipe,
-            labels=task.labels,
-            channels=task.topology.in_channels - (previous.classes if previous else 0),
-            seed=task.seed,
-            previous=previous,
-        )
+        return checkpoint_folder(self.folder, self.task)
 
     def _resume(self) -> None:
-        found, warnings = load_checkpoint(self._checkpoints, self.network, self.optimizer)
+        found, warnings = load_checkpoint(self._checkpoints, self.network, self.engine.optimizer)
         for warning in warnings:
             self.listener.warn(warning)
         if found:
             self.progress = found
-            self.listener.say(f"{self.task.name}: goes on after epoch {found.epoch}.")
+            within = f", step {found.step} of epoch {found.epoch + 1}" if found.step else ""
+            self.listener.say(f"{self.task.name}: goes on after epoch {found.epoch}{within}.")
         history = self.folder / "history.jsonl"
         lines = history.read_text().splitlines()[: self.progress.epoch] if history.exists() else []
         write_atomically(history, "".join(line + "\n" for line in lines).encode())
 
-    def _epoch(self) -> EpochReport:
-        recipe, number = self.task.recipe, self.progress.epoch
+    def _epoch(self, interruption: Pending) -> EpochReport | None:
+        """One epoch, or what is left of it; None where an interruption ended it, and then a checkpoint is there."""
         begun = perf_counter()
-        loader = Prefetcher(self.samplers[TRAINING])
+        loader = Prefetcher(self.samplers[TRAINING], self.engine.device, self.task.masked_channels)
         try:
-            losses = self._train(loader, begun)
+            steps = self._train(loader, begun, interruption)
         finally:
             loader.close()
-        training_loss = float(torch.stack(losses).mean())
-        validation_loss, class_dice = self._validate()
+        training_seconds = perf_counter() - begun
+        validated = None if interruption else self._validate(interruption)
         seconds = perf_counter() - begun
-        rate = float(self.optimizer.param_groups[0]["lr"])
-        self.progress = advance(recipe.schedule, self.progress, training_loss, validation_loss, seconds)
-        done = self._share_done(0.0, 0)
+        if validated is None:
+            self._save(seconds)
+            return None
+        validation_loss, class_dice = validated
+        if not self.progress.losses:
+            raise TrainingError(f"{self.task.name}: no step of epoch {self.progress.epoch + 1} had a finite loss.")
+        total = self.progress.step
+        training_loss = sum(self.progress.losses) / len(self.progress.losses)
+        rate = float(self.engine.optimizer.param_groups[0]["lr"])
+        self.progress = advance(self.task.recipe.schedule, self.progress, training_loss, validation_loss, seconds)
+        self._save(0.0)
+        done = 1.0 if self.progress.finished else self._share_done(0.0, 0)
+        speed = steps * self._step_operations / training_seconds
         report = EpochReport(
             model=self.task.name,
-            epoch=number + 1,
+            epoch=self.progress.epoch,
             training_loss=training_loss,
             validation_loss=validation_loss,
             class_dice=class_dice,
             learning_rate=rate,
             seconds=seconds,
-            steps_per_second=len(losses) / seconds,
+            steps_per_second=steps / seconds,
             wait_share=loader.waited / seconds,
-            share_done=1.0 if self.progress.finished else done,
-            seconds_left=0.0 if self.progress.finished else self.progress.seconds * (1 - done) / max(done, 1e-9),
+            share_done=done,
+            seconds_left=self.progress.seconds * (1 - done) / max(done, 1e-9),
+            teraflops=speed / 1e12,
+            peak_share=speed / peak_flops(self.device),
         )
-        self._record(report, len(losses))
+        self._record(report, total)
         return report
 
-    def _train(self, loader: Prefetcher, begun: float) -> list[torch.Tensor]:
-        """The training steps of one epoch; ends early when the time of a timed schedule is over."""
-        self.model.train()
-        losses: list[torch.Tensor] = []
+    @property
+    def _step_operations(self) -> int:
+        """Of forward pass and gradients; a product and its sum count two."""
+        configuration = self.task.configuration
+        return 6 * multiplications(self.task.topology, configuration.patch_size) * configuration.batch_size
+
+    def _tell_speed(self, report: EpochReport) -> None:
+        if not self._told:
+            self.listener.say(
+                f"{self.task.name}: {report.teraflops:.3g} TFLOP/s, {report.peak_share:.0%} of what a convolution of "
+                f"many channels reaches on this device; {report.wait_share:.1%} of the time waiting for batches."
+            )
+        self._told = True
+
+    def _train(self, loader: Prefetcher, begun: float, interruption: Pending) -> int:
+        """The training steps of one epoch, from the one in `progress` on; returns their number.
+
+        It ends early when the time of a timed schedule is over, and after the step in which an interruption comes.
+        """
+        self.network.train()
         epoch, steps = self.progress.epoch, self.task.recipe.steps_per_epoch
-        for step, samples in enumerate(loader.batches(TRAINING, epoch, steps)):
+        first = self.progress.step
+        for batch in loader.batches(TRAINING, epoch, steps, first):
+            step = self.progress.step
             share = self._share_done(perf_counter() - begun, step)
-            if share >= 1 and losses:
+            if share >= 1 and self.progress.losses:
                 break
             self._set_rate(self._share_done(0.0, 0) if self._by_epoch else share, epoch * steps + step)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss = self._loss(samples)[0]
-            self.fabric.backward(loss)
-            if self.task.recipe.largest_gradient:
-                torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.task.recipe.largest_gradient)
-            self.optimizer.step()
-            losses.append(loss.detach())
-        return losses
+            self._step(batch)
+            if interruption:
+                break
+            if perf_counter() - self._saved > _CHECKPOINT_SECONDS:
+                self._save(perf_counter() - begun)
+        return self.progress.step - first
+
+    def _step(self, batch: Batch) -> None:
+        """One step; skipped, with a warning, where loss or gradient are not finite.
+
+        Raises:
+            TrainingError: for the third time in a row.
+        """
+        loss = task_loss(self.task, self.engine.levels(batch.image), batch.label)
+        updated = self.engine.update(loss)
+        before = self.progress
+        losses = (*before.losses, float(loss.detach())) if updated else before.losses
+        failures = 0 if updated else before.failures + 1
+        self.progress = before.model_copy(update={"step": before.step + 1, "losses": losses, "failures": failures})
+        if updated:
+            return
+        where = f"{self.task.name}, epoch {before.epoch + 1}, step {before.step + 1}"
+        cases = ", ".join(sorted(set(batch.cases)))
+        self.listener.warn(f"{where}: the loss or its gradient is not finite; the step is skipped. Its cases: {cases}.")
+        if failures >= _FAILURES:
+            raise TrainingError(
+                f"{where}: {failures} steps in a row had no finite loss, so the training stops; its last good "
+                f"checkpoint is kept in {self._checkpoints}. Look at the images of {cases} for extreme values, or "
+                "lower the learning rate in a recipe file."
+            )
+
+    def _save(self, seconds: float) -> None:
+        """Write a checkpoint, `seconds` after what `progress` has counted."""
+        now = self.progress.model_copy(update={"seconds": self.progress.seconds + seconds})
+        save_checkpoint(self._checkpoints, self.network, self.engine.optimizer, now)
+        self._saved = perf_counter()
 
     def _share_done(self, seconds: float, steps: int) -> float:
         """Share of the training that is done, `steps` and `seconds` into the current epoch."""
@@ -223,30 +239,33 @@ class Training:
     def _set_rate(self, share: float, step: int) -> None:
         schedule = self.task.recipe.schedule
         rate = self.progress.learning_rate if isinstance(schedule, Plateau) else annealed_rate(schedule, share, step)
-        for group in self.optimizer.param_groups:
+        for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
 
-    def _loss(self, samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Loss, logits and labels of a batch."""
-        image, label = self.samplers[TRAINING].finish(samples, self.fabric.device, self.task.masked_channels)
-        outputs = self.model(image)
-        levels = outputs if isinstance(outputs, list) else [outputs]
-        return task_loss(self.task, levels, label), levels[0], label
-
     @torch.inference_mode()
-    def _validate(self) -> tuple[float, list[float | None]]:
-        """Mean loss and Dice of each structure over the validation patches; the same patches after every epoch."""
-        self.model.eval()
-        loader = Prefetcher(self.samplers[VALIDATION])
+    def _validate(self, interruption: Pending) -> tuple[float, list[float | None]] | None:
+        """Mean loss and Dice of each structure over the validation patches, the same after every epoch.
+
+        None where an interruption came.
+        """
+        self.network.eval()
+        loader = Prefetcher(self.samplers[VALIDATION], self.engine.device, self.task.masked_channels)
         losses: list[float] = []
         counts = torch.zeros(2, len(self.task.labels.names), dtype=torch.float64)
         try:
-            for samples in loader.batches(VALIDATION, 0, self.task.recipe.validation_steps):
-                loss, logits, label = self._loss(samples)
-                losses.append(float(loss))
-                counts += overlaps(logits, label, self.task.labels).cpu()
+            for batch in loader.batches(VALIDATION, 0, self.task.recipe.validation_steps):
+                logits = self.engine.logits(batch.image)
+                loss = float(task_loss(self.task, [logits], batch.label))
+                losses += [loss] if math.isfinite(loss) else []
+                counts += overlaps(logits, batch.label, self.task.labels).cpu()
+                if interruption:
+                    return None
         finally:
             loader.close()
+        if not losses:
+            raise TrainingError(
+                f"{self.task.name}: no validation patch of epoch {self.progress.epoch + 1} has a finite loss."
+            )
         dice = [float(hits / size) if size else None for hits, size in counts.T.tolist()]
         return sum(losses) / len(losses), dice
 
@@ -260,55 +279,8 @@ class Training:
             "steps": steps,
             "seconds": round(report.seconds, 3),
             "wait_share": round(report.wait_share, 4),
+            "teraflops": round(report.teraflops, 4),
+            "peak_share": round(report.peak_share, 3),
         }
         with (self.folder / "history.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
-
-
-def task_loss(task: TrainingTask, levels: list[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
-    """The loss of a batch, summed over the levels that have one.
-
-    Args:
-        task: labels, kind of Dice, smoothing.
-        levels: (batch, output, *shape) logits, full resolution first.
-        label: (batch, *patch) class indices.
-    """
-    losses = [
-        segmentation_loss(
-            logits.float(),
-            shrunk(label, logits.shape[2:]),
-            task.labels,
-            per_sample=task.configuration.dice == "sample",
-            smoothing=task.recipe.dice_smoothing,
-        )
-        for logits in levels
-    ]
-    weights = [0.5**level for level in range(len(levels))]
-    total = losses[0] * weights[0]
-    for loss, weight in zip(losses[1:], weights[1:], strict=True):
-        total = total + loss * weight
-    return total / sum(weights)
-
-
-def measure_step(task: TrainingTask, device: str) -> float:
-    """Seconds of one training step on a device (network, loss, gradients, update), after one step to warm up.
-
-    Short steps are repeated for about a second, and the fastest counts.
-    """
-    fabric = make_fabric(device)
-    network = build_network(task.topology, 0, deep_supervision=task.recipe.deep_supervision)
-    model, optimizer = fabric.setup(network, make_optimizer(network, task.recipe))
-    shape = (task.configuration.batch_size, *task.configuration.patch_size)
-    image = torch.randn(shape[0], task.topology.in_channels, *shape[1:], device=fabric.device)
-    label = torch.zeros(shape, dtype=torch.long, device=fabric.device)
-    times: list[float] = []
-    while len(times) < 2 or sum(times[1:]) < _MEASURED_SECONDS:
-        begun = perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        outputs = model(image)
-        fabric.backward(task_loss(task, outputs if isinstance(outputs, list) else [outputs], label))
-        optimizer.step()
-        if fabric.device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(perf_counter() - begun)
-    return min(times[1:])

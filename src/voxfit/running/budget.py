@@ -35,7 +35,7 @@ _END_SECONDS = 8.0
 """Of what comes after the last cross-validation, and of starting its processes."""
 
 StepTimer = Callable[[ConfigurationName, Configuration], float]
-"""Seconds of one training step of a configuration."""
+"""Seconds of one training step of a configuration; infinite where memory does not suffice."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,11 @@ def fit_to_budget(
     for name in models:
         first = _narrowest(plan.configurations[name])
         measured = Fitted(first, timer(name, first))
+        if math.isinf(measured.step_seconds):
+            raise UsageError(
+                f"{name}: even {first.base_features} feature maps and a batch of {first.batch_size} do not fit into "
+                "memory. Plan with a smaller --limit voxel_budget, or use a machine with more."
+            )
         time = max(share - prediction_seconds(plan, measured, validation_cases), share / 2)
         fitted[name] = fit_configuration(name, plan, time, timer, measured)
     left = seconds - (monotonic() - begun)

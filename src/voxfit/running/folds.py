@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from functools import partial
 from pathlib import Path
@@ -9,11 +10,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import safetensors.torch
+import torch
 from numpy.typing import NDArray
 
+from voxfit.core.errors import TrainingError
 from voxfit.core.records import Record, digest_of, write_atomically
+from voxfit.learning.engine import Execution, free_bytes, is_out_of_memory, release_memory
 from voxfit.learning.sampling import Previous
-from voxfit.learning.training import Training, TrainingTask, measure_step
+from voxfit.learning.task import TrainingTask, checkpoint_folder, measure_step
+from voxfit.learning.training import Training
+from voxfit.networks.unet import UNet
 from voxfit.planning.plan import Configuration, ConfigurationName
 from voxfit.planning.stages import multiplications
 from voxfit.preprocessing.normalization import masked_channels
@@ -26,6 +32,10 @@ if TYPE_CHECKING:
 _NARROW = 8
 """Feature maps of the network that is measured where the planned one is slow."""
 _LONG_STEP_SECONDS = 60.0
+_LESS_MEMORY = (
+    "The batch cannot be smaller. Lower patch_size (and num_pool) or base_features of the configuration in plan.json, "
+    "plan with a smaller --limit voxel_budget, or use a machine with more memory. Checkpoints are kept."
+)
 
 
 class FoldManifest(Record):
@@ -97,24 +107,102 @@ def train(run: Run, name: ConfigurationName, fold: int) -> Path:
     if (folder / "manifest.json").exists():
         run.listener.say(f"{name} fold {fold} was trained with other settings; it is kept under superseded/.")
         run.workspace.set_aside(folder)
-    plan, _ = run.settings
-    task = training_task(run, name, fold)
-    run.listener.stage(f"Training {task.name}")
-    training = Training(task, run.store(plan.grid(name)), folder, run.device, run.listener, previous_stage(run, name))
-    network = training.run()
+    run.listener.stage(f"Training {name} fold {fold}")
+    done = _attempt(run, name, fold)
+    if isinstance(done, str):
+        _halve_batch(run, name, fold, done)
+        done = _attempt(run, name, fold)
+    if isinstance(done, str):
+        raise TrainingError(f"{_out_of_memory(run, name, done)} {_LESS_MEMORY}")
+    training, network = done
     write_atomically(weights, safetensors.torch.save(network.inference_weights()))
     FoldManifest(
         made_from=fold_origin(run, name, fold),
         epochs=training.progress.epoch,
         seconds=round(training.progress.seconds, 1),
-        validation_cases=task.validation_cases,
+        validation_cases=training.task.validation_cases,
     ).save(folder / "manifest.json")
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return weights
 
 
+def _attempt(run: Run, name: ConfigurationName, fold: int) -> tuple[Training, UNet] | str:
+    """A training that has come to its end, and its network; or why there was not enough memory for it."""
+    try:
+        training = Training(
+            training_task(run, name, fold),
+            run.store(run.settings[0].grid(name)),
+            fold_folder(run, name, fold),
+            run.device,
+            run.listener,
+            previous_stage(run, name),
+            _execution_of_others(run, name),
+        )
+        return training, training.run()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return str(error).strip() or "no memory is left"
+
+
+def _execution_of_others(run: Run, name: ConfigurationName) -> Execution | None:
+    """How another fold of this run executes its steps: what was measured there holds here."""
+    for other in run.folds_of(name):
+        path = fold_folder(run, name, other) / "execution.json"
+        if is_trained(run, name, other) and path.exists():
+            return Execution.load(path)
+    return None
+
+
+def _out_of_memory(run: Run, name: ConfigurationName, reason: str) -> str:
+    """What did not fit, in numbers."""
+    configuration = run.settings[0].configurations[name]
+    patch = " x ".join(str(size) for size in configuration.patch_size)
+    free = free_bytes(torch.device(run.device))
+    left = f" ({free / 2**30:.1f} GiB are free now)" if free else ""
+    return (
+        f"{name}: out of memory on {run.device} with a batch of {configuration.batch_size} patches of {patch} voxels "
+        f"and {configuration.base_features} feature maps{left}: {reason.splitlines()[0]}"
+    )
+
+
+def _halve_batch(run: Run, name: ConfigurationName, fold: int, reason: str) -> None:
+    """Halve the batch of a configuration in plan.json, and let its trainings go on with that.
+
+    Folds that are trained stay as they are, and an unfinished training keeps its checkpoint: weights and optimiser
+    do not depend on the batch.
+
+    Raises:
+        TrainingError: the batch is as small as the plan allows.
+    """
+    release_memory()
+    what = _out_of_memory(run, name, reason)
+    plan, _ = run.settings
+    before = plan.configurations[name]
+    batch = max(before.batch_size // 2, plan.limits.min_batch_size)
+    if batch >= before.batch_size:
+        raise TrainingError(f"{what} {_LESS_MEMORY}")
+    run.listener.warn(f"{what} The batch is halved to {batch}, in plan.json too, and the training goes on.")
+    trained = [other for other in run.folds_of(name) if is_trained(run, name, other)]
+    checkpoints = checkpoint_folder(fold_folder(run, name, fold), training_task(run, name, fold))
+    change = f"{name}: batch size {before.batch_size} -> {batch}, because memory ran out in fold {fold}"
+    if trained:
+        change += f"; trained with {before.batch_size}: fold {', '.join(map(str, trained))}"
+    smaller = before.model_copy(update={"batch_size": batch})
+    run.revise(
+        plan.model_copy(
+            update={"configurations": plan.configurations | {name: smaller}, "changes": (*plan.changes, change)}
+        )
+    )
+    for other in trained:
+        path = fold_folder(run, name, other) / "manifest.json"
+        FoldManifest.load(path).model_copy(update={"made_from": fold_origin(run, name, other)}).save(path)
+    if checkpoints.exists():
+        checkpoints.rename(checkpoint_folder(fold_folder(run, name, fold), training_task(run, name, fold)))
+
+
 def time_step(run: Run, name: ConfigurationName, configuration: Configuration) -> float:
-    """Seconds of one training step of a configuration on this device."""
+    """Seconds of one training step of a configuration on this device; infinite where memory does not suffice."""
     plan = run.base_plan.model_copy(update={"configurations": {name: configuration}})
     task = TrainingTask(
         name=name,
@@ -126,7 +214,13 @@ def time_step(run: Run, name: ConfigurationName, configuration: Configuration) -
         validation_cases=(),
         seed=0,
     )
-    return measure_step(task, run.device)
+    try:
+        return measure_step(task, run.device)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    release_memory()
+    return math.inf
 
 
 def estimate_step(run: Run, name: ConfigurationName, configuration: Configuration) -> float:
@@ -145,6 +239,18 @@ def estimate_step(run: Run, name: ConfigurationName, configuration: Configuratio
     return scaled if scaled > _LONG_STEP_SECONDS else time_step(run, name, configuration)
 
 
+def fitting_step(run: Run, name: ConfigurationName, configuration: Configuration) -> float:
+    """Seconds of a step as `estimate_step` has them; the batch is halved once where memory does not suffice."""
+    seconds = estimate_step(run, name, configuration)
+    if not math.isinf(seconds):
+        return seconds
+    _halve_batch(run, name, run.folds_of(name)[0], "a trial step did not fit.")
+    seconds = estimate_step(run, name, run.settings[0].configurations[name])
+    if math.isinf(seconds):
+        raise TrainingError(f"{_out_of_memory(run, name, 'a trial step did not fit.')} {_LESS_MEMORY}")
+    return seconds
+
+
 def announce(run: Run) -> None:
     """Say what the trainings that are left will take on this device, and what to do if that is too long."""
     plan, recipe = run.settings
@@ -154,7 +260,7 @@ def announce(run: Run) -> None:
     left = {name: count for name, count in left.items() if count}
     if not left:
         return
-    seconds = training_seconds(plan, recipe, left, partial(estimate_step, run))
+    seconds = training_seconds(plan, recipe, left, partial(fitting_step, run))
     run.listener.say(
         f"Training {sum(left.values())} model{'s' * (sum(left.values()) > 1)} on {run.device}: "
         f"{words(seconds)} at most."

@@ -14,6 +14,7 @@ from voxfit.core.records import digest_of
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.verification import verify_folds
 from voxfit.inference.model import choose_device
+from voxfit.learning.engine import determinism
 from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.folds import Folds, split, split_origin
 from voxfit.planning.grid import Grid
@@ -142,6 +143,11 @@ class Run:
         recipe.save(path)
         return plan, recipe
 
+    def revise(self, plan: Plan) -> None:
+        """Go on with a plan that was changed in the middle of the run, and record it for the next."""
+        plan.save(self.root / "plan.json")
+        self.base_plan, self.settings = plan, (plan, self.settings[1])
+
     @cached_property
     def configurations(self) -> tuple[ConfigurationName, ...]:
         """The models asked for."""
@@ -222,7 +228,7 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
         UsageError, WorkspaceError: the request or the run folder is unusable.
     """
     run = Run(request, listener)
-    with run.workspace.lock():
+    with run.workspace.lock(), determinism(request.deterministic):
         for name in run.configurations:
             run.store(run.base_plan.grid(name))
         announce(run)

@@ -1,0 +1,146 @@
+"""Batches for the network, made ahead of it: cut in background threads, augmented on the training device."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+
+from voxfit.imaging.geometry import Box
+from voxfit.learning.sampling import PatchSampler, Sample, cut_tensor
+from voxfit.preprocessing.case import OUTSIDE
+from voxfit.preprocessing.store import Store
+
+_PREFETCHED = 3
+_RESIDENT_SHARE = 1 / 3
+"""Of the free memory of a device: the most that prepared cases may take; the rest is for the network."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees.
+
+    Attributes:
+        image: (batch, channel, *patch) float32, on the training device.
+        label: (batch, *patch) class indices, there too.
+        cases: the name of each sample's case.
+    """
+
+    image: torch.Tensor
+    label: torch.Tensor
+    cases: tuple[str, ...]
+
+
+class ResidentStore:
+    """Prepared cases in the memory of a device; each comes there when it is first drawn.
+
+    Args:
+        store: where they are on disk.
+        device: where they are kept.
+    """
+
+    def __init__(self, store: Store, device: torch.device) -> None:
+        self.store = store
+        self.device = device
+        self._cases: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def cut(self, name: str, box: Box) -> tuple[torch.Tensor, torch.Tensor]:
+        """A box of a case: (channel, *box) image, zeros beyond it, and (*box) int16 label, `OUTSIDE` beyond it."""
+        if name not in self._cases:
+            image, label = torch.tensor(self.store.image(name)), torch.tensor(self.store.label(name))
+            self._cases[name] = image.to(self.device), label.to(self.device)
+        image, label = self._cases[name]
+        return cut_tensor(image, box, 0), cut_tensor(label, box, OUTSIDE).to(torch.int16)
+
+
+def stored_bytes(store: Store, cases: Sequence[str], channels: int) -> int:
+    """The memory that cases take, from their shapes alone: no file is opened."""
+    voxels = sum(math.prod(store.manifest.placements[name].shape) for name in cases)
+    return voxels * (4 * channels + 2)
+
+
+def resident(store: Store, cases: Sequence[str], channels: int, device: torch.device) -> ResidentStore | None:
+    """Cases kept on a GPU, where they fit into a third of its free memory; a CPU's own memory is the system's cache."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return ResidentStore(store, device) if stored_bytes(store, cases, channels) < free * _RESIDENT_SHARE else None
+
+
+class Prefetcher:
+    """Makes the batches of an epoch ahead of the network, in order.
+
+    Threads cut patches. On a GPU they augment them too, in a stream of their own, so that the network's stream never
+    stands still. On a CPU the training's thread augments: there is no other core that the network leaves free.
+
+    Args:
+        sampler: draws the patches.
+        device: where the network is.
+        masked_channels: those normalised inside the nonzero mask.
+        threads: that cut.
+
+    Attributes:
+        waited: seconds for which the network had no batch: waiting for threads, and augmenting on a CPU.
+    """
+
+    def __init__(
+        self,
+        sampler: PatchSampler,
+        device: torch.device | str = "cpu",
+        masked_channels: Sequence[int] = (),
+        threads: int | None = None,
+    ) -> None:
+        self.sampler = sampler
+        self.device = torch.device(device)
+        self.masked_channels = tuple(masked_channels)
+        self.waited = 0.0
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._pool = ThreadPoolExecutor(threads or (2 if self._stream else 1), thread_name_prefix="voxfit-loader")
+
+    def batches(self, stream: int, epoch: int, steps: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of steps `first` .. `steps` - 1 of an epoch."""
+        ahead: deque[Future[list[Sample] | Batch]] = deque()
+        submitted = first
+        try:
+            for _ in range(first, steps):
+                while submitted < min(first + _PREFETCHED, steps):
+                    ahead.append(self._pool.submit(self._make, stream, epoch, submitted))
+                    submitted += 1
+                first += 1
+                begun = perf_counter()
+                made = ahead.popleft().result()
+                batch = made if isinstance(made, Batch) else self._finish(made)
+                if self._stream:
+                    self._hand_over(batch)
+                self.waited += perf_counter() - begun
+                yield batch
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _make(self, stream: int, epoch: int, step: int) -> list[Sample] | Batch:
+        if self._stream is None:
+            return self.sampler.batch(stream, epoch, step)
+        with torch.cuda.stream(self._stream):
+            batch = self._finish(self.sampler.batch(stream, epoch, step))
+            # The host waits here, in the background, so that the batch is whole when it is handed over.
+            self._stream.synchronize()
+        return batch
+
+    def _finish(self, samples: list[Sample]) -> Batch:
+        image, label = self.sampler.finish(samples, self.device, self.masked_channels)
+        return Batch(image, label, tuple(sample.case for sample in samples))
+
+    def _hand_over(self, batch: Batch) -> None:
+        """Keep the memory of a batch until the network's stream has used it."""
+        for tensor in (batch.image, batch.label):
+            tensor.record_stream(torch.cuda.current_stream(self.device))

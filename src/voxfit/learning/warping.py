@@ -1,0 +1,181 @@
+"""Applying the geometric half of augmentation (method.md [T5]).
+
+Rotation, scaling and elastic deformation are one resampling of exactly the voxels that the patch needs. Images are
+interpolated linearly, because `grid_sample` does that on every device in two and three dimensions, and cubic only in
+two. Labels take the nearest voxel. Torch's `grid_sample` for volumes is slow on CPUs (one voxel after another), so
+there volumes are interpolated by gathering their neighbours, with the same result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from voxfit.learning.augmentation import Augmentation, Elastic
+
+_SLAB = 1 << 16
+"""Volumes are resampled in slabs of about this many voxels: what is computed for one stays in a core's cache."""
+
+
+def transform(
+    images: Sequence[torch.Tensor], labels: Sequence[torch.Tensor], draws: Sequence[Augmentation], patch: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Apply the geometric half (without mirroring) to a batch.
+
+    Args:
+        images: one (channel, *box) for each sample, cut at `draw.source_box`; boxes may differ.
+        labels: one (layer, *box) for each sample.
+        draws: the parameters.
+        patch: the edges of the result.
+
+    Returns:
+        (batch, channel, *patch) images and (batch, layer, *patch) labels.
+    """
+    image = images[0].new_empty((len(images), images[0].shape[0], *patch))
+    label = labels[0].new_empty((len(labels), labels[0].shape[0], *patch))
+    by_gathering = len(patch) == 3 and image.device.type == "cpu"
+    for index, item in enumerate(draws):
+        if not item.moves:
+            image[index], label[index] = images[index], labels[index]
+        elif by_gathering:
+            gather(images[index], labels[index], item, image[index], label[index])
+    moving = [index for index, item in enumerate(draws) if item.moves]
+    if moving and not by_gathering:
+        chosen = torch.tensor(moving, device=image.device)
+        image[chosen], label[chosen] = sample_grid(
+            [images[index] for index in moving],
+            [labels[index] for index in moving],
+            [draws[index] for index in moving],
+            patch,
+        )
+    return image, label
+
+
+def sample_grid(
+    images: Sequence[torch.Tensor], labels: Sequence[torch.Tensor], draws: Sequence[Augmentation], patch: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Resample planes or volumes together by `grid_sample`; arguments and results are those of `transform`."""
+    sources = _stack(images)
+    grid = _sampling_grid(draws, images, sources, patch)
+    image = functional.grid_sample(sources, grid, mode="bilinear", align_corners=False)
+    nearest = functional.grid_sample(_stack(labels).float(), grid, mode="nearest", align_corners=False)
+    return image, nearest.to(labels[0].dtype)
+
+
+def gather(
+    image: torch.Tensor, label: torch.Tensor, item: Augmentation, moved: torch.Tensor, layers: torch.Tensor
+) -> None:
+    """Resample one volume: eight neighbours are gathered and interpolated, labels take the nearest.
+
+    Args:
+        image: (channel, *box), cut at `item.source_box`.
+        label: (layer, *box).
+        item: the parameters.
+        moved: gets (channel, *patch).
+        layers: gets (layer, *patch).
+    """
+    patch, box = moved.shape[1:], image.shape[1:]
+    displacement = _displacement(item.elastic, image.device) if item.elastic else None
+    thick = max(_SLAB // (patch[1] * patch[2]), 1)
+    for first in range(0, patch[0], thick):
+        slab = slice(first, min(first + thick, patch[0]))
+        where = _coordinates(item, displacement, patch, box, slab)
+        nearest = _linear_index([place.round().to(torch.int32) for place in where], box)
+        for values, target in zip(label, layers, strict=True):
+            torch.index_select(values.reshape(-1), 0, nearest, out=target[slab].view(-1))
+        corner = [place.to(torch.int32).clamp_(max=size - 2) for place, size in zip(where, box, strict=True)]
+        shares = [place.sub_(low).view(-1) for place, low in zip(where, corner, strict=True)]
+        index = _linear_index(corner, box)
+        for values, target in zip(image, moved, strict=True):
+            _interpolate(values.reshape(-1), index, shares, (box[1] * box[2], box[2], 1), target[slab].view(-1))
+
+
+def _coordinates(
+    item: Augmentation, displacement: torch.Tensor | None, patch: Sequence[int], box: Sequence[int], slab: slice
+) -> list[torch.Tensor]:
+    """Where in its box each voxel of a slab of the patch comes from: for z, y and x one (slab, y, x)."""
+    matrix = np.eye(3) if item.matrix is None else item.matrix
+    z, y, x = (torch.arange(size, dtype=torch.float32) - (size - 1) / 2 for size in patch)
+    where = []
+    for axis, size in enumerate(box):
+        along_z, along_y, along_x = matrix[axis].tolist()
+        # Boxes are symmetric about the patch's centre, so their own centre is where it lies.
+        plane = (z[slab] * along_z + (size - 1) / 2)[:, None] + y * along_y
+        place = plane[:, :, None] + x * along_x
+        if displacement is not None:
+            place += displacement[axis, slab]
+        where.append(place.clamp_(0, size - 1))
+    return where
+
+
+def _linear_index(voxels: Sequence[torch.Tensor], box: Sequence[int]) -> torch.Tensor:
+    """Positions in a flattened box of int32 indices z, y and x; the first tensor is used up."""
+    return voxels[0].mul_(box[1]).add_(voxels[1]).mul_(box[2]).add_(voxels[2]).view(-1)
+
+
+def _interpolate(
+    values: torch.Tensor,
+    index: torch.Tensor,
+    shares: Sequence[torch.Tensor],
+    strides: Sequence[int],
+    target: torch.Tensor,
+) -> None:
+    """Linear interpolation between the neighbours of `index` along each axis, the first of which is the slowest."""
+
+    def between(axis: int, offset: int) -> torch.Tensor:
+        if axis == len(strides):
+            return values[offset:].index_select(0, index)
+        return between(axis + 1, offset).lerp_(between(axis + 1, offset + strides[axis]), shares[axis])
+
+    target.copy_(between(0, 0))
+
+
+def _stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Stack tensors of different boxes, zeros behind the smaller ones (as beyond the image)."""
+    shape = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
+    result = tensors[0].new_zeros((len(tensors), *shape))
+    for index, tensor in enumerate(tensors):
+        inside: Any = (index, *(slice(size) for size in tensor.shape))
+        result[inside] = tensor
+    return result
+
+
+def _sampling_grid(
+    draws: Sequence[Augmentation], boxes: Sequence[torch.Tensor], sources: torch.Tensor, patch: Sequence[int]
+) -> torch.Tensor:
+    """The (batch, *patch, axis) grid of `grid_sample`: where in its source each voxel of the patch comes from."""
+    axes = len(patch)
+    device = sources.device
+    steps = [torch.arange(size, device=device, dtype=torch.float32) - (size - 1) / 2 for size in patch]
+    offsets = torch.stack(torch.meshgrid(*steps, indexing="ij")).flatten(1)
+    sizes = torch.tensor(sources.shape[2:], device=device, dtype=torch.float32)[:, None]
+    grids = []
+    for item, box in zip(draws, boxes, strict=True):
+        where = offsets
+        if item.matrix is not None:
+            where = torch.tensor(item.matrix, device=device, dtype=torch.float32) @ offsets
+        if item.elastic is not None:
+            where = where + _displacement(item.elastic, device).flatten(1)
+        # Boxes are symmetric about the patch's centre, so their own centre is where it lies.
+        centre = torch.tensor([(size - 1) / 2 for size in box.shape[-axes:]], device=device)[:, None]
+        grids.append(((2 * (where + centre) + 1) / sizes - 1).flip(0).T.reshape(*patch, axes))
+    return torch.stack(grids)
+
+
+def _displacement(elastic: Elastic, device: torch.device) -> torch.Tensor:
+    """(axis, *patch) displacements in voxels: noise smoothed along each axis by a banded matrix, zeros beyond."""
+    field = torch.from_numpy(elastic.noise).to(device)
+    kernels = []
+    for size in field.shape[1:]:
+        position = torch.arange(size, device=device, dtype=torch.float32)
+        kernel = torch.exp(-0.5 * ((position[:, None] - position) / elastic.sigma) ** 2)
+        kernels.append(kernel / (elastic.sigma * math.sqrt(2 * math.pi)))
+    field = torch.matmul(kernels[-2], field @ kernels[-1])
+    if len(kernels) == 3:
+        field = torch.matmul(kernels[0], field.flatten(2)).view(field.shape)
+    return field.mul_(elastic.amplitude).clamp_(-elastic.reach, elastic.reach)
