@@ -1,4 +1,7 @@
-"""The method, top to bottom: one function per artefact, each made or found. Running again is resuming."""
+"""The method, top to bottom: one function per artefact, each made or found. Running again is resuming.
+
+What needs torch is imported where it is used: everything up to the prepared store does without it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ from voxfit.core.listening import Listener
 from voxfit.core.records import digest_of
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.verification import verify_folds
-from voxfit.inference.model import choose_device
 from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.folds import Folds, split, split_origin
 from voxfit.planning.grid import Grid
@@ -21,13 +23,10 @@ from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.planning.planners import plan_by, plan_origin
 from voxfit.planning.recipe import Recipe
 from voxfit.preprocessing.store import Store, StoreManifest
-from voxfit.running.assembly import assemble
 from voxfit.running.budget import counted_recipe, fit_to_budget
 from voxfit.running.cases import fill_store, measure_dataset, report_problems
-from voxfit.running.folds import announce, time_step, train
 from voxfit.running.reporting import record_dataset, write_run_report
 from voxfit.running.request import FitRequest, FitResult
-from voxfit.running.validation import candidates, cross_validate
 from voxfit.running.workspace import Workspace
 
 
@@ -124,6 +123,8 @@ class Run:
                 return plan, Recipe.load(path)
             for name in self.configurations:
                 self.store(plan.grid(name))
+            from voxfit.running.folds import time_step
+
             self.listener.stage("Fitting batch and width to the budget")
             fitted = fit_to_budget(
                 plan,
@@ -180,6 +181,8 @@ class Run:
     @cached_property
     def device(self) -> str:
         """Where networks run."""
+        from voxfit.inference.model import choose_device
+
         return choose_device(self.request.device)
 
     # -- the artefacts --------------------------------------------------------------------------------------------
@@ -195,8 +198,15 @@ class Run:
             fill_store(self.dataset, grid, part, self.listener, self.request.workers, origin)
         return Store(folder)
 
+    def prepare(self) -> None:
+        """The stores of all models asked for."""
+        for name in self.configurations:
+            self.store(self.base_plan.grid(name))
+
     def select(self) -> Selection:
         """Cross-validation of every model and every pair, and the choice."""
+        from voxfit.running.validation import candidates, cross_validate
+
         for name in self.configurations:
             cross_validate(self, name)
         found = candidates(self)
@@ -223,8 +233,11 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
     """
     run = Run(request, listener)
     with run.workspace.lock():
-        for name in run.configurations:
-            run.store(run.base_plan.grid(name))
+        run.prepare()
+        from voxfit.running.assembly import assemble
+        from voxfit.running.folds import announce, train
+        from voxfit.running.validation import cross_validate
+
         announce(run)
         for name in run.configurations:
             for fold in run.folds_of(name):
