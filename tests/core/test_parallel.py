@@ -149,7 +149,9 @@ def test_a_worker_that_the_system_killed_is_reported_with_its_case_and_its_memor
 
 def test_a_death_costs_only_the_case_that_the_worker_held(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match=r"^case_0 \(exit code 1.*\), case_5 \(exit code 1"):
-        map_cases(write_or_die, [(tmp_path, number) for number in range(8)], name=lambda task: f"case_{task[1]}", workers=2)
+        map_cases(
+            write_or_die, [(tmp_path, number) for number in range(8)], name=lambda task: f"case_{task[1]}", workers=2
+        )
 
 
 def test_light_tasks_are_done_here_and_longer_ones_by_workers() -> None:

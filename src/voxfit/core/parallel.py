@@ -207,8 +207,8 @@ class _InWorkerError(Exception):
 
 
 def _start() -> _Worker:
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
+    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver") if can_fork else multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs,), daemon=True)
     with _without_main_module():
@@ -218,7 +218,7 @@ def _start() -> _Worker:
 
 
 def _work(pipe: Connection) -> None:
-    """The life of a worker process: answer each (function, task) with (whether it went well, result or error, where)."""
+    """A worker's life: answer each (function, task) with (whether it went well, result or error, where it arose)."""
     _one_thread()
     while True:
         try:
@@ -228,13 +228,13 @@ def _work(pipe: Connection) -> None:
         answer: tuple[bool, Any, str]
         try:
             answer = (True, function(task), "")
-        except BaseException as error:  # noqa: BLE001 - it is raised in the parent
+        except BaseException as error:
             answer = (False, error, traceback.format_exc())
         try:
             pipe.send(answer)
         except OSError:  # the parent is gone
             return
-        except Exception as error:  # noqa: BLE001 - whatever a class raises that cannot travel
+        except Exception as error:
             pipe.send((False, WorkerError(f"{type(answer[1]).__name__} of a worker: {error}"), answer[2]))
 
 

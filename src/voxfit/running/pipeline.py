@@ -27,6 +27,7 @@ from voxfit.running.budget import counted_recipe, fit_to_budget
 from voxfit.running.cases import fill_store, measure_dataset, report_problems
 from voxfit.running.reporting import record_dataset, write_run_report
 from voxfit.running.request import FitRequest, FitResult
+from voxfit.running.space import check_space
 from voxfit.running.workspace import Workspace
 
 
@@ -233,6 +234,9 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
     """
     run = Run(request, listener)
     with run.workspace.lock():
+        check_space(
+            run.root, run.fingerprint, run.base_plan, {name: len(run.folds_of(name)) for name in run.configurations}
+        )
         run.prepare()
         from voxfit.running.assembly import assemble
         from voxfit.running.folds import announce, train
