@@ -22,8 +22,8 @@ from voxfit.planning.intensities import MOST_VALUES, Counts, count, merge, restr
 from voxfit.preprocessing.case import Placement, prepare
 from voxfit.preprocessing.store import StoreManifest, write_case
 
-_SMALL_BYTES = 2**20
-"""A case of shorter files has at most a few hundred MiB of voxels, even if they are all zero."""
+_SMALL_BYTES = 2**17
+"""Gzip packs at most 1032 bytes into one, so a case of shorter files has at most 2**27 voxels: half a GiB as float32."""
 
 
 def measure_dataset(dataset: Dataset, listener: Listener, workers: int | None, made_from: str = "") -> Fingerprint:
