@@ -23,7 +23,7 @@ from voxfit.preprocessing.case import Placement, prepare
 from voxfit.preprocessing.store import StoreManifest, write_case
 
 _SMALL_BYTES = 2**17
-"""Gzip packs at most 1032 bytes into one, so a case of shorter files has at most 2**27 voxels: half a GiB as float32."""
+"""Gzip packs at most 1032 bytes into one: a case of shorter files has less than 2**28 voxels, a GiB as float32."""
 
 
 def measure_dataset(dataset: Dataset, listener: Listener, workers: int | None, made_from: str = "") -> Fingerprint:
