@@ -58,13 +58,22 @@ def check(dataset: Path, group_by: GroupBy = None, workers: Workers = None) -> N
     from voxfit.imaging.dataset import Dataset
     from voxfit.imaging.verification import verify_case, verify_folds
     from voxfit.planning.recipe import Recipe
+    from voxfit.running.cases import are_small
     from voxfit.tables import print_dataset
 
     console, listener = _console()
     found = Dataset.open(dataset, group_by)
     tasks = [(case, len(found.channel_names), found.labels) for case in found.cases]
     listener.stage(f"Checking {len(tasks)} cases of {found.name}")
-    each = map_cases(verify_case, tasks, name=lambda task: task[0].name, workers=workers, progress=listener.progress)
+    each = map_cases(
+        verify_case,
+        tasks,
+        name=lambda task: task[0].name,
+        workers=workers,
+        light=are_small(found.cases),
+        progress=listener.progress,
+        warn=listener.warn,
+    )
     problems = [*found.problems, *verify_folds(found, Recipe().folds), *(item for items in each for item in items)]
     for problem in problems:
         if not problem.fatal:
@@ -85,6 +94,7 @@ def plan(
     limit: Limit = None,
     group_by: GroupBy = None,
     workers: Workers = None,
+    prepare: Annotated[bool, typer.Option("--prepare", help="Prepare all cases too, as `fit` would.")] = False,
 ) -> None:
     """Show what would be trained, with a reason for each number, and write plan.json."""
     from voxfit.options import parse_limits, parse_recipe
@@ -95,6 +105,8 @@ def plan(
     console, listener = _console()
     if (dataset is None) == (fingerprint is None):
         raise UsageError("Give either a dataset folder or --fingerprint FILE.")
+    if prepare and dataset is None:
+        raise UsageError("--prepare needs the dataset folder: there are no images in a fingerprint.")
     settings = parse_recipe(recipe)
     if fingerprint is not None:
         made = plan_by(settings.planner, load_fingerprint(fingerprint), parse_limits(limit))
@@ -111,6 +123,8 @@ def plan(
         run = Run(request, listener)
         with run.workspace.lock():
             made = run.base_plan
+            if prepare:
+                run.prepare()
         output /= "plan.json"
     print_plan(console, made)
     console.print(f"Written to {output}", markup=False)

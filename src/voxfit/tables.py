@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from voxfit.assessment.scores import Scores
-from voxfit.assessment.selection import Selection
-from voxfit.imaging.dataset import Dataset
-from voxfit.planning.plan import Plan
-from voxfit.running.collection import CollectionResult
-from voxfit.running.collection import table as table_of
+if TYPE_CHECKING:
+    from voxfit.assessment.scores import Scores
+    from voxfit.assessment.selection import Selection
+    from voxfit.imaging.dataset import Dataset
+    from voxfit.planning.plan import Plan
+    from voxfit.running.collection import CollectionResult
 
 if TYPE_CHECKING:
     from voxfit.inference.quantization import Quantization
@@ -77,6 +77,8 @@ def print_selection(console: Console, selection: Selection) -> None:
 def print_collection(console: Console, done: CollectionResult) -> None:
     """A table for each dataset (one of all would be too wide for a screen), where it was written, and what failed."""
     for dataset, result in done.results.items():
+        from voxfit.running.collection import table as table_of  # it imports torch, which no other table needs
+
         columns, rows = table_of({dataset: result})
         shown = Table(title=f"{dataset}: mean Dice (%) in cross-validation", title_justify="left", title_style="bold")
         shown.add_column("")

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -42,6 +45,35 @@ def write_or_die(task: tuple[Path, int]) -> int:
         os._exit(1)
     (folder / str(number)).touch()
     return number
+
+
+def kill_worker_once(task: tuple[Path, int]) -> int:
+    folder, number = task
+    if number == 1 and not (folder / "killed").exists():
+        (folder / "killed").touch()
+        held = bytearray(64 * 2**20)
+        time.sleep(0.6)
+        os.kill(os.getpid(), signal.SIGKILL)
+        del held
+    return number
+
+
+def maps_shared_memory(_: int) -> bool:
+    with open("/proc/self/maps") as maps:
+        return "/dev/shm" in maps.read()
+
+
+def process_of(number: int) -> int:
+    return os.getpid()
+
+
+def process_after_a_while(number: int) -> int:
+    time.sleep(0.15)
+    return os.getpid()
+
+
+def return_a_function(number: int) -> object:
+    return lambda: number
 
 
 def threads(_: int) -> str | None:
@@ -101,3 +133,53 @@ def test_a_case_that_kills_its_worker_is_named_and_the_others_are_done(tmp_path:
     assert "memory" in str(caught.value)
     assert "case_1" not in str(caught.value)
     assert {file.name for file in tmp_path.iterdir()} == {"1", "2", "3", "4", "6", "7", "8", "9"}
+
+
+def test_a_worker_that_the_system_killed_is_reported_with_its_case_and_its_memory(tmp_path: Path) -> None:
+    tasks, warnings = [(tmp_path, number) for number in range(4)], list[str]()
+    results = map_cases(kill_worker_once, tasks, name=lambda task: f"case_{task[1]}", workers=2, warn=warnings.append)
+    assert results == [0, 1, 2, 3]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("case_1: the worker process that held this case died (killed by signal 9")
+    if sys.platform == "linux":
+        seen = re.search(r"(\d+) MiB of memory", warnings[0])
+        assert seen is not None
+        assert int(seen[1]) >= 64
+
+
+def test_a_death_costs_only_the_case_that_the_worker_held(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match=r"^case_0 \(exit code 1.*\), case_5 \(exit code 1"):
+        map_cases(
+            write_or_die, [(tmp_path, number) for number in range(8)], name=lambda task: f"case_{task[1]}", workers=2
+        )
+
+
+def test_light_tasks_are_done_here_and_longer_ones_by_workers() -> None:
+    assert set(map_cases(process_of, range(40), light=True)) == {os.getpid()}
+    if available_cores() > 1:
+        # 40 tasks of 0.15 s are longer than workers take to start; the first two show that.
+        found = map_cases(process_after_a_while, range(40), light=True)
+        assert found[:2] == [os.getpid()] * 2
+        assert os.getpid() not in found[2:]
+    assert os.getpid() not in map_cases(process_of, range(4), light=True, workers=2)
+
+
+def test_results_that_cannot_travel_are_an_error_here() -> None:
+    with pytest.raises(WorkerError, match="function of a worker"):
+        map_cases(return_a_function, range(2), workers=2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_need_no_shared_memory() -> None:
+    assert map_cases(maps_shared_memory, range(2), workers=2) == [False, False]
+
+
+def test_ten_thousand_tasks_take_no_longer_each_than_a_thousand() -> None:
+    def seconds(count: int) -> float:
+        begun = time.perf_counter()
+        assert map_cases(square, range(count), workers=2) == [number**2 for number in range(count)]
+        return time.perf_counter() - begun
+
+    # Starting the workers is in both; a quadratic step would make the second a hundred times longer.
+    few, many = seconds(1000), seconds(10_000)
+    assert many < 30 * few

@@ -1,17 +1,26 @@
-"""Map a function over cases in worker processes: ordered, with progress, and no death without a name."""
+"""Map a function over cases in worker processes: ordered, with progress, and no death without a name.
+
+Each worker has a pipe of its own and holds one task at a time. So a death costs that task only, it is known which one
+it was, and nothing is needed of /dev/shm (a pool with shared queues takes semaphores there).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from time import monotonic
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from voxfit.core.errors import WorkerError
 
@@ -25,6 +34,12 @@ _THREAD_VARIABLES = (
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
 
+_START_SECONDS = 2.0
+"""Workers take about this long before they are of use: a new interpreter each, and its imports."""
+
+_LOOK_SECONDS = 0.2
+"""How often the memory of workers is looked at."""
+
 
 def available_cores() -> int:
     """Cores this process may use (its affinity, not the machine's size)."""
@@ -37,78 +52,190 @@ def map_cases(
     *,
     name: Callable[[Task], str] = str,
     workers: int | None = None,
+    light: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> list[Result]:
     """Apply `function` to every task and return the results in the order of the tasks.
 
-    Exceptions of `function` are raised here unchanged. When a worker process dies, the tasks it may have held are
-    repeated one at a time in a process of their own, so that one bad case neither ends the others nor stays unnamed.
-    The error comes when all others are done.
+    Exceptions of `function` are raised here unchanged. When a worker process dies, the task it held is repeated, alone
+    on the machine, when all others are done. So one bad case neither ends the others nor stays unnamed.
 
     Args:
         function: importable by name (it travels to worker processes).
         tasks: picklable values.
         name: what to call a task in errors.
         workers: processes; 1 runs everything here; default: the available cores.
+        light: no task needs much memory. Then the first ones are done here, and where `workers` is not given,
+            processes are started only if what is left takes longer than starting them.
         progress: called with (done, total).
+        warn: hears of deaths that the repetition made good.
 
     Raises:
         WorkerError: a task killed its process twice.
     """
-    workers = min(workers or available_cores(), len(tasks))
-    if workers <= 1:
-        results = []
-        for index, task in enumerate(tasks):
-            results.append(function(task))
-            if progress:
-                progress(index + 1, len(tasks))
-        return results
-    done: dict[int, Result] = {}
-    waiting, dead = list(range(len(tasks))), []
-    while waiting:
-        suspects, waiting = _run_pool(function, tasks, waiting, workers, done, progress)
-        dead += [index for index in suspects if _run_pool(function, tasks, [index], 1, done, progress)[0]]
-    if dead:
+    job = _Job(function, tasks, name, progress, {})
+    most = min(workers or available_cores(), len(tasks))
+    queue = list(range(len(tasks)))
+    if most <= 1:
+        queue = job.run_here(queue, lambda seconds: True)
+    elif light and workers is None:
+        queue = job.run_here(queue, lambda seconds: seconds * (1 - 1 / most) <= _START_SECONDS)
+    deaths = job.run_in_workers(queue, most)
+    second = {index: job.run_in_workers([index], 1).get(index) for index in sorted(deaths)}
+    if dead := [f"{name(tasks[index])} ({death})" for index, death in second.items() if death]:
         raise WorkerError(
-            f"{', '.join(name(tasks[index]) for index in dead)}: the worker process died twice while it held this "
-            "case, the second time alone. Most often the system ended it for lack of memory: look at the size of the "
-            "case, free memory, or leave the case out."
+            f"{', '.join(dead)}: the worker process died twice while it held this case, the second time alone. Most "
+            "often the system ended it for lack of memory: look at the size of the case, free memory, or leave the "
+            "case out."
         )
-    return [done[index] for index in range(len(tasks))]
+    for index, death in deaths.items():
+        if warn:
+            warn(
+                f"{name(tasks[index])}: the worker process that held this case died ({death}). Done again alone, it "
+                "went well. If memory is short, use fewer --workers."
+            )
+    return [job.done[index] for index in range(len(tasks))]
 
 
-def _run_pool(
-    function: Callable[[Task], Result],
-    tasks: Sequence[Task],
-    indices: list[int],
-    workers: int,
-    done: dict[int, Result],
-    progress: Callable[[int, int], None] | None,
-) -> tuple[list[int], list[int]]:
-    """Run the tasks at `indices`, fill `done`; return those a dead worker may have held, and the unstarted."""
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    queue = list(reversed(indices))
-    running: dict[Future[Result], int] = {}
-    with ProcessPoolExecutor(workers, multiprocessing.get_context(method), _one_thread) as pool:
+@dataclass
+class _Worker:
+    """A process, our end of its pipe, the task it holds, and the most memory it was seen to use, bytes; when seen."""
+
+    process: BaseProcess
+    pipe: Connection
+    index: int | None = None
+    peak: int = 0
+    seen: float = 0.0
+
+    def look(self) -> None:
+        """Note the memory now and then, where the system tells it (Linux)."""
+        if monotonic() - self.seen < _LOOK_SECONDS:
+            return
+        self.seen = monotonic()
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            status = Path(f"/proc/{self.process.pid}/status").read_text()
+            self.peak = int(status.split("VmHWM:")[1].split(maxsplit=1)[0]) * 1024
+
+    def end(self) -> None:
+        """End the process, whatever it is doing."""
+        self.pipe.close()
+        self.process.kill()
+        self.process.join()
+
+    def death(self) -> str:
+        """How it died, in words."""
+        self.process.join()
+        code = self.process.exitcode or 0
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        return f"{how}, {self.peak / 2**20:.0f} MiB of memory when last seen" if self.peak else how
+
+
+@dataclass(frozen=True)
+class _Job(Generic[Task, Result]):
+    """What is to be done, and the results so far."""
+
+    function: Callable[[Task], Result]
+    tasks: Sequence[Task]
+    name: Callable[[Task], str]
+    progress: Callable[[int, int], None] | None
+    done: dict[int, Result]
+
+    def finish(self, index: int, result: Result) -> None:
+        """Note a result."""
+        self.done[index] = result
+        if self.progress:
+            self.progress(len(self.done), len(self.tasks))
+
+    def run_here(self, queue: list[int], go_on: Callable[[float], bool]) -> list[int]:
+        """Run tasks in this process as long as `go_on` says so of the seconds that the others will take.
+
+        Returns:
+            the tasks that are left.
+        """
+        seconds = float("inf")
+        for position, index in enumerate(queue):
+            begun = monotonic()
+            self.finish(index, self.function(self.tasks[index]))
+            # The first task is slower than others: modules are imported, matrices are made.
+            seconds = min(seconds, monotonic() - begun)
+            if position and not go_on(seconds * (len(queue) - position - 1)):
+                return queue[position + 1 :]
+        return []
+
+    def run_in_workers(self, queue: list[int], most: int) -> dict[int, str]:
+        """Run tasks in up to `most` processes; returns the tasks that a dead process held, and how it died."""
+        waiting, workers, deaths = list(reversed(queue)), list[_Worker](), dict[int, str]()
         try:
-            while queue or running:
-                while queue and len(running) < 2 * workers:
-                    index = queue.pop()
-                    with _without_main_module():
-                        running[pool.submit(function, tasks[index])] = index
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    done[running[future]] = future.result()
-                    del running[future]
-                    if progress:
-                        progress(len(done), len(tasks))
-        except BrokenProcessPool:
-            waiting = sorted(queue)
-            return [index for index in indices if index not in done and index not in waiting], waiting
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return [], []
+            while waiting or any(worker.index is not None for worker in workers):
+                while len(workers) < min(most, len(waiting) + len(workers)):
+                    workers.append(_start())
+                for worker in workers:
+                    if waiting and worker.index is None:
+                        worker.index = waiting.pop()
+                        with contextlib.suppress(OSError):  # it is dead: its pipe will say so below
+                            worker.pipe.send((self.function, self.tasks[worker.index]))
+                ready = wait([worker.pipe for worker in workers], _LOOK_SECONDS)
+                for worker in list(workers):
+                    worker.look()
+                    if worker.pipe in ready and not self._receive(worker):
+                        workers.remove(worker)
+                        if worker.index is not None:
+                            deaths[worker.index] = worker.death()
+                        worker.end()
+        finally:
+            for worker in workers:
+                worker.end()
+        return deaths
+
+    def _receive(self, worker: _Worker) -> bool:
+        """Take the answer of a worker; False where it died instead."""
+        try:
+            fine, answer, where = worker.pipe.recv()
+        except (EOFError, OSError):
+            return False
+        index, worker.index = worker.index, None
+        if not fine:
+            raise answer from _InWorkerError(where)
+        if index is not None:
+            self.finish(index, answer)
+        return True
+
+
+class _InWorkerError(Exception):
+    """Carries the traceback of a worker, as text."""
+
+
+def _start() -> _Worker:
+    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver") if can_fork else multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs,), daemon=True)
+    with _without_main_module():
+        process.start()
+    theirs.close()  # the worker's copy is the only one, so its death closes the pipe
+    return _Worker(process, ours)
+
+
+def _work(pipe: Connection) -> None:
+    """A worker's life: answer each (function, task) with (whether it went well, result or error, where it arose)."""
+    _one_thread()
+    while True:
+        try:
+            function, task = pipe.recv()
+        except EOFError:
+            return
+        answer: tuple[bool, Any, str]
+        try:
+            answer = (True, function(task), "")
+        except BaseException as error:
+            answer = (False, error, traceback.format_exc())
+        try:
+            pipe.send(answer)
+        except OSError:  # the parent is gone
+            return
+        except Exception as error:
+            pipe.send((False, WorkerError(f"{type(answer[1]).__name__} of a worker: {error}"), answer[2]))
 
 
 @contextmanager

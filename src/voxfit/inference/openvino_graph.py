@@ -1,7 +1,7 @@
 """The U-Net as an OpenVINO graph, written node by node from the module, in float32 or with tensors of 8 bits.
 
-Tracing the module takes seconds instead, and OpenVINO's converter reports its use over the network. Written by hand
-the graph is there in a tenth of a second, and each tensor that 8 bits hold has the name of the module that makes it.
+Tracing and converting the module takes seconds. Written by hand the graph is there in a tenth of a second, and each
+tensor that 8 bits hold has the name of the module that makes it.
 Biases in front of an instance norm are left out: the norm subtracts them again.
 
 OpenVINO is optional; only `voxfit.inference.backends` imports this module, when it is wanted.

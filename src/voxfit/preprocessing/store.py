@@ -63,6 +63,8 @@ def write_case(folder: Path, name: str, case: PreparedCase, classes: int) -> Non
         np.save(folder / f"{name}.label.npy", label)
         np.save(folder / f"{name}.index.npy", index)
     except OSError as error:
+        for part in ("image", "label", "index"):
+            (folder / f"{name}.{part}.npy").unlink(missing_ok=True)
         raise WorkspaceError(
             f"{folder}: {name} cannot be written ({error.strerror}). Free space and run again."
         ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,9 @@ from voxfit.planning.intensities import MOST_VALUES, Counts, count, merge, restr
 from voxfit.preprocessing.case import Placement, prepare
 from voxfit.preprocessing.store import StoreManifest, write_case
 
+_SMALL_BYTES = 2**17
+"""Gzip packs at most 1032 bytes into one: a case of shorter files has less than 2**28 voxels, a GiB as float32."""
+
 
 def measure_dataset(dataset: Dataset, listener: Listener, workers: int | None, made_from: str = "") -> Fingerprint:
     """Verify and measure every training case.
@@ -32,7 +37,9 @@ def measure_dataset(dataset: Dataset, listener: Listener, workers: int | None, m
         [(case, dataset.channel_names, dataset.labels) for case in dataset.cases],
         name=lambda task: task[0].name,
         workers=workers,
+        light=are_small(dataset.cases),
         progress=listener.progress,
+        warn=listener.warn,
     )
     problems = [problem for found, _, _ in results for problem in found]
     dimensions = {dimension for _, _, dimension in results if dimension}
@@ -43,9 +50,23 @@ def measure_dataset(dataset: Dataset, listener: Listener, workers: int | None, m
 
     def refine(channel: int, uppers: tuple[int, ...]) -> Counts:
         tasks = [(case, dataset.channel_names, dataset.labels, channel, uppers) for case in dataset.cases]
-        return merge(map_cases(_recount, tasks, name=lambda task: task[0].name, workers=workers))
+        light = are_small(dataset.cases)
+        return merge(map_cases(_recount, tasks, name=lambda task: task[0].name, workers=workers, light=light))
 
     return summarize(dataset, dimensions.pop(), measurements, refine, made_from)
+
+
+def are_small(cases: Sequence[Case]) -> bool:
+    """Whether every case is so small that no process of its own need be risked on it, by the length of its files."""
+    return all(_length(case) <= _SMALL_BYTES for case in cases)
+
+
+def _length(case: Case) -> int:
+    total = 0
+    for path in (*case.images, case.label or ""):
+        with contextlib.suppress(OSError):  # a missing file is reported when it is read
+            total += os.stat(path).st_size
+    return total
 
 
 def report_problems(problems: Sequence[Problem], listener: Listener) -> None:
@@ -67,7 +88,13 @@ def fill_store(
     """Prepare every training case into a store folder, and write its manifest."""
     tasks = [_Preparation(case, len(dataset.channel_names), dataset.labels, grid, folder) for case in dataset.cases]
     placements = map_cases(
-        _prepare_case, tasks, name=lambda task: task.case.name, workers=workers, progress=listener.progress
+        _prepare_case,
+        tasks,
+        name=lambda task: task.case.name,
+        workers=workers,
+        light=are_small(dataset.cases),
+        progress=listener.progress,
+        warn=listener.warn,
     )
     names = [case.name for case in dataset.cases]
     manifest = StoreManifest(made_from=made_from, placements=dict(zip(names, placements, strict=True)))

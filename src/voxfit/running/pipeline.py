@@ -1,4 +1,7 @@
-"""The method, top to bottom: one function per artefact, each made or found. Running again is resuming."""
+"""The method, top to bottom: one function per artefact, each made or found. Running again is resuming.
+
+What needs torch is imported where it is used: everything up to the prepared store does without it.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,6 @@ from voxfit.core.listening import Listener
 from voxfit.core.records import digest_of
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.verification import verify_folds
-from voxfit.inference.model import choose_device
-from voxfit.learning.engine import determinism
 from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.folds import Folds, split, split_origin
 from voxfit.planning.grid import Grid
@@ -22,13 +23,11 @@ from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.planning.planners import plan_by, plan_origin
 from voxfit.planning.recipe import Recipe
 from voxfit.preprocessing.store import Store, StoreManifest
-from voxfit.running.assembly import assemble
 from voxfit.running.budget import counted_recipe, fit_to_budget
 from voxfit.running.cases import fill_store, measure_dataset, report_problems
-from voxfit.running.folds import announce, time_step, train
 from voxfit.running.reporting import record_dataset, write_run_report
 from voxfit.running.request import FitRequest, FitResult
-from voxfit.running.validation import candidates, cross_validate
+from voxfit.running.space import check_space
 from voxfit.running.workspace import Workspace
 
 
@@ -125,6 +124,8 @@ class Run:
                 return plan, Recipe.load(path)
             for name in self.configurations:
                 self.store(plan.grid(name))
+            from voxfit.running.folds import time_step
+
             self.listener.stage("Fitting batch and width to the budget")
             fitted = fit_to_budget(
                 plan,
@@ -186,6 +187,8 @@ class Run:
     @cached_property
     def device(self) -> str:
         """Where networks run."""
+        from voxfit.inference.model import choose_device
+
         return choose_device(self.request.device)
 
     # -- the artefacts --------------------------------------------------------------------------------------------
@@ -201,8 +204,15 @@ class Run:
             fill_store(self.dataset, grid, part, self.listener, self.request.workers, origin)
         return Store(folder)
 
+    def prepare(self) -> None:
+        """The stores of all models asked for."""
+        for name in self.configurations:
+            self.store(self.base_plan.grid(name))
+
     def select(self) -> Selection:
         """Cross-validation of every model and every pair, and the choice."""
+        from voxfit.running.validation import candidates, cross_validate
+
         for name in self.configurations:
             cross_validate(self, name)
         found = candidates(self)
@@ -228,9 +238,17 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
         UsageError, WorkspaceError: the request or the run folder is unusable.
     """
     run = Run(request, listener)
+    from voxfit.learning.engine import determinism
+
     with run.workspace.lock(), determinism(request.deterministic):
-        for name in run.configurations:
-            run.store(run.base_plan.grid(name))
+        check_space(
+            run.root, run.fingerprint, run.base_plan, {name: len(run.folds_of(name)) for name in run.configurations}
+        )
+        run.prepare()
+        from voxfit.running.assembly import assemble
+        from voxfit.running.folds import announce, train
+        from voxfit.running.validation import cross_validate
+
         announce(run)
         for name in run.configurations:
             for fold in run.folds_of(name):
