@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import sys
 
-from voxfit.commands import app
 from voxfit.core.errors import DatasetError, VoxfitError
+
+_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
@@ -16,15 +17,19 @@ class Interrupted(BaseException):
 def main() -> None:
     """Run the command line: errors are one message and exit code 1, `--debug` shows where they come from."""
     debug = "--debug" in sys.argv[1:2]
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
     try:
+        for number in _INTERRUPTIONS:
+            signal.signal(number, _interrupt)
+        from voxfit.commands import app
+
         app()
     except VoxfitError as error:
         if debug:
             raise
         sys.exit(_report(error))
     except Interrupted as interruption:
+        for number in _INTERRUPTIONS:  # impatience does not interrupt the last words
+            signal.signal(number, signal.SIG_IGN)
         text = "Interrupted. Everything finished is kept; the same command goes on from there."
         sys.exit(_say_last(text, 128 + int(interruption.args[0])))
     except MemoryError:

@@ -13,6 +13,7 @@ from voxfit.assessment.evaluation import evaluate_files
 from voxfit.assessment.scores import Scores
 from voxfit.assessment.selection import Candidate
 from voxfit.assessment.selection import pairs as ensembles
+from voxfit.core.durability import save_array
 from voxfit.core.records import Record, digest_of
 from voxfit.imaging.volume import write_label
 from voxfit.inference.cascade import upsampled, with_previous
@@ -65,9 +66,9 @@ def cross_validate(run: Run, name: ConfigurationName) -> Scores:
                 image = with_previous(image, before.segmentation(case), before.classes)
             probabilities = predictor.predict(image)
             if "probabilities" in extras:
-                np.save(part / "probabilities" / f"{case}.npy", probabilities.astype(np.float16))
+                save_array(part / "probabilities" / f"{case}.npy", probabilities.astype(np.float16))
             if "next_stage" in extras:
-                np.save(part / "next_stage" / f"{case}.npy", _next_segmentation(run, name, case, probabilities))
+                save_array(part / "next_stage" / f"{case}.npy", _next_segmentation(run, name, case, probabilities))
             _write(part, case, [(probabilities, store.manifest.placements[case])], plan)
             run.listener.progress(index + 1, len(cases))
         return _score(run, part, origin, [case for _, case in cases])
