@@ -1,10 +1,9 @@
 """One writer in a folder at a time.
 
-The file `lock.json` names the writer. Where the system can lock files (`flock`), the lock on this file decides: it
-ends with its process, however that ends, so it is never stale, and two processes cannot both take it over. Some
-cluster disks cannot do this; there the name in the file decides. A process that is gone holds nothing, nor does one
-whose number now belongs to a program that began later. Processes of other machines cannot be looked at: their locks
-are respected.
+The file `lock.json` names the writer. Where the system can lock files (`flock`), the lock on a file beside it decides:
+it ends with its process, however that ends, so it is never stale, and no two processes can take it over. Some cluster
+disks cannot do this; there the name decides. A process that is gone holds nothing, nor does one whose number now
+belongs to a program that began later. Processes of other machines cannot be looked at: their locks are respected.
 """
 
 from __future__ import annotations
@@ -16,11 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
+from threading import get_ident
 
+from voxfit.core.durability import UNFINISHED
 from voxfit.core.errors import RecordError, WorkspaceError
-from voxfit.core.records import Record, write_atomically
+from voxfit.core.records import Record
 
-LOCK = "lock.json"
+LOCK, _FILE = "lock.json", ".lock"
 _ATTEMPTS, _PAUSE_SECONDS = 5, 0.1
 
 
@@ -67,9 +68,7 @@ class Holder(Record):
 
 def read_holder(folder: Path) -> Holder | None:
     """Whom the lock file of a folder names; None where there is none, or a crash has cut it short."""
-    with suppress(RecordError):
-        return Holder.load(folder / LOCK)
-    return None
+    return _load(folder / LOCK)
 
 
 @contextmanager
@@ -91,20 +90,20 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _acquire(folder: Path) -> int:
-    """The handle of the lock file, locked and naming this process."""
-    path = folder / LOCK
+    """The handle of the locked file, after `lock.json` names this process."""
     for attempt in range(_ATTEMPTS):
         if attempt:
             time.sleep(_PAUSE_SECONDS)
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        handle = os.open(folder / _FILE, os.O_CREAT | os.O_RDWR, 0o644)
         try:
             can_lock = _lock_file(handle)
-            if not _is_at(handle, path):  # its holder has just ended, and removed it
-                raise BlockingIOError
             found = read_holder(folder)
             if found and (_is_elsewhere(found) if can_lock else found.may_live()):
                 raise WorkspaceError(_refusal(folder, found))
-            _write_name(handle, folder, can_lock=can_lock)
+            if can_lock:
+                Holder.this_process().save(folder / LOCK)
+            else:
+                _claim(folder)
             return handle
         except BlockingIOError:
             os.close(handle)
@@ -133,21 +132,33 @@ def _lock_file(handle: int) -> bool:
     return True
 
 
-def _write_name(handle: int, folder: Path, *, can_lock: bool) -> None:
-    """Put this process into the lock file.
+def _claim(folder: Path) -> None:
+    """Name this process in `lock.json` where files cannot be locked: a link is made by one process alone.
 
     Raises:
-        BlockingIOError: another process has done so at the same time.
+        BlockingIOError: another process was quicker.
     """
-    name = Holder.this_process()
-    if can_lock:
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, name.to_json().encode(), 0)
-        return
-    write_atomically(folder / LOCK, name.to_json().encode())
-    time.sleep(_PAUSE_SECONDS)  # of several that came at once, the last to write has it
-    if read_holder(folder) != name:
-        raise BlockingIOError
+    path = folder / LOCK
+    mine, old = (folder / f".{LOCK}.{os.getpid()}.{get_ident()}.{part}{UNFINISHED}" for part in ("new", "old"))
+    Holder.this_process().save(mine)
+    try:
+        stale = read_holder(folder)
+        if path.exists() and not (stale and stale.may_live()):
+            path.rename(old)
+            if (taken := _load(old)) and taken.may_live():  # a quicker process had just put it there
+                os.link(old, path)
+        os.link(mine, path)
+    except (FileExistsError, FileNotFoundError):
+        raise BlockingIOError from None
+    finally:
+        mine.unlink(missing_ok=True)
+        old.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> Holder | None:
+    with suppress(RecordError):
+        return Holder.load(path)
+    return None
 
 
 def _is_elsewhere(found: Holder) -> bool:
@@ -163,13 +174,6 @@ def _refusal(folder: Path, found: Holder | None) -> str:
         "Wait for it or end it"
     )
     return text + ("." if found.is_here() else f"; if it no longer exists, delete {folder / LOCK}.")
-
-
-def _is_at(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _boot() -> str:
