@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 CLOCKS = {
-    "history.jsonl": {"seconds", "wait_share"},
+    "history.jsonl": {"seconds", "wait_share", "teraflops", "peak_share"},
     "manifest.json": {"seconds"},
 }
-"""Keys that hold measured times, by the name of their file; the rest of these files is compared."""
+"""Keys that hold measured times and speeds, by the name of their file; the rest of these files is compared."""
 CLOCKS_IN_TEXT = re.compile(r"(\d+:)?\d+:\d\d|\d+ (h|min|s)\b( \d+ (min|s)\b)?")
 """Durations in the report."""
 

@@ -1,7 +1,7 @@
 """What a folder of label maps was made from, so that a prediction that was ended goes on where it was.
 
 A hidden folder `.voxfit` beside the label maps holds a line for each of them (`outputs.jsonl`): the label map by its
-checksum, the images by name, size and time of change, the model by its description. A label map that fits its line is
+checksum, the images by name, size and time of change, and what the model is. A label map that fits its line is
 not made again. While a prediction runs, the lock is there too: two of them do not write into one folder.
 """
 
@@ -19,7 +19,6 @@ from voxfit.core.durability import sweep
 from voxfit.core.errors import WorkspaceError
 from voxfit.core.records import digest_of
 from voxfit.imaging.files import Case
-from voxfit.inference.model import ModelDescription
 from voxfit.running.locking import locked
 
 _FOLDER, _LINES = ".voxfit", "outputs.jsonl"
@@ -30,7 +29,7 @@ class Outputs:
 
     Args:
         folder: of the label maps.
-        made_by: digest of the model and of how it predicts.
+        made_by: see there.
     """
 
     def __init__(self, folder: Path, made_by: str) -> None:
@@ -67,13 +66,13 @@ class Outputs:
 
 
 @contextmanager
-def open_outputs(folder: Path, description: ModelDescription, *, mirror: bool) -> Iterator[Outputs]:
+def open_outputs(folder: Path, made_by: str) -> Iterator[Outputs]:
     """The label maps of a folder, which no other process writes meanwhile.
 
     Args:
         folder: made where it is missing.
-        description: of the model that predicts. A model that was trained again has another one: its scores differ.
-        mirror: whether it looks at mirrored variants.
+        made_by: digest of everything but the images that determines label maps: the model's description (of one that
+            was trained again it differs, for its scores do) and how it predicts.
 
     Raises:
         WorkspaceError: another process is predicting into the folder, or it cannot be written.
@@ -88,7 +87,7 @@ def open_outputs(folder: Path, description: ModelDescription, *, mirror: bool) -
     with locked(beside):
         sweep(folder)
         _end_last_line(beside / _LINES)
-        yield Outputs(folder, digest_of([description.digest(), mirror]))
+        yield Outputs(folder, made_by)
 
 
 def _end_last_line(path: Path) -> None:
