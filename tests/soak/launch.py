@@ -1,15 +1,17 @@
-"""Run voxfit's command line, and send it a signal at its N-th write: a kill that hits the same place on any machine.
+"""Run voxfit's command line, and send it a signal at a certain write: a kill that hits the same place on any machine.
 
-    python launch.py LOG FOLDER N SIGNAL process|group ARGUMENTS...
+    python launch.py LOG FOLDER WRITE SIGNAL process|group ARGUMENTS...
 
-A write is everything that changes the folder: opening a file for writing, renaming, removing, making folders. The
-signal comes just before it. With N = 0 none comes. LOG gets the time of the first write; where a signal was sent, what
-it preceded; or, at a normal end, the number of writes.
+A write is everything that changes the folder: opening a file for writing, renaming, removing, making folders. It is
+called by what it does and to what, without digests of measured times and random letters. The signal comes just before
+WRITE happens first; none comes where WRITE is empty. LOG gets the seconds until the first write, whether the signal was
+sent, and at a normal end all writes, in the order in which they first happened.
 """
 
 import atexit
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -19,12 +21,12 @@ _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.copyfile",
 
 
 class Watcher:
-    """Counts writes into a folder."""
+    """Listens to the writes into a folder."""
 
-    def __init__(self, log, folder, at, number, whom):
-        self.log, self.folder, self.at = Path(log), os.path.abspath(folder), at
+    def __init__(self, log, folder, wanted, number, whom):
+        self.log, self.folder, self.wanted = Path(log), os.path.abspath(folder), wanted
         self.number, self.whom = number, whom
-        self.count, self.begun, self.first = 0, time.monotonic(), 0.0
+        self.begun, self.first, self.seen = time.monotonic(), 0.0, {}
         self.guard = threading.RLock()
 
     def __call__(self, event, arguments):
@@ -37,15 +39,26 @@ class Watcher:
         if not where.startswith(self.folder):
             return
         with self.guard:
-            self.count += 1
             self.first = self.first or time.monotonic() - self.begun
-            if self.count == self.at:
-                self.write({"first": self.first, "at": f"{event} {os.path.relpath(where, self.folder)}"})
-                send = os.killpg if self.whom == "group" else os.kill
-                send(os.getpgrp() if self.whom == "group" else os.getpid(), self.number)
+            write = f"{event.removeprefix('os.')} {_plain(os.path.relpath(where, self.folder))}"
+            if write not in self.seen:
+                self.seen[write] = None
+                if write == self.wanted:
+                    self.note(hit=True)
+                    send = os.killpg if self.whom == "group" else os.kill
+                    send(os.getpgrp() if self.whom == "group" else os.getpid(), self.number)
 
-    def write(self, body):
-        self.log.write_text(json.dumps(body))
+    def note(self, **more):
+        self.log.write_text(json.dumps({"first": self.first, **more}))
+
+    def end(self):
+        if not self.wanted:
+            self.note(writes=list(self.seen))
+
+
+def _plain(path):
+    path = re.sub(r"\.[a-z0-9_]{8}\.unfinished", ".unfinished", path)
+    return re.sub(r"-[0-9a-f]{16}\.safetensors", "-*.safetensors", path)
 
 
 def _writes(event, arguments):
@@ -58,8 +71,8 @@ def _writes(event, arguments):
 
 
 if __name__ == "__main__":
-    watcher = Watcher(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
-    atexit.register(lambda: watcher.at or watcher.write({"first": watcher.first, "writes": watcher.count}))
+    watcher = Watcher(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])
+    atexit.register(watcher.end)
     sys.argv = ["voxfit", *sys.argv[6:]]
     from voxfit.cli import main
 

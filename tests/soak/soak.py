@@ -9,7 +9,6 @@ import argparse
 import os
 import platform
 import random
-import re
 import signal
 import sys
 import tempfile
@@ -57,8 +56,7 @@ class Kill:
 
     def row(self, number):
         moment = self.moment
-        at = re.sub(r"\.\w+\.unfinished", ".unfinished", self.outcome.at)  # without random letters
-        when = f"{moment.seconds:.1f} s" if moment.seconds else f"write {moment.write}: `{at}`"
+        when = f"{moment.seconds:.1f} s" if moment.seconds else f"`{moment.write}`"
         verdict = ["yes" if done else "**no**" for done in (self.recovered, self.identical)]
         notes = f" ({'; '.join(self.faults)})" if self.faults else ""
         cells = [number, self.command, moment.number.name, moment.whom, when, self.stage, self.damage or "-"]
@@ -83,7 +81,7 @@ class Soak:
         if self.alone.code:
             raise SystemExit(f"{command.name} does not work at all:\n{self.alone.output}")
         self.wanted = take(self.reference)
-        say(f"{command.name} left alone: {self.alone.seconds:.1f} s, {self.alone.writes} writes")
+        say(f"{command.name} left alone: {self.alone.seconds:.1f} s, {len(self.alone.writes)} writes")
 
     def kills(self, count, of_a_run=KILLS_OF_A_RUN):
         """As many kills; runs are begun until there are."""
@@ -98,16 +96,20 @@ class Soak:
         return found
 
     def _run(self, folder, count, done):
-        """Kill one run `count` times, at moments spread over its work, and let it end."""
+        """Kill one run `count` times, once in each equal part of its work, and let it end."""
         rows, texts, before = [], [], 0.0
-        for share in sorted(self.dice.random() for _ in range(count)):
-            moment = self._moment(share - before, done + len(rows), first=not rows)
+        for part in range(count):
+            share = (part + self.dice.random()) / count
+            moment = self._moment(before, share, done + part)
             before = share
             outcome = run(self.command.into(folder), folder, self.scratch, moment)
             texts.append(outcome.output)
-            if not outcome.hit:  # it was done before
+            if outcome.hit:
+                rows.append(self._look(folder, moment, outcome))
+            elif outcome.code:
+                raise SystemExit(f"{self.command.name} failed without a kill:\n{outcome.output}")
+            else:  # it was done before
                 break
-            rows.append(self._look(folder, moment, outcome))
         last = run(self.command.into(folder), folder, self.scratch)
         texts.append(last.output)
         wrong = differences(self.wanted, take(folder)) if last.code == 0 else ["did not end"]
@@ -116,21 +118,18 @@ class Soak:
             self.say(row.row(done + index + 1))
         return rows
 
-    def _moment(self, share, number, *, first):
-        """A moment after a share of the work: of its time, or twice as often of its writes."""
-        signals = [signal.SIGKILL] * 4 + [signal.SIGTERM, signal.SIGINT]
-        name = self.dice.choice(signals)
+    def _moment(self, before, share, number):
+        """A moment at a share of the work, the last one having been at `before`: every third by the clock."""
+        name = self.dice.choice([signal.SIGKILL] * 4 + [signal.SIGTERM, signal.SIGINT])
         whom = self.dice.choice(["process", "group"])
+        alone, startup = self.alone, self.dice.random() * self.alone.first
         if number % 3:
-            return Moment(name, whom, write=max(1, round(share * self.alone.writes)))
-        startup = 0.0 if first else self.dice.random() * self.alone.first
-        seconds = startup + share * (self.alone.seconds - (0.0 if first else self.alone.first))
-        if seconds < _STARTUP_SECONDS:
-            name = signal.SIGKILL
-        return Moment(name, whom, seconds=max(0.05, seconds))
+            return Moment(name, whom, write=alone.writes[int(share * len(alone.writes))])
+        seconds = startup + (share - before) * (alone.seconds - alone.first)
+        return Moment(name if seconds > _STARTUP_SECONDS else signal.SIGKILL, whom, seconds=max(0.05, seconds))
 
     def _look(self, folder, moment, outcome):
-        """What a killed run is like; one in three newest checkpoints is damaged then."""
+        """What a killed run is like; every second newest checkpoint is damaged then."""
         faults = []
         if outcome.code not in EXIT_CODES[moment.number]:
             faults.append(f"exit {outcome.code}")

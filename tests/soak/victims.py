@@ -20,13 +20,13 @@ class Moment:
     Attributes:
         number: the signal.
         whom: "process", which must take its workers along, or "group", as a terminal and most clusters do.
-        write: before this write of the command; or
+        write: before this one happens first (see launch.py); or
         seconds: so long after its start.
     """
 
     number: signal.Signals
     whom: str
-    write: int = 0
+    write: str = ""
     seconds: float = 0.0
 
 
@@ -39,8 +39,8 @@ class Outcome:
         output: everything that it said.
         seconds: it lived.
         hit: the signal came before it had ended.
-        at: before what, where it came at a write.
-        first, writes: seconds until its first write, and their number (at a normal end).
+        first: seconds until its first write.
+        writes: all of them, at a normal end.
         left: processes of its group that outlived it by seconds.
     """
 
@@ -48,9 +48,8 @@ class Outcome:
     output: str
     seconds: float
     hit: bool
-    at: str = ""
     first: float = 0.0
-    writes: int = 0
+    writes: tuple[str, ...] = ()
     left: int = 0
 
 
@@ -58,7 +57,7 @@ def run(arguments, folder, scratch, moment=None, limit=600.0):
     """Run the command line to its end, or to a moment."""
     log, said = scratch / "log.json", scratch / "output.txt"
     log.unlink(missing_ok=True)
-    number, whom, at = (moment.number, moment.whom, moment.write) if moment else (0, "process", 0)
+    number, whom, at = (moment.number, moment.whom, moment.write) if moment else (0, "process", "")
     command = [sys.executable, LAUNCH, log, folder, at, int(number), whom, *arguments]
     begun = time.monotonic()
     with said.open("wb") as stream:
@@ -87,10 +86,9 @@ def run(arguments, folder, scratch, moment=None, limit=600.0):
         code=process.returncode,
         output=said.read_text(errors="replace"),
         seconds=seconds,
-        hit=hit or "at" in body,
-        at=body.get("at", ""),
+        hit=hit or "hit" in body,
         first=body.get("first", 0.0),
-        writes=body.get("writes", 0),
+        writes=tuple(body.get("writes", ())),
         left=_left(process.pid),
     )
 
