@@ -5,26 +5,31 @@ from __future__ import annotations
 import signal
 import sys
 
-from voxfit.commands import app
 from voxfit.core.errors import DatasetError, VoxfitError
 from voxfit.core.interruption import Interrupted, interrupt
 
 RESUME_ME = 75
 """Exit code after SIGTERM, sysexits' EX_TEMPFAIL: the same command, run again, goes on from there."""
 
+_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
+
 
 def main() -> None:
     """Run the command line: errors are one message and exit code 1, `--debug` shows where they come from."""
     debug = "--debug" in sys.argv[1:2]
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
     try:
+        for number in _INTERRUPTIONS:
+            signal.signal(number, interrupt)
+        from voxfit.commands import app
+
         app()
     except VoxfitError as error:
         if debug:
             raise
         sys.exit(_report(error))
     except Interrupted as interruption:
+        for number in _INTERRUPTIONS:  # impatience does not interrupt the last words
+            signal.signal(number, signal.SIG_IGN)
         text = "Interrupted. Everything finished is kept; the same command goes on from there."
         terminated = interruption.args[0] == signal.SIGTERM
         sys.exit(_say_last(text, RESUME_ME if terminated else 128 + int(interruption.args[0])))

@@ -5,28 +5,61 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from voxfit.core.durability import UNFINISHED
 from voxfit.core.errors import WorkspaceError
+from voxfit.core.listening import Listener
+from voxfit.running import locking
+from voxfit.running.collection import fit_all
+from voxfit.running.locking import Holder, locked, read_holder
+from voxfit.running.request import FitRequest
 from voxfit.running.workspace import Workspace
 
+HOLD = (
+    "import sys; from pathlib import Path; from voxfit.running import locking\n"
+    "if sys.argv[2:]: locking._lock_file = lambda handle: False\n"
+    "with locking.locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+)
 
-def test_one_writer_at_a_time(tmp_path):
-    holder = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from pathlib import Path; from voxfit.running.workspace import Workspace\n"
-            f"with Workspace(Path({str(tmp_path)!r})).lock(): print('held', flush=True); sys.stdin.read()",
-        ],
+
+@pytest.fixture(params=["flock", "no flock"])
+def disk(request, monkeypatch):
+    """A disk that can lock files, and one that cannot; the extra arguments of HOLD."""
+    if request.param == "flock":
+        return []
+    monkeypatch.setattr(locking, "_lock_file", lambda handle: False)
+    return ["cannot"]
+
+
+def hold(folder, disk):
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder), *disk],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def leave(folder, **changes):
+    """A lock file, as a process that was killed leaves it."""
+    holder = Holder.this_process().model_copy(update=changes)
+    (folder / "lock.json").write_text(holder.to_json())
+    return holder
+
+
+def test_one_writer_at_a_time(tmp_path, disk):
+    holder = hold(tmp_path, disk)
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(WorkspaceError, match=f"process {holder.pid} on {socket.gethostname()}"):
+        with pytest.raises(WorkspaceError, match=f"process {holder.pid} on {socket.gethostname()} .* since 20"):
             Workspace(tmp_path).lock().__enter__()
     finally:
         holder.kill()
@@ -38,14 +71,96 @@ def test_one_writer_at_a_time(tmp_path):
     assert not (tmp_path / "lock.json").exists()
 
 
-def test_a_lock_of_another_host_is_respected(tmp_path):
+@pytest.mark.parametrize("stale", [False, True])
+def test_of_several_that_begin_at_once_exactly_one_goes_on(tmp_path, disk, stale):
+    if stale:
+        leave(tmp_path, process=2**22 + 1)
+    rivals = [hold(tmp_path, disk) for _ in range(6)]
+    lines = [rival.stdout.readline() for rival in rivals]  # of those that are refused: nothing, as they end
+    assert sorted(lines) == [""] * 5 + ["held\n"]
+    winner = rivals[lines.index("held\n")]
+    for rival in rivals:
+        text = rival.communicate()[1]
+        assert rival is winner or f"process {winner.pid} on" in text
+
+
+def test_threads_of_one_process_exclude_each_other(tmp_path, disk):
+    with locked(tmp_path), pytest.raises(WorkspaceError, match=f"process {os.getpid()} on"):
+        locked(tmp_path).__enter__()
+
+
+def test_who_comes_while_another_leaves_gets_the_lock_or_is_refused(tmp_path, disk):
+    """Many turns: never two at once, and the file is gone at the end."""
+    inside, most, turns = [0], [0], [0]
+
+    def work():
+        for _ in range(20):
+            with suppress(WorkspaceError), locked(tmp_path):
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                time.sleep(0.001)
+                inside[0] -= 1
+                turns[0] += 1
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+    assert turns[0] >= 20
+    assert not (tmp_path / "lock.json").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux says when a process began")
+def test_a_number_that_another_program_has_now_holds_nothing(tmp_path, disk):
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        started = locking._started(other.pid)
+        assert started > 0
+        leave(tmp_path, process=other.pid, started=started - 1)
+        with locked(tmp_path):
+            pass
+        if disk:  # the same process still holds what it took
+            leave(tmp_path, process=other.pid, started=started)
+            with pytest.raises(WorkspaceError, match=f"process {other.pid} on"):
+                locked(tmp_path).__enter__()
+    finally:
+        other.communicate(b"\n")
+
+
+def test_a_lock_from_before_the_machine_started_again_is_taken_over(tmp_path, disk):
+    leave(tmp_path, process=1, boot="before")
+    with locked(tmp_path):
+        pass
+
+
+def test_a_collection_is_locked_as_a_whole(tmp_path):
+    request = FitRequest(tmp_path, tmp_path / "runs")
+    with Workspace(tmp_path / "runs").lock(), pytest.raises(WorkspaceError, match="has been writing here since"):
+        fit_all([], request, Listener())
+    assert fit_all([], replace(request, run=tmp_path / "runs"), Listener()).results == {}
+
+
+def test_half_written_files_of_killed_processes_are_removed(tmp_path):
+    (tmp_path / "3d" / "fold_0").mkdir(parents=True)
+    half = tmp_path / "3d" / "fold_0" / f".weights.safetensors.x{UNFINISHED}"
+    half.write_text("half")
+    (tmp_path / ".keep").write_text("the user's")
+    with Workspace(tmp_path).lock():
+        assert not half.exists()
+    assert (tmp_path / ".keep").exists()
+
+
+def test_a_lock_of_another_host_is_respected(tmp_path, disk):
     (tmp_path / "lock.json").write_text(json.dumps({"host": "elsewhere", "process": 1, "since": "noon"}))
-    with pytest.raises(WorkspaceError, match="process 1 on elsewhere has been writing here since noon"):
+    with pytest.raises(WorkspaceError, match=r"process 1 on elsewhere has been writing here since noon.* delete"):
         Workspace(tmp_path).lock().__enter__()
+    assert read_holder(tmp_path).host == "elsewhere"
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"host": 3}'])
-def test_a_lock_cut_short_by_a_crash_is_taken_over(tmp_path, content):
+def test_a_lock_cut_short_by_a_crash_is_taken_over(tmp_path, disk, content):
     (tmp_path / "lock.json").write_text(content)
     with Workspace(tmp_path).lock():
         pass

@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from voxfit.core.errors import WorkerError
+from voxfit.core.lifeline import end_with_parent
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -255,5 +256,6 @@ def _without_main_module() -> Iterator[None]:
 def _one_thread() -> None:
     """Workers share the cores: one thread each, or they fight. Ctrl-C is for the parent, which ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = "1"

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
+from voxfit.core.durability import UNFINISHED, sync_folder
 from voxfit.core.errors import RecordError, WorkspaceError
 
 
@@ -89,7 +90,7 @@ def digest_of(value: Any) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file in one step, durable before it gets its name.
+    """Write a file in one step, on the disk before it gets its name.
 
     Raises:
         WorkspaceError: the folder cannot be written or the disk is full; nothing half-made is left behind.
@@ -97,13 +98,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except OSError as error:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)

@@ -20,6 +20,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from voxfit.core.durability import UNFINISHED, put_in_place
 from voxfit.core.errors import DatasetError, Problem, RecordError, UsageError
 from voxfit.core.records import read_json
 from voxfit.imaging.geometry import Geometry
@@ -123,11 +124,11 @@ def write_label(path: Path, array: NDArray[np.generic], geometry: Geometry) -> N
     if not ending:
         raise UsageError(f"{path}: unknown file ending; use one of {', '.join(FILE_ENDINGS)}.")
     # The header of an .mhd names the file of its voxels, so it is written in place.
-    temporary = path if ending == ".mhd" else path.with_name(f".{path.name[: -len(ending)]}.part{ending}")
+    temporary = path if ending == ".mhd" else path.with_name(f".{path.name[: -len(ending)]}{UNFINISHED}{ending}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sitk.WriteImage(to_sitk(array, geometry), str(temporary), useCompression=True)
-        temporary.replace(path)
+        put_in_place(temporary, path)
     except (RuntimeError, OSError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink()

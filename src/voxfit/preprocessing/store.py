@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from voxfit.core.durability import save_array
 from voxfit.core.errors import WorkspaceError
 from voxfit.core.records import Record
 from voxfit.preprocessing.case import Placement, PreparedCase
@@ -59,9 +60,9 @@ def write_case(folder: Path, name: str, case: PreparedCase, classes: int) -> Non
     label = case.label.astype(np.int8 if classes <= np.iinfo(np.int8).max else np.int16)
     index = np.stack([(label == index).sum(axis=(1, 2)) for index in range(classes)]).astype(np.int64)
     try:
-        np.save(folder / f"{name}.image.npy", case.image)
-        np.save(folder / f"{name}.label.npy", label)
-        np.save(folder / f"{name}.index.npy", index)
+        save_array(folder / f"{name}.image.npy", case.image)
+        save_array(folder / f"{name}.label.npy", label)
+        save_array(folder / f"{name}.index.npy", index)
     except OSError as error:
         for part in ("image", "label", "index"):
             (folder / f"{name}.{part}.npy").unlink(missing_ok=True)

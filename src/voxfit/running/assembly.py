@@ -29,7 +29,9 @@ def assemble(run: Run, selection: Selection) -> Path:
     origin = digest_of([winner.digest(), weights, plan.inference.digest(), plan.single_component_labels])
     if (folder / "model.json").exists():
         try:
-            if ModelDescription.load(folder / "model.json").made_from == origin:
+            found = ModelDescription.load(folder / "model.json")
+            files = [file for member in (*found.members, *found.stages) for file in member.weights]
+            if found.made_from == origin and all((folder / file).is_file() for file in files):
                 return folder
         except RecordError:
             run.listener.warn(f"{folder}: model.json is damaged; the model is put together again.")

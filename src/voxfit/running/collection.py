@@ -12,6 +12,7 @@ from voxfit.core.listening import Listener
 from voxfit.core.records import write_atomically
 from voxfit.running.pipeline import fit
 from voxfit.running.request import FitRequest, FitResult
+from voxfit.running.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,15 @@ def fit_all(datasets: list[Path], request: FitRequest, listener: Listener) -> Co
         datasets: the folders.
         request: for each of them; a budget is shared equally.
         listener: hears of the progress.
+
+    Raises:
+        WorkspaceError: another process writes into the run folder.
     """
+    with Workspace(Path(request.run)).lock():
+        return _fit_all(datasets, request, listener)
+
+
+def _fit_all(datasets: list[Path], request: FitRequest, listener: Listener) -> CollectionResult:
     root = Path(request.run)
     # Equal shares, not what others left over: the same command must find its own artefacts again.
     share = request.budget_seconds / len(datasets) if request.budget_seconds else None

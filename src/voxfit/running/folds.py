@@ -103,6 +103,7 @@ def train(run: Run, name: ConfigurationName, fold: int) -> Path:
     folder = fold_folder(run, name, fold)
     weights = folder / "weights.safetensors"
     if is_trained(run, name, fold):
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # a kill may have come before the one below
         return weights
     if (folder / "manifest.json").exists():
         run.listener.say(f"{name} fold {fold} was trained with other settings; it is kept under superseded/.")

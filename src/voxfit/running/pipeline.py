@@ -100,9 +100,11 @@ class Run:
             if same and found.fitted_to in ("", self.budget_digest):
                 return found
             limits = limits or found.limits
+            plan = plan_by(planner, fingerprint, limits)  # first: killed below, its limits would be lost
             old = self.workspace.set_aside(path)
             self.listener.say(f"The plan no longer fits what is asked for; the old one is now {old}.")
-        plan = plan_by(planner, fingerprint, limits)
+        else:
+            plan = plan_by(planner, fingerprint, limits)
         plan.save(path)
         return plan
 

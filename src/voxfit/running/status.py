@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from voxfit.assessment.selection import Selection
 from voxfit.core.errors import WorkspaceError
 from voxfit.planning.plan import Plan
+from voxfit.running.locking import read_holder
 
 
 def describe(run: Path) -> list[str]:
@@ -30,15 +33,27 @@ def describe(run: Path) -> list[str]:
         winner = Selection.load(run / "selection.json").winner()
         dice = "no score" if winner.foreground_dice is None else f"foreground Dice {winner.foreground_dice:.4f}"
         lines.append(f"  chosen: {winner.name}, {dice} over {winner.cases} cases; model in {run / 'model'}")
-    else:
+    writer = read_holder(run)
+    if writer and writer.may_live():
+        lines.append(f"  process {writer.process} on {writer.host} has been writing here since {writer.since}")
+    elif not (run / "report.html").exists():
         lines.append("  not finished: run the same `voxfit fit` again to go on")
     return lines
+
+
+def _last(lines: list[str]) -> dict[str, Any]:
+    """The last whole line of a history; a power cut may have left less than one."""
+    for line in reversed(lines):
+        with suppress(ValueError):
+            if isinstance(found := json.loads(line), dict):
+                return found
+    return {}
 
 
 def _fold(folder: Path) -> str:
     history = folder / "history.jsonl"
     epochs = history.read_text().splitlines() if history.exists() else []
-    last = json.loads(epochs[-1]) if epochs else {}
+    last = _last(epochs)
     state = "trained" if (folder / "manifest.json").exists() else "unfinished"
     loss = f", loss {last['training_loss']:.3f}, validation {last['validation_loss']:.3f}" if last else ""
     return f"{state}, {len(epochs)} epochs{loss}"

@@ -15,6 +15,7 @@ from voxfit.assessment.evaluation import evaluate_files
 from voxfit.assessment.scores import Scores
 from voxfit.assessment.selection import Candidate
 from voxfit.assessment.selection import pairs as ensembles
+from voxfit.core.durability import save_array
 from voxfit.core.records import Record, digest_of
 from voxfit.imaging.volume import write_label
 from voxfit.inference.cascade import upsampled
@@ -69,7 +70,8 @@ def cross_validate(run: Run, name: ConfigurationName) -> Scores:
             _validate(run, name, case, predictor, seen, part)
             run.listener.progress(index + 1, len(cases))
         names = [case for _, case in cases]
-        _evaluate(run, part / "plain", names, surface=False).save(part / "plain.json")
+        if not (part / "plain.json").exists():  # a run that was killed from here on has no maps to score again
+            _evaluate(run, part / "plain", names, surface=False).save(part / "plain.json")
         shutil.rmtree(part / "plain")
         return _score(run, part, origin, names)
 
@@ -86,9 +88,9 @@ def _validate(
         values = predictor.predict(seen)
         source, mirrored = Computed(values), Computed(values[: plan.labels.outputs])
         if "probabilities" in extras:
-            np.save(folder / "probabilities" / f"{case}.npy", mirrored.values.astype(np.float16))
+            save_array(folder / "probabilities" / f"{case}.npy", mirrored.values.astype(np.float16))
         if "next_stage" in extras:
-            np.save(folder / "next_stage" / f"{case}.npy", _next_segmentation(run, name, case, mirrored))
+            save_array(folder / "next_stage" / f"{case}.npy", _next_segmentation(run, name, case, mirrored))
     both = restore([(source, placement)], partial(_decide_both, plan=plan))
     for place, indices in zip((folder / "plain", folder), np.divmod(both, plan.labels.count), strict=True):
         found = keep_largest_components(indices, plan.single_component_labels)

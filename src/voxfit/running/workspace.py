@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
+from voxfit.core.durability import sweep, sync_folder, sync_tree
 from voxfit.core.errors import WorkspaceError
-
-_LOCK = "lock.json"
+from voxfit.running.locking import locked
 
 
 class Workspace:
@@ -30,9 +28,8 @@ class Workspace:
         self.root = root
         try:
             root.mkdir(parents=True, exist_ok=True)
-            probe = root / f".probe-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=root):
+                pass
         except OSError as error:
             raise WorkspaceError(
                 f"{root}: cannot be written ({error.strerror}). Choose another folder with -o."
@@ -40,47 +37,18 @@ class Workspace:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from writing here; a lock that a dead process of this host left is taken over.
+        """Keep other processes from writing here, and remove what killed ones left half-written.
 
         Raises:
             WorkspaceError: another process holds it; the message names it.
         """
-        path = self.root / _LOCK
-        body = json.dumps(
-            {"host": socket.gethostname(), "process": os.getpid(), "since": datetime.now(timezone.utc).isoformat()}
-        )
-        while True:
-            try:
-                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-                break
-            except FileExistsError:
-                self._remove_stale(path)
-        try:
-            with os.fdopen(handle, "w") as stream:
-                stream.write(body)
+        with locked(self.root):
+            sweep(self.root)
             yield
-        finally:
-            path.unlink(missing_ok=True)
-
-    def _remove_stale(self, path: Path) -> None:
-        try:
-            holder = json.loads(path.read_text())
-            host, process, since = holder["host"], int(holder["process"]), holder["since"]
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError, KeyError, TypeError):
-            host, process, since = socket.gethostname(), 0, "?"  # cut short by a crash
-        if host == socket.gethostname() and not _alive(process):
-            path.unlink(missing_ok=True)
-            return
-        raise WorkspaceError(
-            f"{self.root}: process {process} on {host} has been writing here since {since}. Wait for it or end it; "
-            f"if it no longer exists, delete {path}."
-        )
 
     @contextmanager
     def building(self, folder: Path, made_from: str) -> Iterator[Path]:
-        """Build a folder artefact aside; it gets its name when the block ends without an error.
+        """Build a folder artefact aside; it gets its name when the block ends without an error, once it is on the disk.
 
         What an interrupted block left is there again the next time, if it was made from the same.
 
@@ -94,8 +62,15 @@ class Workspace:
                 shutil.rmtree(other)
         part.mkdir(parents=True, exist_ok=True)
         yield part
-        self.set_aside(folder)
-        part.rename(folder)
+        try:
+            sync_tree(part)
+            self.set_aside(folder)
+            part.rename(folder)
+        except OSError as error:
+            raise WorkspaceError(
+                f"{folder}: cannot be written ({error.strerror}). Free space and run again."
+            ) from error
+        sync_folder(folder.parent)
 
     def set_aside(self, path: Path) -> Path | None:
         """Move an artefact that no longer fits into `superseded/`; nothing a user waited for is deleted."""
@@ -109,15 +84,3 @@ class Workspace:
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
         return target
-
-
-def _alive(process: int) -> bool:
-    if process <= 0 or process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

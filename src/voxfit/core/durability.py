@@ -1,0 +1,72 @@
+"""Files and folders that survive a power cut: they are on the disk before they get their names."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+UNFINISHED = ".unfinished"
+"""Part of the name of what a killed process may leave half-written; such a name begins with a dot."""
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Give a whole new file its name: afterwards, also after a power cut, `path` is the old file or the new one.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
+    sync_file(temporary)
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array as `.npy` in one step.
+
+    Raises:
+        OSError: the disk is full or fails; nothing half-made has the name.
+    """
+    import numpy as np
+
+    temporary = path.with_name(f".{path.name}{UNFINISHED}")
+    with temporary.open("wb") as stream:
+        np.save(stream, array)
+    put_in_place(temporary, path)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the content of a file is on the disk; this is where a network disk tells that it is full."""
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can do that."""
+    with contextlib.suppress(OSError):  # Windows and some network disks cannot
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until everything in a folder is on the disk."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            sync_file(Path(parent, name))
+        sync_folder(Path(parent))
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written; for whoever holds the lock of the folder."""
+    for path in folder.rglob(f".*{UNFINISHED}*"):
+        path.unlink(missing_ok=True)
