@@ -204,6 +204,7 @@ def predict(
         str, typer.Option(help="auto, torch, torch-channels-last, torch-compiled or openvino.")
     ] = "auto",
     precision: Annotated[str, typer.Option(help="float32, or int8 where `voxfit quantize` made it.")] = "float32",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make label maps again that are there.")] = False,
     accept_loss: Annotated[bool, typer.Option("--accept-loss", help="INT8 even where it loses 0.002 Dice.")] = False,
 ) -> None:
     """Segment images; the label maps have exactly the images' geometry. Exit code 2 where some image is unusable."""
@@ -229,7 +230,7 @@ def predict(
         listener.say(opened.description.cost_of_speed())
     cases = find_cases(images, len(opened.plan.channel_names))
     listener.stage(f"Segmenting {len(cases)} image{'s' * (len(cases) > 1)} with {opened.description.name}")
-    problems = predict_cases(opened, cases, output, listener)
+    problems = predict_cases(opened, cases, output, listener, overwrite=overwrite)
     listener.close()
     for problem in problems:
         console.print(f"error: {problem}", markup=False, highlight=False)

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from voxfit.core.errors import DatasetError, MemoryLimitError, ModelError, Problem, RecordError, UsageError
 from voxfit.core.listening import Listener
 from voxfit.core.memory import in_words, used_bytes
-from voxfit.core.records import Record
+from voxfit.core.records import Record, digest_of
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.verification import read_case_image
@@ -135,6 +135,8 @@ class Model:
         wanted = _fast_members(description) if fast else (*description.stages, *description.members)
         self.members = tuple(member.configuration for member in description.members if member in wanted)
         execution = execution or Execution()
+        # What determines label maps beside the images.
+        self.identity = digest_of([description.digest(), mirror, fast, execution.ranges is not None])
         self.predictors: dict[ConfigurationName, Predictor] = {
             member.configuration: make_predictor(
                 self.plan,

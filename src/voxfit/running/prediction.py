@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from voxfit.core.errors import DatasetError, MemoryLimitError, Problem, UsageError
 from voxfit.core.listening import Listener
 from voxfit.core.memory import in_words
 from voxfit.imaging.files import Case, group_channels, images_in
+from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.volume import file_ending, write_label
 from voxfit.inference.model import Model, ReadyCase
+from voxfit.running.outputs import Outputs, open_outputs
 
 
 def find_cases(inputs: Sequence[Path], channels: int) -> tuple[Case, ...]:
@@ -45,11 +50,18 @@ def find_cases(inputs: Sequence[Path], channels: int) -> tuple[Case, ...]:
 
 
 def predict_cases(
-    model: Model, cases: Sequence[Case], folder: Path, listener: Listener, ending: str | None = None
+    model: Model,
+    cases: Sequence[Case],
+    folder: Path,
+    listener: Listener,
+    ending: str | None = None,
+    *,
+    overwrite: bool = False,
 ) -> list[Problem]:
     """Segment cases into a folder, as `NAME` with the ending of the image.
 
-    While the networks work on one case, the next is read and the last is written.
+    While the networks work on one case, the next is read and the last is written. What is there already, made by the
+    same model from the same images, is kept, so that a prediction that was ended goes on.
 
     Args:
         model: an open model.
@@ -57,10 +69,28 @@ def predict_cases(
         folder: gets one label file for each case.
         listener: hears of every finished case, and of the memory that large ones take.
         ending: of the label files; default: each image's own.
+        overwrite: make all again.
 
     Returns:
         what was wrong with the cases that could not be segmented.
+
+    Raises:
+        WorkspaceError: another process predicts into this folder, or it cannot be written.
     """
+    files = {case: folder / (case.name + (ending or file_ending(Path(case.images[0])))) for case in cases}
+    with open_outputs(folder, model.identity) as outputs:
+        left = [case for case in cases if overwrite or not outputs.is_done(case, files[case])]
+        if len(left) < len(cases):
+            listener.say(
+                f"{len(cases) - len(left)} of {len(cases)} label maps are there already, made by this model from these "
+                "images; they are kept (--overwrite makes them again)."
+            )
+        return _segment_all(model, left, files, outputs, listener)
+
+
+def _segment_all(
+    model: Model, cases: Sequence[Case], files: Mapping[Case, Path], outputs: Outputs, listener: Listener
+) -> list[Problem]:
     problems: list[Problem] = []
     announced = 0
     with ThreadPoolExecutor(1, "voxfit-writer") as writer:
@@ -78,14 +108,18 @@ def predict_cases(
             except MemoryLimitError as error:
                 problems.append(Problem(case.name, str(error), "Raise --max-memory."))
             else:
-                path = folder / (case.name + (ending or file_ending(Path(case.images[0]))))
                 if written:
                     written.result()
-                written = writer.submit(write_label, path, label, ready.geometry)
+                written = writer.submit(_write, outputs, case, files[case], label, ready.geometry)
             listener.progress(index + 1, len(cases))
         if written:
             written.result()
     return problems
+
+
+def _write(outputs: Outputs, case: Case, path: Path, label: NDArray[np.generic], geometry: Geometry) -> None:
+    write_label(path, label, geometry)
+    outputs.mark_done(case, path)
 
 
 def _read_ahead(model: Model, cases: Sequence[Case]) -> Iterator[tuple[Case, Future[ReadyCase]]]:
