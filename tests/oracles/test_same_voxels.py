@@ -21,8 +21,8 @@ import pytest
 import SimpleITK as sitk
 from agreement import Agreement, Row, compare, write_table
 from numpy.typing import NDArray
-from peer import Trained, Workspace, commands, measure, predict, single_precision
 
+from benchmarks.peer import Trained, Workspace, commands, measure, predict, single_precision
 from voxfit.imaging.files import images_in
 from voxfit.imaging.volume import read_label
 from voxfit.inference.model import Model
