@@ -86,9 +86,11 @@ def _tell(entry: Entry) -> None:
             f"  {pair['ours']} against {pair['theirs']}: {speed['median']:.2f} times as fast "
             f"({speed['low']:.2f} to {speed['high']:.2f}), {pair['memory']:.2f} times less memory"
         )
-    for ours in entry["targets"]:
-        why = entry["missing"].get(ours)
-        print(f"  {ours}: " + (f"left out: {why}" if why else "reached" if reached(entry, ours) else "BELOW TARGET"))
+    for ours, target in entry["targets"].items():
+        if why := entry["missing"].get(ours):
+            print(f"  {ours}: left out: {why}")
+        elif any(target.values()):
+            print(f"  {ours}: {'reached' if reached(entry, ours) else 'BELOW ITS AIM'}")
     print(f"  {entry['check'] or 'nothing to compare'} ({entry['minutes']} minutes)", flush=True)
 
 

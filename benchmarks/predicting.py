@@ -7,8 +7,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hippocampus import imported, test_images, trained, workspace
+from benchmarks.hippocampus import DATASET, PLANS, imported, test_images, trained, workspace, write_raw
 from benchmarks.outputs import label_maps
+from benchmarks.peer import Trained
 from benchmarks.row import BIN, PYTHON, Command, Row, Setting, Target
 
 PEER = "nnU-Net v2"
@@ -80,10 +81,11 @@ def ready(setting: Setting) -> None:
 def ready_large(setting: Setting) -> None:
     """The same, and the INT8 form where there is one."""
     ready(setting)
-    if not missing_int8(setting):
-        images = test_images(setting, cases(setting))
-        line = [str(BIN / "voxfit"), "quantize", str(setting.work / "bench" / "model"), str(images)]
-        subprocess.run(line, check=True)
+    done = setting.work / "bench" / "quantized"
+    if not missing_int8(setting) and not done.exists():
+        model, labelled = setting.work / "bench" / "model", write_raw(setting)
+        subprocess.run([str(BIN / "voxfit"), "quantize", str(model), str(labelled)], check=True)
+        done.touch()
 
 
 def missing_int8(setting: Setting) -> str | None:
@@ -213,9 +215,6 @@ _PLAIN = ("--no-mirror", "--device", "cpu")
 
 def _results(setting: Setting) -> Path:
     """Where `trained` left its network."""
-    from benchmarks.hippocampus import DATASET, PLANS
-    from benchmarks.peer import Trained
-
     return Trained(workspace(setting), DATASET, PLANS, "3d_fullres").folder
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.hippocampus import DATASET, training_files, workspace, write_raw
+from benchmarks.measuring import fresh
 from benchmarks.outputs import numbers
 from benchmarks.peer import TRAINER, Trained, Workspace
 from benchmarks.row import Kernel, Row, Setting, Target
@@ -88,56 +90,61 @@ def read_plans(subject: Subject, found: Trained) -> Any:
     return read_part(folder, subject.configuration, range(2 if subject.configuration == "2d" else 3))
 
 
-def our_steps(subject: Subject, setting: Setting) -> Callable[[], Any]:
-    """The loop of `learning.training`."""
-    import torch
+class _Enough(Exception):
+    """Ends a training after an epoch; the next call goes on from its checkpoint."""
 
-    from voxfit.core.listening import Listener
-    from voxfit.learning.sampling import TRAINING, Prefetcher
+
+def our_steps(subject: Subject, setting: Setting) -> Callable[[], Any]:
+    """Epochs of `learning.training`, each some steps and a batch of validation."""
+    from voxfit.core.listening import EpochReport, Listener
     from voxfit.learning.training import Training, TrainingTask
     from voxfit.planning.recipes import recipe_named
     from voxfit.preprocessing.store import Store
 
-    found = planned(subject, setting)
-    part = read_plans(subject, found)
+    class Hearing(Listener):
+        """Keeps the report of the epoch."""
+
+        def epoch(self, report: EpochReport) -> None:
+            reports.append(report)
+            raise _Enough
+
+    reports: list[EpochReport] = []
+    part = read_plans(subject, planned(subject, setting))
     store = Store(_store(subject, setting))
     names = tuple(sorted(store.manifest.placements))
-    recipe = recipe_named("nnunet-v2").model_copy(update={"steps_per_epoch": subject.count(setting)})
+    settings = {"steps_per_epoch": subject.count(setting), "validation_steps": 1}
     task = TrainingTask(
         name=subject.configuration,
         labels=part.plan.labels,
         topology=part.plan.topology(part.name),
         configuration=part.plan.configurations[part.name],
-        recipe=recipe,
+        recipe=recipe_named("nnunet-v2").model_copy(update=settings),
         training_cases=names,
         validation_cases=names[:1],
         seed=0,
     )
-    training = Training(task, store, setting.folder(f"training_{subject.configuration}"), setting.device, Listener())
+    folder = fresh(setting.folder(f"training_{subject.configuration}"))
+    training = Training(task, store, folder, setting.device, Hearing())
     parameters = sum(item.numel() for item in training.network.parameters())
 
     def run() -> dict[str, Any]:
-        begun = perf_counter()
-        loader = Prefetcher(training.samplers[TRAINING])
-        try:
-            losses = training._train(loader, begun)  # an epoch without its validation and its checkpoint
-        finally:
-            loader.close()
-        _wait(setting)
+        with suppress(_Enough):
+            training.run()
         return {
+            "seconds": reports[-1].seconds,
             "parameters": parameters,
             "batch": task.configuration.batch_size,
             "patch": list(task.configuration.patch_size),
-            "steps": len(losses),
-            "loss": float(torch.stack(losses).mean()),
-            "waiting": loader.waited / (perf_counter() - begun),
+            "steps": task.recipe.steps_per_epoch,
+            "loss": reports[-1].training_loss,
+            "waiting": reports[-1].wait_share,
         }
 
     return run
 
 
 def their_steps(subject: Subject, setting: Setting) -> Callable[[], Any]:
-    """The loop of nnUNetTrainer: next batch, `train_step`."""
+    """The loop of nnUNetTrainer: next batch, `train_step`, and a batch of validation at the end."""
     import numpy as np
     import torch
 
@@ -161,19 +168,26 @@ def their_steps(subject: Subject, setting: Setting) -> Callable[[], Any]:
 
     def run() -> dict[str, Any]:
         waited, losses, begun = 0.0, [], perf_counter()
+        trainer.network.train()
         for _ in range(subject.count(setting)):
             asked = perf_counter()
             batch = next(trainer.dataloader_train)
             waited += perf_counter() - asked
             losses.append(float(trainer.train_step(batch)["loss"]))
-        _wait(setting)
+        with torch.no_grad():
+            trainer.network.eval()
+            trainer.validation_step(next(trainer.dataloader_val))
+        if setting.device == "cuda":
+            torch.cuda.synchronize()
+        seconds = perf_counter() - begun
         return {
+            "seconds": seconds,
             "parameters": parameters,
             "batch": len(batch["data"]),
             "patch": list(batch["data"].shape[2:]),
             "steps": len(losses),
             "loss": float(np.mean(losses)),
-            "waiting": waited / (perf_counter() - begun),
+            "waiting": waited / seconds,
         }
 
     return run
@@ -191,13 +205,6 @@ def check(setting: Setting, folder: Path) -> str:
         f"batch {ours['batch']}, {ours['steps']} steps, {ours['parameters']} / {theirs['parameters']} parameters; "
         f"waiting for data {100 * ours['waiting']:.2f} % / {100 * theirs['waiting']:.1f} %"
     )
-
-
-def _wait(setting: Setting) -> None:
-    if setting.device == "cuda":
-        import torch
-
-        torch.cuda.synchronize()
 
 
 def _store(subject: Subject, setting: Setting) -> Path:
@@ -249,14 +256,14 @@ ROWS = (
     _row(
         "train3d",
         "training steps with their data, Hippocampus 3D, 40x56x40, batch 9, deep supervision",
-        Subject(DATASET, "3d_fullres", 9, None, {"cpu": 3, "cuda": 50}),
+        Subject(DATASET, "3d_fullres", 9, None, {"cpu": 4, "cuda": 50}),
         Target(speed=1.1),
         BOTH,
     ),
     _row(
         "train2d",
         "training steps with their data, Hippocampus 2D, 56x40, batch 90, deep supervision",
-        Subject(DATASET, "2d", 90, None, {"cpu": 5, "cuda": 50}),
+        Subject(DATASET, "2d", 90, None, {"cpu": 6, "cuda": 50}),
         Target(speed=1.1),
         BOTH,
     ),

