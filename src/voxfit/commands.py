@@ -178,13 +178,21 @@ def predict(
     mirror: Annotated[
         bool, typer.Option(help="Average over mirrored variants; without it 4 to 8 times faster.")
     ] = True,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="One network, one fold, no mirroring; says what it costs.")
+    ] = False,
+    max_memory: Annotated[Optional[str], typer.Option(help="800M, 4G; default: no limit.")] = None,  # noqa: UP045
 ) -> None:
     """Segment images; the label maps have exactly the images' geometry. Exit code 2 where some image is unusable."""
     from voxfit.inference.model import Model
+    from voxfit.options import parse_size
     from voxfit.running.prediction import find_cases, predict_cases
 
     console, listener = _console()
-    opened = Model.open(model, device, mirror=mirror)
+    limit = parse_size(max_memory) if max_memory else None
+    opened = Model.open(model, device, mirror=mirror, fast=fast, max_memory=limit)
+    if fast:
+        listener.say(opened.description.cost_of_speed())
     cases = find_cases(images, len(opened.plan.channel_names))
     listener.stage(f"Segmenting {len(cases)} image{'s' * (len(cases) > 1)} with {opened.description.name}")
     problems = predict_cases(opened, cases, output, listener)

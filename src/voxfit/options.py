@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from voxfit.core.errors import RecordError, UsageError
+from voxfit.core.memory import UNITS
 from voxfit.planning.plan import Limits
 from voxfit.planning.recipe import PLANNERS, Recipe
 from voxfit.planning.recipes import recipe_named
@@ -52,3 +53,11 @@ def parse_seconds(text: str) -> float:
     if match is None or float(match[1]) <= 0:
         raise UsageError(f"--budget {text}: give a number and a unit: 90s, 20m, 2h or 1d.")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def parse_size(text: str) -> int:
+    """A size such as "4G", in bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT])(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"--max-memory {text}: give a number and a unit: 800M, 4G or 0.5T.")
+    return int(float(match[1]) * UNITS[match[2].upper()])

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from voxfit.imaging.geometry import Box
 from voxfit.inference.postprocessing import keep_largest_components
 from voxfit.inference.predictor import Predictor
 
@@ -53,6 +56,42 @@ def test_slices_come_back_along_every_axis(axis):
     box = tuple(1 if other == axis else 12 for other in range(3))
     predictor = Predictor([identity], box, slice_axis=axis, outputs=2)
     assert predictor.predict(image)[1] == pytest.approx(1 / (1 + np.exp(-image[0])), abs=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(*[st.integers(1, 30)] * 3), st.integers(1, 40), st.data())
+def test_slabs_of_any_region_are_those_of_the_whole(shape, per_batch, data):
+    """However a region is cut, and however many tiles share a pass."""
+    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    predictor = Predictor([identity], PATCH, slice_axis=None, outputs=2, mirror_axes=())
+    whole = predictor.predict(image)
+    predictor.per_batch = per_batch
+    start = tuple(data.draw(st.integers(0, size - 1)) for size in shape)
+    region = Box(start, tuple(data.draw(st.integers(low + 1, size)) for low, size in zip(start, shape, strict=True)))
+    axis, planes = data.draw(st.integers(0, 2)), data.draw(st.integers(1, 12))
+    source = predictor.source(image)
+    slabs = [slab.copy() for slab in source.slabs(region, axis, planes)]
+    assert max(slab.shape[axis + 1] for slab in slabs) <= planes
+    found = np.concatenate(slabs, axis=axis + 1)
+    np.testing.assert_allclose(found, whole[(slice(None), *region.to_slices())], atol=1e-6)
+    assert source.slab_bytes(region, axis) >= max(slab.nbytes for slab in slabs)
+
+
+def test_without_mirroring_comes_with_mirroring_at_no_extra_pass():
+    passes = []
+
+    def network(batch):
+        passes.append(len(batch))
+        return torch.cat([torch.zeros_like(batch), batch.roll(1, 2)], dim=1)  # knows a direction
+
+    image = np.random.default_rng(0).normal(size=(1, *PATCH)).astype(np.float32)
+    both = Predictor([network, identity], PATCH, slice_axis=None, outputs=2, plain_too=True)
+    found = both.predict(image)
+    assert sum(passes) == 8
+    for mirror, half in (((0, 1, 2), found[:2]), ((), found[2:])):
+        alone = Predictor([network, identity], PATCH, slice_axis=None, outputs=2, mirror_axes=mirror)
+        np.testing.assert_allclose(half, alone.predict(image), atol=1e-6)
+    assert np.abs(found[:2] - found[2:]).max() > 0.01
 
 
 def test_folds_and_variants_are_averaged_as_probabilities():

@@ -11,13 +11,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.geometry import Box, Geometry
 from voxfit.imaging.volume import Volume, read_image, read_label
 from voxfit.inference.tiling import gaussian_weights, tile_starts
 from voxfit.planning.fingerprint import crop_box, resampled_shape
 from voxfit.planning.grid import ClipAndScale, Divide, Grid, Normalization, Preparation, UnitRange, ZScore
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.resampling import coarse_axis, resample, resample_linear
+from voxfit.preprocessing.restoring import Computed, Regridding
 
 # Its own warnings, while it is imported too, are not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -149,7 +150,8 @@ def compare(volume: Volume, label: NDArray[np.int16], oracle: Oracle) -> None:
     assert ours.label is not None
     compare_labels(ours.label, oracle.label(volume, label), volume, label, grid, oracle)
     logits = np.random.default_rng(0).normal(size=(2, *ours.placement.shape)).astype(np.float32)
-    back = ours.placement.to_image_grid(logits)
+    way = Regridding.of(Computed(logits), ours.placement.crop.shape, ours.placement.coarse_axis)
+    back = way.stream(Box.whole(way.shape), 0).read(0, way.shape[0])
     expected = oracle.to_image_grid(logits, ours.placement.crop.shape, volume.geometry.spacing_mm)
     assert back.shape == expected.shape
     assert np.abs(back - expected).max() <= CLOSE * max(float(np.ptp(logits)), 1.0)

@@ -225,6 +225,7 @@ SUBJECTS = {
         edit_cardiac,
         (1, 2, 3),
         ("3d_lowres", "3d_cascade_fullres"),
+        steps=500,  # its small labels need them
     ),
     "turned": Subject(
         "Hippocampus, sagittal slices of 4 mm, 3D (8)",
@@ -247,6 +248,7 @@ PLAN: list[tuple[str, tuple[int, ...], bool, str]] = [
     ("resenc", (0, 1), False, "fp32"),
     *(("cascade", *way, "fp16") for way in ALL),
     ("cascade", (0, 1), False, "fp32"),
+    ("cascade", (0,), False, "fp32"),
     *(("turned", *way, "fp16") for way in (ALL[0], ALL[3])),
     ("turned", (0, 1), False, "fp32"),
 ]

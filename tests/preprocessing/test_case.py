@@ -8,11 +8,12 @@ import skimage.transform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.geometry import Box, Geometry
 from voxfit.imaging.labels import IGNORED
 from voxfit.imaging.volume import Volume, read_image, read_label, to_sitk
 from voxfit.planning.grid import ClipAndScale, Grid, Preparation, ZScore
 from voxfit.preprocessing.case import OUTSIDE, prepare
+from voxfit.preprocessing.restoring import Computed, Regridding, restore
 
 AS_PAPER = Preparation()
 AS_NNUNET = Preparation(first="normalize", coarse_axis_ratio=3.0, labels="linear")
@@ -21,6 +22,15 @@ OBLIQUE = tuple(np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0].ra
 
 def most_likely(values):
     return values.argmax(axis=0).astype(np.uint8)
+
+
+def restored(placement, values):
+    return restore([(Computed(values), placement)], most_likely)
+
+
+def on_image_grid(placement, values):
+    grid = Regridding.of(Computed(values), placement.crop.shape, placement.coarse_axis)
+    return grid.stream(Box.whole(grid.shape), 0).read(0, grid.shape[0])
 
 
 def grid(*spacing, masked=False, preparation=AS_PAPER):
@@ -42,7 +52,7 @@ def test_labels_on_their_own_grid_come_back_identical(shape, spacing, seed):
     label[case.array[0] == 0] = 0
     prepared = prepare(case, grid(*spacing), label)
     one_hot = np.stack([prepared.label == index for index in range(4)]).astype(np.float32)
-    assert np.array_equal(prepared.placement.restore(one_hot, most_likely), label)
+    assert np.array_equal(restored(prepared.placement, one_hot), label)
 
 
 @settings(max_examples=40, deadline=None)
@@ -50,7 +60,7 @@ def test_labels_on_their_own_grid_come_back_identical(shape, spacing, seed):
 def test_any_grid_is_left_and_found_again(shape, spacing, target):
     case = volume(shape, spacing)
     placement = prepare(case, grid(*target)).placement
-    assert placement.restore(np.ones((2, *placement.shape), np.float32), most_likely).shape == shape
+    assert restored(placement, np.ones((2, *placement.shape), np.float32)).shape == shape
 
 
 @pytest.mark.parametrize("direction", [tuple(np.eye(3).ravel()), (-1, 0, 0, 0, 1, 0, 0, 0, -1), OBLIQUE])
@@ -63,14 +73,14 @@ def test_a_ball_stays_where_it_is_in_space(direction):
     ball = sum((axis - middle) ** 2 for axis, middle in zip(axes, (36, 22, 24), strict=True)) < 12**2
     prepared = prepare(Volume(image[None], geometry), grid(1.5, 1.5, 1.5), ball.astype(np.int16))
     one_hot = np.stack([prepared.label == 0, prepared.label == 1]).astype(np.float32)
-    restored = to_sitk(prepared.placement.restore(one_hot, most_likely), geometry)
+    found = to_sitk(restored(prepared.placement, one_hot), geometry)
     reference = to_sitk(ball.astype(np.uint8), geometry)
     overlap = sitk.LabelOverlapMeasuresImageFilter()
-    overlap.Execute(reference, restored)
+    overlap.Execute(reference, found)
     assert overlap.GetDiceCoefficient() > 0.93
     shapes = sitk.LabelShapeStatisticsImageFilter()
     centres = []
-    for item in (reference, restored):
+    for item in (reference, found):
         shapes.Execute(item)
         centres.append(np.array(shapes.GetCentroid(1)))
     assert np.linalg.norm(centres[0] - centres[1]) < 0.3
@@ -108,7 +118,7 @@ def test_labels_on_their_own_grid_come_back_identical_from_every_preparation(sha
     label = rng.integers(0, 4, shape).astype(np.int16)
     prepared = prepare(case, grid(*spacing, preparation=AS_NNUNET), label)
     one_hot = np.stack([prepared.label == index for index in range(4)]).astype(np.float32)
-    assert np.array_equal(prepared.placement.restore(one_hot, most_likely), label)
+    assert np.array_equal(restored(prepared.placement, one_hot), label)
 
 
 def test_normalised_first_thick_slices_are_resampled_one_by_one(shared_data):
@@ -127,7 +137,7 @@ def test_normalised_first_thick_slices_are_resampled_one_by_one(shared_data):
     assert np.abs(prepared.image[0] - expected).max() < 1e-4 * np.ptp(values)
     assert set(np.unique(prepared.label)) == {OUTSIDE, *np.unique(label)}  # air is zero here and there
     logits = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
-    back = prepared.placement.to_image_grid(logits)
+    back = on_image_grid(prepared.placement, logits)
     rows = np.floor((np.arange(crop.shape[0]) + 0.5) * shape[0] / crop.shape[0]).astype(int)
     for channel, result in zip(logits, back, strict=True):
         assert np.abs(result - np.stack([resized(channel[row], crop.shape[1:], 1) for row in rows])).max() < 1e-5
@@ -139,7 +149,7 @@ def test_the_way_back_has_its_own_axis():
     prepared = prepare(case, grid(1.0, 1.0, 5.0, preparation=AS_NNUNET))
     assert prepared.placement.coarse_axis == 2
     assert np.array_equal(prepared.image[0][0], prepared.image[0][4])  # one slice of the image, five times
-    back = prepared.placement.to_image_grid(np.random.default_rng(0).normal(size=(1, 20, 20, 4)).astype(np.float32))
+    back = on_image_grid(prepared.placement, np.random.default_rng(0).normal(size=(1, 20, 20, 4)).astype(np.float32))
     assert np.array_equal(back[..., 0], back[..., 4])
     assert prepare(case, grid(1.0, 1.0, 5.0)).placement.coarse_axis is None
 

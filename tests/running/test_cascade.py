@@ -9,12 +9,14 @@ import SimpleITK as sitk
 import voxfit
 from voxfit.assessment.selection import Selection
 from voxfit.core.errors import UsageError
-from voxfit.imaging.labels import Label, Labels
-from voxfit.inference.cascade import upsampled, with_previous
+from voxfit.imaging.geometry import Box
+from voxfit.inference.cascade import upsampled
 from voxfit.inference.model import ModelDescription
+from voxfit.inference.predictor import NetworkInput
 from voxfit.planning.folds import Folds
 from voxfit.planning.plan import Limits, Plan
 from voxfit.planning.recipe import Recipe
+from voxfit.preprocessing.restoring import Computed
 
 LIMITS = Limits(voxel_budget=8**3, plane_voxels=512, base_features=4, cascade_factor=2)
 
@@ -84,18 +86,23 @@ def test_the_model_holds_both_stages_and_predicts(finished, boxes):
 def test_one_hot_channels_follow_the_image():
     segmentation = np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(np.int16)
     image = np.random.default_rng(1).normal(size=(2, 4, 5, 6)).astype(np.float32)
-    joined = with_previous(image, segmentation, 2)
+    joined = NetworkInput(image, segmentation, 2).tile(Box.whole((4, 5, 6)))
     assert joined.shape == (4, 4, 5, 6)
     assert np.array_equal(joined[:2], image)
     assert np.array_equal(joined[2:].argmax(axis=0) + 1, np.where(segmentation == 0, 1, segmentation))
     assert np.array_equal(joined[2:].sum(axis=0), segmentation > 0)
+    beyond = NetworkInput(image, segmentation, 2).tile(Box((-1, 0, 0), (3, 5, 9)))
+    assert np.array_equal(beyond[:, 1:, :, :6], joined[:, :3])
+    assert not beyond[:, 0].any()
+    assert not beyond[..., 6:].any()
 
 
-def test_upsampling_a_segmentation_keeps_its_middle():
-    coarse = np.zeros((2, 4, 4, 4), np.float32)
+def test_upsampling_a_segmentation_keeps_its_middle(finished):
+    run, _ = finished
+    coarse = np.zeros((3, 4, 4, 4), np.float32)
     coarse[1, 1:3, 1:3, 1:3] = 1
     coarse[0] = 1 - coarse[1]
-    fine = upsampled(coarse, (8, 8, 8), Labels(classes=(Label(name="box", value=1),)))
+    fine = upsampled(Computed(coarse), (8, 8, 8), Plan.load(run / "plan.json"), "3d_cascade")
     assert fine[3:5, 3:5, 3:5].all()
     assert not fine[0].any()
     assert 0.5 < fine.sum() / 64 < 1.5

@@ -73,6 +73,7 @@ def evaluate_files(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     missing: Sequence[str] = (),
+    surface: bool = True,
 ) -> Scores:
     """Compare label files.
 
@@ -83,11 +84,12 @@ def evaluate_files(
         workers: processes; 1 runs everything here; default: the available cores.
         progress: called with (done, total) cases.
         missing: names of references without prediction.
+        surface: measure surface distances too, which takes most of the time.
 
     Raises:
         DatasetError: everything that is wrong with the files.
     """
-    tasks = [_Pair(name, *files, labels, tolerance_mm) for name, files in pairs.items()]
+    tasks = [_Pair(name, *files, labels, tolerance_mm, surface) for name, files in pairs.items()]
     outcomes = map_cases(_score_pair, tasks, name=lambda task: task.name, workers=workers, progress=progress)
     problems = [problem for _, found in outcomes for problem in found]
     if fatal := [problem for problem in problems if problem.fatal]:
@@ -110,6 +112,7 @@ class _Pair:
     reference: Path
     labels: Labels
     tolerance_mm: float
+    surface: bool
 
 
 def _label_files(folder: Path) -> dict[str, Path]:
@@ -187,6 +190,7 @@ def _score_pair(pair: _Pair) -> tuple[CaseScores | None, list[Problem]]:
             reference.geometry.spacing_mm,
             pair.labels,
             pair.tolerance_mm,
+            pair.surface,
         )
     except DatasetError as error:
         return None, error.problems

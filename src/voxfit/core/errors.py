@@ -8,7 +8,8 @@
     ├── RecordError             a JSON record that does not say what it must
     ├── ModelError              a model folder that cannot be opened
     ├── WorkspaceError          a run folder that cannot be used (locked, not writable, not a run)
-    └── WorkerError             a parallel task that died; names the task
+    ├── WorkerError             a parallel task that died; names the task
+    └── MemoryLimitError        what is asked for takes more memory than it may
 
 A message says what is wrong, where, and what to do.
 """
@@ -40,6 +41,10 @@ class WorkspaceError(VoxfitError):
 
 class WorkerError(VoxfitError):
     """A parallel task that died without an exception; the message names the task and the likely cause."""
+
+
+class MemoryLimitError(VoxfitError):
+    """What is asked for takes more memory than it may; the message has both numbers."""
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,22 @@ def read_image(path: Path) -> Volume:
     return Volume(array, geometry)
 
 
+def read_geometry(path: Path) -> Geometry:
+    """The grid of an image, from its header alone.
+
+    Raises:
+        DatasetError: the file is missing or has no readable header.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        what = f"is not a readable image ({_last_line(error)})."
+        raise DatasetError(Problem(str(path), what, "Replace or remove the file.")) from None
+    return _geometry_of(reader)
+
+
 def read_label(path: Path) -> Volume:
     """Read a label map as (z, y, x) integers.
 
@@ -154,7 +170,8 @@ def from_sitk(image: sitk.Image) -> Volume:
     return Volume(np.ascontiguousarray(array.reshape((-1, *geometry.shape))), geometry)
 
 
-def _geometry_of(image: sitk.Image) -> Geometry:
+def _geometry_of(image: Any) -> Geometry:
+    """Of a SimpleITK image, or of a reader that has read a header."""
     dimension = image.GetDimension()
     size, spacing, origin = image.GetSize(), image.GetSpacing(), image.GetOrigin()
     rows = np.reshape(image.GetDirection(), (dimension, dimension))

@@ -1,34 +1,37 @@
-"""Between the stages of the cascade (method.md [N1]): a coarse segmentation becomes channels of the fine stage."""
+"""Between the stages of the cascade (method.md [N1]): a coarse segmentation becomes input of the fine stage."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voxfit.imaging.labels import Labels
-from voxfit.preprocessing.resampling import resample
+from voxfit.planning.plan import ConfigurationName, Plan
+from voxfit.preprocessing.resampling import coarse_axis
+from voxfit.preprocessing.restoring import Regridding, Source, regridded
 
 
 def upsampled(
-    outputs: NDArray[np.float32], shape: tuple[int, ...], labels: Labels, *, logits: bool = False
+    source: Source, shape: tuple[int, ...], plan: Plan, name: ConfigurationName, memory: int | None = None
 ) -> NDArray[np.int16]:
     """The segmentation of the first stage on the grid of the second.
 
-    Probabilities are interpolated linearly before the decision, so that its border is smooth.
+    What the network says is interpolated linearly before the decision, so that its border is smooth.
 
     Args:
-        outputs: (output, z, y, x) on the coarse grid.
+        source: outputs on the coarse grid.
         shape: (z, y, x) of the same case on the fine grid.
-        labels: classes or regions.
-        logits: whether the outputs are logits.
+        plan: labels, grids, and what was averaged.
+        name: of the second stage.
+        memory: bytes that outputs may take.
 
     Returns:
         (z, y, x) class indices.
     """
-    return labels.decide(resample(outputs, shape, order=1), logits=logits).astype(np.int16)
-
-
-def with_previous(image: NDArray[np.float32], segmentation: NDArray[np.int16], classes: int) -> NDArray[np.float32]:
-    """An image (channel, z, y, x) with a 0/1 channel for each of `classes` foreground classes behind its own."""
-    one_hot = np.stack([segmentation == index for index in range(1, classes + 1)])
-    return np.concatenate([image, one_hot.astype(np.float32)])
+    previous = plan.configurations[name].previous
+    assert previous is not None  # only a second stage is asked for
+    coarse, fine = (plan.grid(stage).spacing_of((1.0, 1.0, 1.0)) for stage in (previous, name))
+    apart = coarse_axis(coarse, fine, plan.preparation.coarse_axis_ratio)
+    decide = partial(plan.labels.decide, logits=plan.inference.averages == "logits")
+    return regridded([Regridding.of(source, shape, apart)], decide, memory=memory).astype(np.int16)

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, overload
 
@@ -16,19 +18,23 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from voxfit.core.errors import DatasetError, ModelError, Problem, RecordError, UsageError
+from voxfit.core.errors import DatasetError, MemoryLimitError, ModelError, Problem, RecordError, UsageError
+from voxfit.core.memory import in_words, used_bytes
 from voxfit.core.records import Record
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.verification import read_case_image
-from voxfit.imaging.volume import Volume, from_sitk, to_sitk
-from voxfit.inference.cascade import upsampled, with_previous
-from voxfit.inference.postprocessing import Part, segment, to_values
-from voxfit.inference.predictor import Predictor
+from voxfit.imaging.volume import Volume, from_sitk, read_geometry, to_sitk
+from voxfit.inference.cascade import upsampled
+from voxfit.inference.postprocessing import segment, to_values
+from voxfit.inference.predictor import NetworkInput, Predictor
 from voxfit.networks.unet import UNet, build_network
+from voxfit.planning.fingerprint import resampled_shape
 from voxfit.planning.grid import Grid
 from voxfit.planning.plan import ConfigurationName, Plan
+from voxfit.planning.stages import activation_bytes
 from voxfit.preprocessing.case import PreparedCase, prepare
+from voxfit.preprocessing.restoring import Part, Regridding, column_bytes, columns, stream_axis
 
 
 class Member(Record):
@@ -36,6 +42,18 @@ class Member(Record):
 
     configuration: ConfigurationName
     weights: tuple[str, ...]
+
+
+class Fast(Record):
+    """The member that predicts alone, with one fold and without mirroring, where speed matters most.
+
+    Attributes:
+        configuration: of the members.
+        cross_validated_dice: mean foreground Dice of this way of predicting.
+    """
+
+    configuration: ConfigurationName
+    cross_validated_dice: float
 
 
 class ModelDescription(Record):
@@ -47,6 +65,7 @@ class ModelDescription(Record):
         members: their probabilities are averaged.
         stages: the previous stages that members need.
         cross_validated_dice: mean foreground Dice of the candidate, None where it was not measured.
+        fast: the fastest way to predict; None where it was not measured.
         made_from: digest of the selection and the weights.
         made_by: program and version.
     """
@@ -57,8 +76,33 @@ class ModelDescription(Record):
     members: tuple[Member, ...]
     stages: tuple[Member, ...] = ()
     cross_validated_dice: float | None
+    fast: Fast | None = None
     made_from: str
     made_by: str
+
+    def cost_of_speed(self) -> str:
+        """What `Model.open(fast=True)` does, and what that costs, in words."""
+        if self.fast is None or self.cross_validated_dice is None:
+            return "Fast: one fold, no mirroring. What that costs was not measured for this model."
+        return (
+            f"Fast: {self.fast.configuration} alone, one fold, no mirroring. In cross-validation that had the Dice "
+            f"{self.fast.cross_validated_dice:.4f}, and {self.name} with mirroring {self.cross_validated_dice:.4f}."
+        )
+
+
+@dataclass(frozen=True)
+class ReadyCase:
+    """A case that is prepared for a model.
+
+    Attributes:
+        geometry: of the image.
+        prepared: on each of the model's grids.
+        volume: the image, where a second stage prepares it again with the segmentation of the first.
+    """
+
+    geometry: Geometry
+    prepared: dict[Grid, PreparedCase]
+    volume: Volume | None
 
 
 class Model:
@@ -67,23 +111,44 @@ class Model:
     Example: `Model.open("run").predict(SimpleITK.ReadImage("image.nii.gz"))`.
     """
 
-    def __init__(self, folder: Path, description: ModelDescription, device: str, *, mirror: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        description: ModelDescription,
+        device: str,
+        *,
+        mirror: bool = True,
+        fast: bool = False,
+        max_memory: int | None = None,
+    ) -> None:
         self.description = description
         self.plan = description.plan
+        self.max_memory = max_memory
+        wanted = _fast_members(description) if fast else (*description.stages, *description.members)
+        self.members = tuple(member.configuration for member in description.members if member in wanted)
         self.predictors: dict[ConfigurationName, Predictor] = {
             member.configuration: make_predictor(
                 self.plan,
                 member.configuration,
-                [load_network(self.plan, member.configuration, folder / file) for file in member.weights],
+                [
+                    load_network(self.plan, member.configuration, folder / file)
+                    for file in (member.weights[:1] if fast else member.weights)
+                ],
                 device,
-                mirror=mirror,
+                mirror=mirror and not fast,
+                memory=max_memory,
             )
-            for member in (*description.stages, *description.members)
+            for member in wanted
         }
 
     @staticmethod
     def open(
-        path: str | Path, device: Literal["auto", "cpu", "cuda", "mps"] | str = "auto", *, mirror: bool = True
+        path: str | Path,
+        device: Literal["auto", "cpu", "cuda", "mps"] | str = "auto",
+        *,
+        mirror: bool = True,
+        fast: bool = False,
+        max_memory: int | None = None,
     ) -> Model:
         """Open a model folder, or the model of a run folder.
 
@@ -91,6 +156,8 @@ class Model:
             path: a folder with `model.json`, or a run folder with `model/`.
             device: where to compute; "auto" takes a GPU if there is one.
             mirror: test-time mirroring [I2]; without it, prediction is 4 (2D) or 8 (3D) times faster.
+            fast: one configuration, one fold, no mirroring; `ModelDescription.fast` says what that costs.
+            max_memory: bytes that this process may use, while it segments an image; None for no limit.
 
         Raises:
             ModelError: it is no model, or a file of it is missing or damaged.
@@ -106,7 +173,7 @@ class Model:
             description = ModelDescription.load(folder / "model.json")
         except RecordError as error:
             raise ModelError(str(error)) from None
-        return Model(folder, description, choose_device(device), mirror=mirror)
+        return Model(folder, description, choose_device(device), mirror=mirror, fast=fast, max_memory=max_memory)
 
     @overload
     def predict(self, image: sitk.Image) -> sitk.Image: ...
@@ -151,12 +218,31 @@ class Model:
 
         Raises:
             DatasetError: a file is unusable.
+            MemoryLimitError: the memory limit is too low.
         """
-        volume = read_case_image(case, len(self.plan.channel_names))
-        return self.predict_volume(volume), volume.geometry
+        ready = self.read(case)
+        return self.segment(ready), ready.geometry
 
     def predict_volume(self, volume: Volume) -> NDArray[np.generic]:
         """Segment a (channel, z, y, x) volume; returns (z, y, x) label values."""
+        return self.segment(self.prepare(volume))
+
+    def read(self, case: Case) -> ReadyCase:
+        """Read the files of a case and prepare it; the first half of `predict_case`."""
+        if self.max_memory is not None:
+            needed = self.estimate(read_geometry(Path(case.images[0])))
+            if needed > self.max_memory:
+                raise MemoryLimitError(
+                    f"To segment it takes about {in_words(needed)} of memory; {in_words(self.max_memory)} are allowed."
+                )
+        return self.prepare(read_case_image(case, len(self.plan.channel_names)))
+
+    def prepare(self, volume: Volume) -> ReadyCase:
+        """Prepare a volume for every network.
+
+        Raises:
+            DatasetError: it has not the channels that the model was trained on.
+        """
         channels = len(self.plan.channel_names)
         if len(volume.array) != channels:
             raise DatasetError(
@@ -167,38 +253,122 @@ class Model:
                     "Give all channels in this order.",
                 )
             )
-        grids = {self.plan.grid(member.configuration) for member in self.description.members}
-        prepared = {grid: prepare(volume, grid) for grid in grids}
-        parts = [self._part(member.configuration, prepared, volume) for member in self.description.members]
-        return to_values(segment(parts, self.plan), self.plan.labels.values)
+        grids = {self.plan.grid(name): prepare(volume, self.plan.grid(name)) for name in self.predictors}
+        # Only a cascade that hands over a segmentation has to look at the volume again.
+        again = self._segmentation_first()
+        return ReadyCase(volume.geometry, grids, volume if again else None)
 
-    def _part(self, name: ConfigurationName, prepared: dict[Grid, PreparedCase], volume: Volume) -> Part:
+    def segment(self, ready: ReadyCase) -> NDArray[np.generic]:
+        """Segment a prepared case; the second half of `predict_case`.
+
+        Returns:
+            (z, y, x) label values.
+
+        Raises:
+            MemoryLimitError: the memory limit is too low.
+        """
+        parts = [self._part(name, ready) for name in self.members]
+        memory = self._memory_left(ready)
+        return to_values(segment(parts, self.plan, memory), self.plan.labels.values)
+
+    def estimate(self, geometry: Geometry) -> int:
+        """Memory, in bytes, that this process will hold at most while it segments an image of this grid, about.
+
+        Raises:
+            MemoryLimitError: the limit cannot be kept.
+        """
+        channels, voxels = len(self.plan.channel_names), math.prod(geometry.shape)
+        shapes = {
+            name: resampled_shape(
+                geometry.shape, geometry.spacing_mm, self.plan.grid(name).spacing_of(geometry.spacing_mm)
+            )
+            for name in self.predictors
+        }
+        images = 4 * channels * (2 * voxels + 2 * sum(math.prod(shape) for shape in set(shapes.values())))
+        base = used_bytes() + images + self._beside_outputs(geometry)
+        left = None if self.max_memory is None else max(self.max_memory - base, 0)
+        needed = 0
+        for stage in (tuple(name for name in self.predictors if name not in self.members), self.members):
+            grids = [
+                Regridding.of(
+                    # Nothing is held for it: all of its voxels are one.
+                    self.predictors[name].source(np.broadcast_to(np.float32(0), (channels, *shapes[name]))),
+                    geometry.shape,
+                )
+                for name in stage
+            ]
+            if grids:
+                axis = stream_axis(grids)
+                needed = max(needed, column_bytes(grids, columns(grids, axis, left)[0], axis))
+        return base + needed
+
+    def _beside_outputs(self, geometry: Geometry) -> int:
+        """What is held beside images and outputs: label maps of the crop, of the image, and their values; a pass."""
+        maps = 3 * math.prod(geometry.shape) * (1 if self.plan.labels.count <= 256 else 2)
+        return maps + max(predictor.pass_bytes for predictor in self.predictors.values())
+
+    def _segmentation_first(self) -> bool:
+        staged = any(self.plan.configurations[name].previous for name in self.predictors)
+        return staged and self.plan.inference.handover == "segmentation"
+
+    def _part(self, name: ConfigurationName, ready: ReadyCase) -> Part:
         """What one configuration says, after its previous stage where it has one."""
-        case = prepared[self.plan.grid(name)]
+        case = ready.prepared[self.plan.grid(name)]
         previous = self.plan.configurations[name].previous
         if previous is None:
-            return self.predictors[name].predict(case.image), case.placement
-        coarse = prepare(volume, self.plan.grid(previous))
-        outputs = self.predictors[previous].predict(coarse.image)
-        if self.plan.inference.handover == "segmentation":
-            label = segment([(outputs, coarse.placement)], self.plan).astype(np.int16)
-            case = prepare(volume, self.plan.grid(name), label)
+            return self.predictors[name].source(case.image), case.placement
+        coarse = ready.prepared[self.plan.grid(previous)]
+        source = self.predictors[previous].source(coarse.image)
+        memory = self._memory_left(ready)
+        if ready.volume is not None:
+            label = segment([(source, coarse.placement)], self.plan, memory).astype(np.int16)
+            case = prepare(ready.volume, self.plan.grid(name), label)
             segmentation = case.label
         else:
-            logits = self.plan.inference.averages == "logits"
-            segmentation = upsampled(outputs, case.image.shape[1:], self.plan.labels, logits=logits)
-        assert segmentation is not None  # a case that is given a label has one
-        image = with_previous(case.image, segmentation, self.plan.labels.count - 1)
-        return self.predictors[name].predict(image), case.placement
+            segmentation = upsampled(source, case.image.shape[1:], self.plan, name, memory)
+        seen = NetworkInput(case.image, segmentation, self.plan.labels.count - 1)
+        return self.predictors[name].source(seen), case.placement
+
+    def _memory_left(self, ready: ReadyCase) -> int | None:
+        """What outputs may take of the memory limit, now that the case is there."""
+        if self.max_memory is None:
+            return None
+        return max(self.max_memory - used_bytes() - self._beside_outputs(ready.geometry), 0)
+
+
+def _fast_members(description: ModelDescription) -> tuple[Member, ...]:
+    """The member that predicts fast, and the stage before it."""
+    name = description.fast.configuration if description.fast else description.members[0].configuration
+    previous = description.plan.configurations[name].previous
+    return tuple(
+        member for member in (*description.stages, *description.members) if member.configuration in (name, previous)
+    )
 
 
 def make_predictor(
-    plan: Plan, name: ConfigurationName, networks: Sequence[UNet], device: str, *, mirror: bool = True
+    plan: Plan,
+    name: ConfigurationName,
+    networks: Sequence[UNet],
+    device: str,
+    *,
+    mirror: bool = True,
+    plain_too: bool = False,
+    memory: int | None = None,
 ) -> Predictor:
-    """The predictor of one configuration, its networks moved to a device."""
+    """The predictor of one configuration, its networks moved to a device.
+
+    Args:
+        plan: patch, outputs, and how predictions are averaged.
+        name: of the configuration.
+        networks: one for each fold.
+        device: where to.
+        mirror: test-time mirroring.
+        plain_too: see `Predictor`.
+        memory: bytes; passes are kept small enough that they take no more than a quarter of it.
+    """
     configuration, inference = plan.configurations[name], plan.inference
     axes = (0, 1, 2) if inference.mirror_axes is None else inference.mirror_axes
-    return Predictor(
+    predictor = Predictor(
         [network.to(device).eval() for network in networks],
         configuration.patch_box,
         slice_axis=configuration.slice_axis,
@@ -207,7 +377,10 @@ def make_predictor(
         device=device,
         mirror_axes=axes if mirror else (),
         tile_weights=inference.tile_weights,
+        plain_too=plain_too,
     )
+    predictor.limit_pass(activation_bytes(plan.topology(name), configuration.patch_size), memory)
+    return predictor
 
 
 def load_network(plan: Plan, name: ConfigurationName, path: Path) -> UNet:

@@ -12,38 +12,31 @@ import scipy.special
 from numpy.typing import NDArray
 
 from voxfit.planning.plan import Plan
-from voxfit.preprocessing.case import Placement
-
-Part = tuple[NDArray[np.float32], Placement]
-"""What one configuration says of a case: (output, z, y, x) averages on its prepared grid, and where that lies."""
+from voxfit.preprocessing.restoring import Part, restore
 
 
-def segment(parts: Sequence[Part], plan: Plan) -> NDArray[np.integer[Any]]:
+def segment(parts: Sequence[Part], plan: Plan, memory: int | None = None) -> NDArray[np.integer[Any]]:
     """The segmentation of one case by one configuration, or by an ensemble of several.
 
-    Configurations with a common grid are averaged there, others on the image's grid; always as probabilities.
+    Configurations are averaged on the image's grid, always as probabilities.
 
     Args:
         parts: of each configuration.
         plan: labels, what was averaged, and which classes are one component.
+        memory: bytes that outputs may take; None for as much as is convenient.
 
     Returns:
         (z, y, x) class indices on the image's grid; background outside of the crop.
+
+    Raises:
+        MemoryLimitError: `memory` is not enough.
     """
     logits = plan.inference.averages == "logits"
-    outputs, placement = parts[0]
     if len(parts) == 1:
-        indices = placement.restore(outputs, partial(plan.labels.decide, logits=logits))
-    elif not logits and all(other == placement for _, other in parts):
-        indices = placement.restore(_mean([values for values, _ in parts]), plan.labels.decide)
+        indices = restore(parts, partial(plan.labels.decide, logits=logits), memory=memory)
     else:
-        mean = _mean([_probabilities(where.to_image_grid(values), plan) for values, where in parts])
-        indices = placement.uncrop(plan.labels.decide(mean))
+        indices = restore(parts, plan.labels.decide, partial(_probabilities, plan=plan), memory)
     return keep_largest_components(indices, plan.single_component_labels)
-
-
-def _mean(arrays: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return np.asarray(sum(arrays) / len(arrays), np.float32)
 
 
 def _probabilities(values: NDArray[np.float32], plan: Plan) -> NDArray[np.float32]:

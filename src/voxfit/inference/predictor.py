@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,35 @@ _BATCH_VOXELS = {"cuda": 2**22}
 _BATCH_VOXELS_ELSEWHERE = 2**19
 
 
+@dataclass(frozen=True)
+class NetworkInput:
+    """What a network sees of a case.
+
+    Attributes:
+        image: (channel, z, y, x), prepared.
+        previous: (z, y, x) class indices that the previous stage of a cascade found, if there is one.
+        classes: foreground classes of `previous`; each becomes a channel of zeros and ones behind the image's.
+    """
+
+    image: NDArray[np.float32]
+    previous: NDArray[np.int16] | None = None
+    classes: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(z, y, x)."""
+        return self.image.shape[1:]
+
+    def tile(self, box: Box) -> NDArray[np.float32]:
+        """(channel, *box); zeros beyond the image."""
+        image = cut(self.image, box)
+        if self.previous is None:
+            return image
+        previous = cut(self.previous, box)
+        one_hot = [(previous == index)[None] for index in range(1, self.classes + 1)]
+        return np.concatenate([image, *(mask.astype(np.float32) for mask in one_hot)])
+
+
 class Predictor:
     """Predicts prepared images with the networks of one configuration.
 
@@ -33,6 +63,11 @@ class Predictor:
         device: where the networks are.
         mirror_axes: average over all variants mirrored along these axes of (z, y, x) [I2].
         tile_weights: see `voxfit.inference.tiling.gaussian_weights`.
+        plain_too: put the averages without mirroring behind those with it; this doubles the outputs and costs no pass.
+
+    Attributes:
+        per_batch: tiles (or mirrored variants) of one pass.
+        pass_bytes: what a pass takes beside its outputs, about.
     """
 
     def __init__(
@@ -46,54 +81,66 @@ class Predictor:
         device: torch.device | str = "cpu",
         mirror_axes: Sequence[int] = (0, 1, 2),
         tile_weights: Literal["centred", "shifted"] = "centred",
+        plain_too: bool = False,
     ) -> None:
         self.networks = tuple(networks)
         self.patch_box = tuple(patch_box)
         self.slice_axis = slice_axis
-        self.outputs = outputs
+        self.outputs = outputs * (1 + plain_too)
         self.activation = activation
-        self.tile_weights: Literal["centred", "shifted"] = tile_weights
         self.device = torch.device(device)
+        self.plain_too = plain_too
         voxels = _BATCH_VOXELS.get(self.device.type, _BATCH_VOXELS_ELSEWHERE)
         self.per_batch = max(voxels // math.prod(self.patch_box), 1)
+        self.pass_bytes = 0
         chosen = [range(2) if axis in mirror_axes and axis != slice_axis else range(1) for axis in range(3)]
-        # Axes of a (batch, channel, z, y, x) tensor that each variant flips.
+        # Axes of a (batch, channel, z, y, x) tensor that each variant flips; the first variant is the image as it is.
         self.flips = [
             [axis + 2 for axis, flipped in enumerate(variant) if flipped] for variant in itertools.product(*chosen)
         ]
+        self.weights = torch.from_numpy(gaussian_weights(self.patch_box, tile_weights))
 
-    @torch.inference_mode()
-    def predict(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities (or logits) of a prepared image.
+    def limit_pass(self, tile_bytes: int, memory: int | None) -> None:
+        """Keep the tiles of one pass to a quarter of a memory limit.
 
         Args:
-            image: (channel, z, y, x).
+            tile_bytes: that a pass takes for each tile.
+            memory: the limit, bytes; None for none.
+        """
+        if memory is not None:
+            self.per_batch = max(min(self.per_batch, memory // 4 // tile_bytes), 1)
+        self.pass_bytes = self.per_batch * tile_bytes
+
+    def predict(self, case: NetworkInput | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities (or logits) of a whole prepared image.
+
+        Args:
+            case: the image, (channel, z, y, x), or all that the network sees.
 
         Returns:
             (output, z, y, x).
         """
-        padded, inside = _pad(image, self.patch_box)
-        weights = torch.from_numpy(gaussian_weights(self.patch_box, self.tile_weights)).to(self.device)
-        total = torch.zeros((self.outputs, *padded.shape[1:]))
-        norm = torch.zeros(padded.shape[1:])
-        boxes = tiles(padded.shape[1:], self.patch_box)
-        source = torch.from_numpy(padded)
-        for first in range(0, len(boxes), self.per_batch):
-            some = boxes[first : first + self.per_batch]
-            batch = torch.stack([source[(slice(None), *box.to_slices())] for box in some]).to(self.device)
-            probabilities = (self._average(batch) * weights).cpu()
-            for box, part in zip(some, probabilities, strict=True):
-                total[(slice(None), *box.to_slices())] += part
-                norm[box.to_slices()] += weights.cpu()
-        total /= norm
-        return np.ascontiguousarray(total[(slice(None), *inside.to_slices())].numpy())
+        source = self.source(case)
+        result = np.empty((self.outputs, *source.shape), np.float32)
+        first = 0
+        for slab in source.slabs(Box.whole(source.shape), 0, source.shape[0]):
+            result[:, first : first + slab.shape[1]] = slab
+            first += slab.shape[1]
+        return result
 
-    def _average(self, batch: torch.Tensor) -> torch.Tensor:
+    def source(self, case: NetworkInput | NDArray[np.float32]) -> Prediction:
+        """The same, slab by slab, as they are asked for."""
+        return Prediction(self, case if isinstance(case, NetworkInput) else NetworkInput(case))
+
+    def average(self, batch: torch.Tensor) -> torch.Tensor:
         """Mean over folds and mirrored variants of (batch, channel, z, y, x) tiles.
 
         Variants share passes while these stay small: a pass over a single small tile leaves cores idle.
         """
-        total = torch.zeros((len(batch), self.outputs, *self.patch_box), device=batch.device)
+        if len(self.flips) == len(self.networks) == 1 and not self.plain_too:
+            return self._run(self.networks[0], batch)
+        kinds = 1 + self.plain_too
+        total = torch.zeros((kinds, len(batch), self.outputs // kinds, *self.patch_box), device=batch.device)
         together = max(self.per_batch // len(batch), 1)
         for first in range(0, len(self.flips), together):
             flips = self.flips[first : first + together]
@@ -101,8 +148,18 @@ class Predictor:
             for network in self.networks:
                 parts = self._run(network, variants).split(len(batch))
                 for flip, part in zip(flips, parts, strict=True):
-                    total += part.flip(flip)
-        return total / (len(self.flips) * len(self.networks))
+                    total[0] += part.flip(flip)
+                    if self.plain_too and not flip:
+                        total[1] += part
+        total /= len(self.networks)
+        total[0] /= len(self.flips)
+        return torch.cat(list(total), dim=1)
+
+    def device_of_sums(self, size: int) -> torch.device:
+        """Where sums of `size` bytes are kept: with the networks, where that leaves them two thirds of the memory."""
+        if self.device.type == "cuda" and size < torch.cuda.mem_get_info(self.device)[0] // 3:
+            return self.device
+        return torch.device("cpu")
 
     def _run(self, network: Network, batch: torch.Tensor) -> torch.Tensor:
         if self.slice_axis is None:
@@ -118,12 +175,133 @@ class Predictor:
                 return logits
 
 
-def _pad(image: NDArray[np.float32], patch: Sequence[int]) -> tuple[NDArray[np.float32], Box]:
-    """Zeros around an image that is smaller than a tile, and where the image then lies."""
-    # As nnU-Net v2 does it, so that imported models agree: what does not halve goes behind the image.
-    start = [-(max(edge - size, 0) // 2) for size, edge in zip(image.shape[1:], patch, strict=True)]
-    stop = [low + max(size, edge) for low, size, edge in zip(start, image.shape[1:], patch, strict=True)]
-    inside = Box(
-        tuple(-low for low in start), tuple(size - low for low, size in zip(start, image.shape[1:], strict=True))
-    )
-    return cut(image, Box(tuple(start), tuple(stop))), inside
+class Prediction:
+    """The outputs of a predictor for one case, made slab by slab (a `voxfit.preprocessing.restoring.Source`).
+
+    Tiles are taken in rows along one axis. What no later row touches is divided by the sum of its weights and handed
+    out; its memory is used again. So the memory is that of a slab as thick as a tile, however long the image is.
+    """
+
+    def __init__(self, predictor: Predictor, case: NetworkInput) -> None:
+        self.predictor, self.case = predictor, case
+        self.outputs, self.shape = predictor.outputs, case.shape
+
+    def slabs(self, region: Box, axis: int, planes: int) -> Iterator[NDArray[np.float32]]:
+        """All of `region`, in slabs (output, z, y, x) of at most `planes` planes along `axis`.
+
+        A slab is valid until the next one is asked for.
+        """
+        rows = self._rows(region, axis)
+        ring = _Ring(region, axis, self._thickness(rows, region, axis), self.outputs, self.predictor)
+        for number, boxes in enumerate(rows):
+            self._add(boxes, ring)
+            after = rows[number + 1][0].start[axis] if number + 1 < len(rows) else region.stop[axis]
+            yield from ring.finished(after, planes)
+
+    def slab_bytes(self, region: Box, axis: int) -> int:
+        """Memory of the sums for a region, and of what a network holds while it runs."""
+        thickness = self._thickness(self._rows(region, axis), region, axis)
+        plane = math.prod(region.shape) // region.shape[axis]
+        batch = 4 * self.outputs * math.prod(self.predictor.patch_box) * self.predictor.per_batch
+        return 4 * (self.outputs + 1) * thickness * plane + 3 * batch
+
+    def _rows(self, region: Box, axis: int) -> list[list[Box]]:
+        """The tiles that a region needs, in rows of (at least) one batch: each begins further along the axis."""
+        patch = self.predictor.patch_box
+        whole = [max(size, edge) for size, edge in zip(self.shape, patch, strict=True)]
+        # As nnU-Net v2 does it, so that imported models agree: what does not halve goes behind the image.
+        before = [(full - size) // 2 for full, size in zip(whole, self.shape, strict=True)]
+        rows: dict[int, list[Box]] = {}
+        for tile in tiles(whole, patch):
+            start = tuple(first - offset for first, offset in zip(tile.start, before, strict=True))
+            box = Box(start, tuple(first + edge for first, edge in zip(start, patch, strict=True)))
+            if all(low < stop and start < high for low, high, start, stop in _ends(box, region)):
+                rows.setdefault(box.start[axis], []).append(box)
+        groups: list[list[Box]] = []
+        for _, boxes in sorted(rows.items()):
+            if groups and len(groups[-1]) + len(boxes) <= self.predictor.per_batch:
+                groups[-1].extend(boxes)
+            else:
+                groups.append(boxes)
+        return groups
+
+    @staticmethod
+    def _thickness(rows: Sequence[Sequence[Box]], region: Box, axis: int) -> int:
+        """Planes that are in work at once."""
+        return max(
+            min(boxes[-1].stop[axis], region.stop[axis]) - max(boxes[0].start[axis], region.start[axis])
+            for boxes in rows
+        )
+
+    @torch.inference_mode()
+    def _add(self, boxes: Sequence[Box], ring: _Ring) -> None:
+        predictor = self.predictor
+        for first in range(0, len(boxes), predictor.per_batch):
+            some = boxes[first : first + predictor.per_batch]
+            parts = [torch.from_numpy(self.case.tile(box)) for box in some]
+            batch = parts[0][None] if len(parts) == 1 else torch.stack(parts)
+            averages = predictor.average(batch.to(predictor.device)).to(ring.device)
+            for box, part in zip(some, averages, strict=True):
+                ring.add(box, part)
+
+
+class _Ring:
+    """Weighted sums over a window of planes that moves along an axis: plane p lies at p modulo its thickness."""
+
+    def __init__(self, region: Box, axis: int, thickness: int, outputs: int, predictor: Predictor) -> None:
+        self.region, self.axis, self.thickness = region, axis, thickness
+        shape = list(region.shape)
+        shape[axis] = thickness
+        self.device = predictor.device_of_sums(4 * (outputs + 1) * math.prod(shape))
+        self.weights = predictor.weights.to(self.device)
+        self.total = torch.zeros((outputs, *shape), device=self.device)
+        self.norm = torch.zeros(shape, device=self.device)
+        self.done = region.start[axis]
+
+    def add(self, box: Box, part: torch.Tensor) -> None:
+        """Add the weighted outputs (output, *box) of a tile, as far as it lies in the region."""
+        low = [max(start, first) for start, first in zip(box.start, self.region.start, strict=True)]
+        high = [min(stop, last) for stop, last in zip(box.stop, self.region.stop, strict=True)]
+        for first, last in self._pieces(low[self.axis], high[self.axis]):
+            low[self.axis], high[self.axis] = first, last
+            source = tuple(
+                slice(start - first, stop - first) for start, stop, first in zip(low, high, box.start, strict=True)
+            )
+            target = self._at(low, high)
+            self.total[(slice(None), *target)].addcmul_(part[(slice(None), *source)], self.weights[source])
+            self.norm[target] += self.weights[source]
+
+    def finished(self, end: int, planes: int) -> Iterator[NDArray[np.float32]]:
+        """The averages of all planes before `end` that were not handed out yet."""
+        low, high = list(self.region.start), list(self.region.stop)
+        for first, last in self._pieces(self.done, end):
+            for start in range(first, last, planes):
+                low[self.axis], high[self.axis] = start, min(start + planes, last)
+                target = self._at(low, high)
+                total, norm = self.total[(slice(None), *target)], self.norm[target]
+                yield total.div_(norm).cpu().numpy()
+                total.zero_()
+                norm.zero_()
+        self.done = max(end, self.done)
+
+    def _pieces(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Runs of planes that lie in one piece."""
+        while first < last:
+            stop = min(last, first - first % self.thickness + self.thickness)
+            yield first, stop
+            first = stop
+
+    def _at(self, low: Sequence[int], high: Sequence[int]) -> tuple[slice, ...]:
+        """Where a box of the region lies in memory; along the axis it does not cross the end."""
+        places = []
+        for axis, (start, stop, first) in enumerate(zip(low, high, self.region.start, strict=True)):
+            if axis == self.axis:
+                place = start % self.thickness
+                places.append(slice(place, place + stop - start))
+            else:
+                places.append(slice(start - first, stop - first))
+        return tuple(places)
+
+
+def _ends(box: Box, region: Box) -> Iterator[tuple[int, int, int, int]]:
+    return zip(box.start, box.stop, region.start, region.stop, strict=True)

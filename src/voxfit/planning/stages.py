@@ -111,3 +111,13 @@ def multiplications(topology: Topology, patch_size: Sequence[int]) -> int:
             total += voxels * stride * above * (width + size * above * (blocks + 1))
         inputs = width
     return total + math.prod(patch_size) * topology.features[0] * topology.out_channels
+
+
+def activation_bytes(topology: Topology, patch_size: Sequence[int]) -> int:
+    """Memory that one forward pass over one patch takes, about: what the decoder will need, and the widest level."""
+    voxels, levels = math.prod(patch_size), []
+    for width, strides in zip(topology.features, topology.strides, strict=True):
+        voxels //= math.prod(strides)
+        levels.append(4 * width * voxels)
+    # A convolution of the decoder holds its two inputs, both together, and its result.
+    return sum(levels) + 4 * max(levels)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import scipy.ndimage
@@ -38,31 +37,6 @@ class Placement:
     crop: Box
     shape: tuple[int, ...]
     coarse_axis: int | None = None
-
-    def restore(
-        self, values: NDArray[np.float32], decide: Callable[[NDArray[np.float32]], NDArray[np.integer[Any]]]
-    ) -> NDArray[np.integer[Any]]:
-        """From what networks say on the prepared grid to class indices on the image's grid (method.md [I3]).
-
-        Args:
-            values: (output, z, y, x), probabilities or logits.
-            decide: makes (...) class indices of (output, ...) values.
-
-        Returns:
-            (z, y, x) class indices; background outside of the crop.
-        """
-        return self.uncrop(decide(self.to_image_grid(values)))
-
-    def to_image_grid(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """From the prepared grid to the image's, within the crop: linear, but nearest along an axis that is apart.
-
-        Args:
-            values: (class, z, y, x), probabilities or logits.
-
-        Returns:
-            (class, *crop.shape).
-        """
-        return resample(values, self.crop.shape, order=1, apart=self.coarse_axis)
 
     def uncrop(self, label: NDArray[Scalar]) -> NDArray[Scalar]:
         """A label map of the crop, as one of the whole image."""

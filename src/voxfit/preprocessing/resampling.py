@@ -89,17 +89,17 @@ def resample(
     axes = [axis for axis in range(3) if axis != apart and array.shape[axis + 1] != shape[axis]]
     # The axis that shrinks most (or grows least) goes first: fewer voxels for the others.
     for axis in sorted(axes, key=lambda axis: shape[axis] / array.shape[axis + 1]):
-        result = _along(axis_matrix(array.shape[axis + 1], shape[axis], order), result, axis)
+        result = along_axis(axis_matrix(array.shape[axis + 1], shape[axis], order), result, axis)
     if clip and axes:
         across = tuple(axis + 1 for axis in range(3) if axis != apart)
         result.clip(array.min(axis=across, keepdims=True), array.max(axis=across, keepdims=True), out=result)
     if apart is not None and array.shape[apart + 1] != shape[apart]:
-        result = result.take(_nearest(array.shape[apart + 1], shape[apart]), axis=apart + 1)
+        result = result.take(nearest_voxels(array.shape[apart + 1], shape[apart]), axis=apart + 1)
     return np.ascontiguousarray(result)
 
 
-def _along(matrix: NDArray[np.float32], array: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """Multiply one spatial axis of (channel, z, y, x) by a matrix, without transposing the array."""
+def along_axis(matrix: NDArray[np.float32], array: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """Multiply one spatial axis of (channel, z, y, x) by a (new, old) matrix, without transposing the array."""
     channels, depth, height, width = array.shape
     if axis == 2:
         flat = array.reshape(-1, width) @ matrix.T
@@ -115,7 +115,8 @@ def _centres(old: int, new: int) -> NDArray[np.float64]:
     return centres
 
 
-def _nearest(old: int, new: int) -> NDArray[np.intp]:
+def nearest_voxels(old: int, new: int) -> NDArray[np.intp]:
+    """For each of the `new` voxels of an axis, the nearest of the `old` ones."""
     return np.floor(_centres(old, new) + 0.5).clip(0, old - 1).astype(np.intp)
 
 
@@ -123,7 +124,7 @@ def resample_nearest(array: NDArray[Scalar], shape: tuple[int, ...]) -> NDArray[
     """Resample a label map (z, y, x) to `shape` by nearest neighbour: no value is invented (method.md [P2])."""
     if array.shape == shape:
         return array
-    return array[np.ix_(*map(_nearest, array.shape, shape))]
+    return array[np.ix_(*map(nearest_voxels, array.shape, shape))]
 
 
 def resample_linear(label: NDArray[Index], shape: tuple[int, ...], *, apart: int | None = None) -> NDArray[Index]:
@@ -166,7 +167,7 @@ class _Neighbours:
 
     @staticmethod
     def of(old: int, new: int, *, nearest: bool) -> _Neighbours:
-        closest = _nearest(old, new)
+        closest = nearest_voxels(old, new)
         if nearest:
             return _Neighbours(closest, closest, np.ones(new), closest)
         centres = _centres(old, new)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from voxfit.assessment.scores import Scores
 from voxfit.assessment.selection import Selection
 from voxfit.core.errors import RecordError
 from voxfit.core.records import digest_of
 from voxfit.core.version import VERSION
-from voxfit.inference.model import Member, ModelDescription
+from voxfit.inference.model import Fast, Member, ModelDescription
 from voxfit.planning.plan import ConfigurationName
 from voxfit.running.folds import fold_folder, fold_origin
 
@@ -40,10 +42,21 @@ def assemble(run: Run, selection: Selection) -> Path:
             members=tuple(_member(run, name, part) for name in names),
             stages=tuple(_member(run, name, part) for name in run.configurations if name in stages),
             cross_validated_dice=winner.foreground_dice,
+            fast=_fast(run, names),
             made_from=origin,
             made_by=f"voxfit {VERSION}",
         ).save(part / "model.json")
     return folder
+
+
+def _fast(run: Run, names: Sequence[ConfigurationName]) -> Fast | None:
+    """The member that is best without mirroring."""
+    measured = [
+        Fast(configuration=name, cross_validated_dice=dice)
+        for name in names
+        if (dice := Scores.load(run.root / name / "cross_validation" / "plain.json").mean.foreground_dice) is not None
+    ]
+    return max(measured, key=lambda item: item.cross_validated_dice, default=None)
 
 
 def _member(run: Run, name: ConfigurationName, folder: Path) -> Member:

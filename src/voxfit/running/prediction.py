@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from voxfit.core.errors import DatasetError, Problem, UsageError
+from voxfit.core.errors import DatasetError, MemoryLimitError, Problem, UsageError
 from voxfit.core.listening import Listener
+from voxfit.core.memory import in_words
 from voxfit.imaging.files import Case, group_channels, images_in
 from voxfit.imaging.volume import file_ending, write_label
-from voxfit.inference.model import Model
+from voxfit.inference.model import Model, ReadyCase
 
 
 def find_cases(inputs: Sequence[Path], channels: int) -> tuple[Case, ...]:
@@ -46,26 +49,54 @@ def predict_cases(
 ) -> list[Problem]:
     """Segment cases into a folder, as `NAME` with the ending of the image.
 
+    While the networks work on one case, the next is read and the last is written.
+
     Args:
         model: an open model.
         cases: what to segment.
         folder: gets one label file for each case.
-        listener: hears of every finished case.
+        listener: hears of every finished case, and of the memory that large ones take.
         ending: of the label files; default: each image's own.
 
     Returns:
         what was wrong with the cases that could not be segmented.
     """
     problems: list[Problem] = []
-    for index, case in enumerate(cases):
-        try:
-            label, geometry = model.predict_case(case)
-        except DatasetError as error:
-            problems += error.problems
-        else:
-            write_label(folder / (case.name + (ending or file_ending(Path(case.images[0])))), label, geometry)
-        listener.progress(index + 1, len(cases))
+    announced = 0
+    with ThreadPoolExecutor(1, "voxfit-writer") as writer:
+        written: Future[None] | None = None
+        for index, (case, reading) in enumerate(_read_ahead(model, cases)):
+            try:
+                ready = reading.result()
+                needed = model.estimate(ready.geometry)
+                if needed > 1.2 * announced:
+                    announced = needed
+                    listener.say(f"{case.name} takes about {in_words(needed)} of memory.")
+                label = model.segment(ready)
+            except DatasetError as error:
+                problems += error.problems
+            except MemoryLimitError as error:
+                problems.append(Problem(case.name, str(error), "Raise --max-memory."))
+            else:
+                path = folder / (case.name + (ending or file_ending(Path(case.images[0]))))
+                if written:
+                    written.result()
+                written = writer.submit(write_label, path, label, ready.geometry)
+            listener.progress(index + 1, len(cases))
+        if written:
+            written.result()
     return problems
+
+
+def _read_ahead(model: Model, cases: Sequence[Case]) -> Iterator[tuple[Case, Future[ReadyCase]]]:
+    """Each case with its reading; the next is read meanwhile, unless memory is limited."""
+    with ThreadPoolExecutor(1, "voxfit-reader") as reader:
+        coming: deque[Future[ReadyCase]] = deque()
+        ahead = 1 if model.max_memory is None else 0
+        for index, case in enumerate(cases):
+            while len(coming) <= ahead and index + len(coming) < len(cases):
+                coming.append(reader.submit(model.read, cases[index + len(coming)]))
+            yield case, coming.popleft()
 
 
 def _single(path: Path) -> tuple[Case, ...]:

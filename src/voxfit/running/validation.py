@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +17,12 @@ from voxfit.assessment.selection import Candidate
 from voxfit.assessment.selection import pairs as ensembles
 from voxfit.core.records import Record, digest_of
 from voxfit.imaging.volume import write_label
-from voxfit.inference.cascade import upsampled, with_previous
+from voxfit.inference.cascade import upsampled
 from voxfit.inference.model import load_network, make_predictor
-from voxfit.inference.postprocessing import Part, segment, to_values
+from voxfit.inference.postprocessing import keep_largest_components, segment, to_values
+from voxfit.inference.predictor import NetworkInput, Predictor
 from voxfit.planning.plan import ConfigurationName, Plan
+from voxfit.preprocessing.restoring import Computed, Part, Source, restore
 from voxfit.running.folds import fold_folder, fold_origin, previous_stage
 
 if TYPE_CHECKING:
@@ -38,7 +42,7 @@ def cross_validate(run: Run, name: ConfigurationName) -> Scores:
     """Out-of-fold segmentations and scores of one configuration, in `NAME/cross_validation/`.
 
     Beside them, as `.npy` on prepared grids: `probabilities/` (float16) where ensembles will need them, and
-    `next_stage/` (class indices) where a cascade goes on from here.
+    `next_stage/` (class indices) where a cascade goes on from here. `plain.json` are the scores without mirroring.
     """
     plan, _ = run.settings
     folder = run.root / name / "cross_validation"
@@ -51,26 +55,51 @@ def cross_validate(run: Run, name: ConfigurationName) -> Scores:
     cases = [(fold, case) for fold in run.folds_of(name) for case in run.folds.validation[fold]]
     before = previous_stage(run, name)
     with run.workspace.building(folder, origin) as part:
-        for extra in extras:
+        for extra in (*extras, "plain"):
             (part / extra).mkdir(exist_ok=True)
         predictor, loaded = None, -1
         for index, (fold, case) in enumerate(cases):
             if (part / f"{case}.nii.gz").exists() and all((part / extra / f"{case}.npy").exists() for extra in extras):
                 continue
             if predictor is None or fold != loaded:
-                weights = fold_folder(run, name, fold) / "weights.safetensors"
-                predictor, loaded = make_predictor(plan, name, [load_network(plan, name, weights)], run.device), fold
-            image = np.asarray(store.image(case))
-            if before:
-                image = with_previous(image, before.segmentation(case), before.classes)
-            probabilities = predictor.predict(image)
-            if "probabilities" in extras:
-                np.save(part / "probabilities" / f"{case}.npy", probabilities.astype(np.float16))
-            if "next_stage" in extras:
-                np.save(part / "next_stage" / f"{case}.npy", _next_segmentation(run, name, case, probabilities))
-            _write(part, case, [(probabilities, store.manifest.placements[case])], plan)
+                network = load_network(plan, name, fold_folder(run, name, fold) / "weights.safetensors")
+                predictor, loaded = make_predictor(plan, name, [network], run.device, plain_too=True), fold
+            previous = before.segmentation(case) if before else None
+            seen = NetworkInput(np.asarray(store.image(case)), previous, before.classes if before else 0)
+            _validate(run, name, case, predictor, seen, part)
             run.listener.progress(index + 1, len(cases))
-        return _score(run, part, origin, [case for _, case in cases])
+        names = [case for _, case in cases]
+        _evaluate(run, part / "plain", names, surface=False).save(part / "plain.json")
+        shutil.rmtree(part / "plain")
+        return _score(run, part, origin, names)
+
+
+def _validate(
+    run: Run, name: ConfigurationName, case: str, predictor: Predictor, seen: NetworkInput, folder: Path
+) -> None:
+    """Segment one case, with and without mirroring; its own label file comes last and says that all is there."""
+    plan, _ = run.settings
+    placement = run.store(plan.grid(name)).manifest.placements[case]
+    source: Source = predictor.source(seen)
+    extras = _extras(run, name)
+    if extras:  # all that the network says is needed anyway
+        values = predictor.predict(seen)
+        source, mirrored = Computed(values), Computed(values[: plan.labels.outputs])
+        if "probabilities" in extras:
+            np.save(folder / "probabilities" / f"{case}.npy", mirrored.values.astype(np.float16))
+        if "next_stage" in extras:
+            np.save(folder / "next_stage" / f"{case}.npy", _next_segmentation(run, name, case, mirrored))
+    both = restore([(source, placement)], partial(_decide_both, plan=plan))
+    for place, indices in zip((folder / "plain", folder), np.divmod(both, plan.labels.count), strict=True):
+        found = keep_largest_components(indices, plan.single_component_labels)
+        write_label(place / f"{case}.nii.gz", to_values(found, plan.labels.values), placement.geometry)
+
+
+def _decide_both(values: NDArray[np.float32], plan: Plan) -> NDArray[np.integer[Any]]:
+    """Class indices with mirroring, plus (number of classes) x those without."""
+    logits = plan.inference.averages == "logits"
+    mirrored, plain = (plan.labels.decide(half, logits=logits).astype(np.uint32) for half in np.split(values, 2))
+    return mirrored + plan.labels.count * plain
 
 
 def _extras(run: Run, name: ConfigurationName) -> list[str]:
@@ -81,14 +110,11 @@ def _extras(run: Run, name: ConfigurationName) -> list[str]:
     return ["probabilities"] * paired + ["next_stage"] * staged
 
 
-def _next_segmentation(
-    run: Run, name: ConfigurationName, case: str, probabilities: NDArray[np.float32]
-) -> NDArray[np.int16]:
+def _next_segmentation(run: Run, name: ConfigurationName, case: str, source: Source) -> NDArray[np.int16]:
     """The segmentation of a case on the grid of the stage after a configuration."""
     plan, _ = run.settings
     after = next(other for other in run.configurations if plan.configurations[other].previous == name)
-    shape = run.store(plan.grid(after)).manifest.placements[case].shape
-    return upsampled(probabilities, shape, plan.labels, logits=plan.inference.averages == "logits")
+    return upsampled(source, run.store(plan.grid(after)).manifest.placements[case].shape, plan, after)
 
 
 def candidates(run: Run) -> list[Candidate]:
@@ -117,29 +143,31 @@ def _score_pair(run: Run, names: tuple[str, str]) -> Scores:
             parts: list[Part] = []
             for name in members:
                 file = run.root / name / "cross_validation" / "probabilities" / f"{case}.npy"
-                parts.append((np.load(file).astype(np.float32), stores[name].manifest.placements[case]))
-            _write(part, case, parts, plan)
+                values = np.load(file).astype(np.float32)
+                parts.append((Computed(values), stores[name].manifest.placements[case]))
+            found = to_values(segment(parts, plan), plan.labels.values)
+            write_label(part / f"{case}.nii.gz", found, parts[0][1].geometry)
             run.listener.progress(index + 1, len(cases))
         return _score(run, part, origin, cases)
 
 
-def _write(folder: Path, case: str, parts: Sequence[Part], plan: Plan) -> None:
-    """From what networks said to a label file, exactly as prediction does it."""
-    values = to_values(segment(parts, plan), plan.labels.values)
-    write_label(folder / f"{case}.nii.gz", values, parts[0][1].geometry)
-
-
 def _score(run: Run, folder: Path, origin: str, cases: Sequence[str]) -> Scores:
+    scores = _evaluate(run, folder, cases)
+    scores.save(folder / "scores.json")
+    ValidationManifest(made_from=origin).save(folder / "manifest.json")
+    return scores
+
+
+def _evaluate(run: Run, folder: Path, cases: Sequence[str], *, surface: bool = True) -> Scores:
+    """Scores of the label maps in a folder."""
     validated = set(cases)
     pairs = {
         case.name: (folder / f"{case.name}.nii.gz", Path(case.label or ""))
         for case in run.dataset.cases
         if case.name in validated
     }
-    scores = evaluate_files(pairs, run.dataset.labels, tolerance_mm=TOLERANCE_MM, workers=run.request.workers)
-    scores.save(folder / "scores.json")
-    ValidationManifest(made_from=origin).save(folder / "manifest.json")
-    return scores
+    labels, workers = run.dataset.labels, run.request.workers
+    return evaluate_files(pairs, labels, tolerance_mm=TOLERANCE_MM, workers=workers, surface=surface)
 
 
 def _origin(run: Run, names: tuple[str, ...]) -> str:
