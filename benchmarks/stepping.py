@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.hippocampus import DATASET, training_files, workspace, write_raw
 from benchmarks.measuring import fresh
 from benchmarks.outputs import numbers
-from benchmarks.peer import TRAINER, Trained, Workspace
+from benchmarks.peer import Trained, Workspace
 from benchmarks.row import Kernel, Row, Setting, Target
 
 
@@ -26,30 +26,29 @@ class Subject:
 
     Attributes:
         dataset, configuration: nnU-Net's names.
-        batch: its size; None for the planned one.
+        batch: its size.
         patch: its size; None for the planned one.
         steps: of one measurement, on a CPU and on a GPU.
     """
 
     dataset: str
     configuration: str
-    batch: int | None
+    batch: int
     patch: tuple[int, ...] | None
     steps: dict[str, int]
 
-    @property
-    def plans(self) -> str:
+    def plans(self, setting: Setting) -> str:
         """nnU-Net's name of them."""
-        return f"step{self.configuration}Plans"
+        return f"{'quick' if setting.quick else 'step'}{self.configuration}Plans"
 
     def count(self, setting: Setting) -> int:
         """Steps of one measurement."""
         return 2 if setting.quick else self.steps[setting.device]
 
-    def edit(self, plans: dict[str, Any]) -> None:
+    def edit(self, setting: Setting, plans: dict[str, Any]) -> None:
         """Batch and patch as wanted."""
         found = plans["configurations"][self.configuration]
-        found["batch_size"] = self.batch or found["batch_size"]
+        found["batch_size"] = 2 if setting.quick else self.batch
         found["patch_size"] = list(self.patch or found["patch_size"])
 
 
@@ -57,8 +56,8 @@ def planned(subject: Subject, setting: Setting) -> Trained:
     """nnU-Net's raw dataset, plans and prepared cases."""
     space = workspace(setting)
     _write_raw(subject, space, setting)
-    space.plan(subject.dataset, "ExperimentPlanner", subject.edit, subject.plans)
-    result = Trained(space, subject.dataset, subject.plans, subject.configuration)
+    space.plan(subject.dataset, "ExperimentPlanner", partial(subject.edit, setting), subject.plans(setting))
+    result = Trained(space, subject.dataset, subject.plans(setting), subject.configuration)
     space.preprocess(result)
     return result
 
@@ -83,9 +82,9 @@ def read_plans(subject: Subject, found: Trained) -> Any:
     from voxfit.interop.nnunet_plans import read_part
 
     source = found.workspace.preprocessed / subject.dataset
-    folder = source / f"plans_{subject.plans}"  # under the names of a results folder
+    folder = source / f"plans_{found.plans}"  # under the names of a results folder
     folder.mkdir(exist_ok=True)
-    shutil.copyfile(source / f"{subject.plans}.json", folder / "plans.json")
+    shutil.copyfile(source / f"{found.plans}.json", folder / "plans.json")
     shutil.copyfile(source / "dataset.json", folder / "dataset.json")
     return read_part(folder, subject.configuration, range(2 if subject.configuration == "2d" else 3))
 
@@ -154,9 +153,9 @@ def their_steps(subject: Subject, setting: Setting) -> Callable[[], Any]:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     space = found.workspace
-    plans = json.loads((space.preprocessed / subject.dataset / f"{subject.plans}.json").read_text())
+    plans = json.loads((space.preprocessed / subject.dataset / f"{found.plans}.json").read_text())
     description = json.loads((space.raw / subject.dataset / "dataset.json").read_text())
-    shutil.rmtree(space.results / subject.dataset / f"{TRAINER}__{subject.plans}__{subject.configuration}", True)
+    shutil.rmtree(found.folder, ignore_errors=True)
     trainer = nnUNetTrainer(
         plans | {"continue_training": False}, subject.configuration, 0, description, torch.device(setting.device)
     )
