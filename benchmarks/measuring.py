@@ -98,9 +98,7 @@ class _Resident:
         self._answer()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -141,9 +139,7 @@ class _Repeated:
     def __enter__(self) -> _Repeated:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         pass
 
     def once(self) -> float:

@@ -159,13 +159,14 @@ def check_classes(setting: Setting, folder: Path) -> str:
 
 
 def write_trivial_model(folder: Path, classes: int) -> Path:
-    """A model folder whose network has two feature maps and random weights.
+    """A model folder whose network has two feature maps; random weights, but for the last layer.
 
     Args:
         folder: the new model.
         classes: of foreground.
     """
     import safetensors.torch
+    import torch
 
     from voxfit.imaging.labels import Label, Labels
     from voxfit.inference.model import Member, ModelDescription
@@ -193,7 +194,12 @@ def write_trivial_model(folder: Path, classes: int) -> Path:
         configurations={"3d": configuration},
     )
     folder.mkdir(parents=True, exist_ok=True)
-    weights = build_network(plan.topology("3d"), 0).inference_weights()
+    network = build_network(plan.topology("3d"), 0)
+    # Directions on a circle: every class is the largest for some pair of features.
+    angles = torch.linspace(0, 2 * torch.pi, classes + 2)[:-1]
+    with torch.no_grad():
+        network.head.weight.copy_(torch.stack([angles.cos(), angles.sin()], dim=1).reshape(network.head.weight.shape))
+    weights = network.inference_weights()
     (folder / "weights.safetensors").write_bytes(safetensors.torch.save(weights))
     ModelDescription(
         name="3d",
