@@ -2,6 +2,8 @@
 # make test    install what tests need, then lint, type-check, check layers, test
 # make soak    kill fit and predict fifty times, compare with runs left alone, write docs/reliability.md
 # make oracles compare with nnU-Net v2 itself, in an environment of its own
+# make bench   measure against nnU-Net v2, MONAI and SciPy, in the same environment, and write docs/benchmarks.md;
+#              make bench ROWS=resample,predict for some rows; OPTIONS="--device cuda --cores 0" on a GPU
 # All install once; a change of pyproject.toml or constraints.txt installs again.
 
 PYTHON ?= python3
@@ -9,9 +11,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-ORACLES := .venv-oracles
+PEERS := .venv-peers
 
-.PHONY: demo test soak oracles clean
+.PHONY: demo test soak oracles bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/voxfit demo -o demo
@@ -26,14 +28,17 @@ test: $(VENV)/installed-test
 soak: $(VENV)/installed-test
 	$(BIN)/python tests/soak/soak.py --write docs/reliability.md
 
-oracles: $(ORACLES)/installed
-	$(ORACLES)/bin/python -m pytest tests/oracles
+oracles: $(PEERS)/installed
+	$(PEERS)/bin/python -m pytest tests/oracles
 
-$(ORACLES)/installed: pyproject.toml constraints.txt tests/oracles/constraints.txt
-	$(PYTHON) -m venv $(ORACLES)
-	$(ORACLES)/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt torch
-	$(ORACLES)/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt \
-	  --constraint tests/oracles/constraints.txt --editable '.[oracles]'
+bench: $(PEERS)/installed
+	$(PEERS)/bin/python -m benchmarks --rows '$(ROWS)' $(OPTIONS)
+
+$(PEERS)/installed: pyproject.toml constraints.txt benchmarks/constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt torch
+	$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt \
+	  --constraint benchmarks/constraints.txt --editable '.[peers]'
 	touch $@
 
 $(VENV)/created:
@@ -51,4 +56,4 @@ $(VENV)/installed-test: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ORACLES) demo
+	rm -rf $(VENV) $(PEERS) demo

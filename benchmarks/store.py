@@ -46,9 +46,9 @@ def main() -> None:
                 part = read(box)
                 times[name].append(perf_counter() - begun)
                 assert np.array_equal(part, image[box])
-    print("| store | box, median | written in | size |\n|---|---|---|---|")  # noqa: T201
+    print("| store | box, median | written in | size |\n|---|---|---|---|")
     for name, values in times.items():
-        print(f"| {name} | {1000 * statistics.median(values):.1f} ms | {lines[name]} |")  # noqa: T201
+        print(f"| {name} | {1000 * statistics.median(values):.1f} ms | {lines[name]} |")
 
 
 def npy(image: NDArray[np.float32], place: Path) -> Read:

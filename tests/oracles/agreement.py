@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from peer import Cost
+
+from benchmarks.peer import Cost
 
 
 @dataclass(frozen=True)

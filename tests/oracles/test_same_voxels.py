@@ -21,8 +21,9 @@ import pytest
 import SimpleITK as sitk
 from agreement import Agreement, Row, compare, write_table
 from numpy.typing import NDArray
-from peer import Trained, Workspace, commands, measure, predict, single_precision
 
+from benchmarks.hippocampus import LABELS, training_files
+from benchmarks.peer import Trained, Workspace, commands, measure, predict, single_precision
 from voxfit.imaging.files import images_in
 from voxfit.imaging.volume import read_label
 from voxfit.inference.model import Model
@@ -35,9 +36,8 @@ pytest.importorskip("nnunetv2", exc_type=ImportError)
 CASES = 20
 TABLE = Path(__file__).parents[2] / "build" / "agreement.md"
 
-HIPPOCAMPUS = {"background": 0, "Anterior": 1, "Posterior": 2}
 REGIONS = {"background": 0, "whole": [1, 2], "posterior": [2]}
-IGNORED = HIPPOCAMPUS | {"ignore": 3}
+IGNORED = LABELS | {"ignore": 3}
 CARDIAC = {"background": 0, "label1": 1, "label2": 2, "label3": 3}
 
 Read = Callable[[Path], tuple[sitk.Image, sitk.Image]]
@@ -88,14 +88,13 @@ def write_hippocampus(
     workspace: Workspace,
     dataset: str,
     *,
-    labels: dict[str, Any] = HIPPOCAMPUS,
+    labels: dict[str, Any] = LABELS,
     order: list[int] | None = None,
     change: Callable[[sitk.Image], sitk.Image] | None = None,
     hide: bool = False,
 ) -> None:
     source = shared("Task04_Hippocampus")
-    names = [path.name for path in sorted((source / "labelsTr").glob("*.nii.gz"))[:CASES]]
-    cases = {name.split(".")[0]: (source / "imagesTr" / name, source / "labelsTr" / name) for name in names}
+    cases = training_files(source, CASES)
     images = sorted((source / "imagesTs").glob("*.nii.gz"))[:CASES]
     if change or hide:
         target = workspace.root / "changed" / dataset

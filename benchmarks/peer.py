@@ -44,6 +44,7 @@ class Trained:
 
     @property
     def folder(self) -> Path:
+        """Where nnU-Net puts folds and plans."""
         return self.workspace.results / self.dataset / f"{TRAINER}__{self.plans}__{self.configuration}"
 
 
@@ -55,14 +56,17 @@ class Workspace:
 
     @property
     def raw(self) -> Path:
+        """Datasets."""
         return self.root / "raw"
 
     @property
     def preprocessed(self) -> Path:
+        """Fingerprints, plans, prepared cases."""
         return self.root / "preprocessed"
 
     @property
     def results(self) -> Path:
+        """Trained networks."""
         return self.root / "results"
 
     @property
@@ -204,13 +208,16 @@ class Workspace:
         return described
 
 
-def open_predictor(folder: Path, folds: Sequence[int], *, mirror: bool) -> Any:
+def open_predictor(folder: Path, folds: Sequence[int], *, mirror: bool, device: str = "cpu") -> Any:
     """nnU-Net's predictor of a results folder."""
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     predictor = nnUNetPredictor(
-        use_mirroring=mirror, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
+        use_mirroring=mirror,
+        perform_everything_on_device=device != "cpu",
+        device=torch.device(device),
+        allow_tqdm=False,
     )
     predictor.initialize_from_trained_model_folder(str(folder), tuple(folds))
     return predictor

@@ -1,0 +1,116 @@
+"""`python -m benchmarks`: measure rows, and write `benchmarks/results.json` and `docs/benchmarks.md`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from time import perf_counter
+
+from benchmarks.machine import commit, describe_machine, versions
+from benchmarks.measuring import BenchmarkError, check_row, counted, measure_row
+from benchmarks.results import PAGE, RESULTS, Entry, key, load, make_entry, reached, save, write_page
+from benchmarks.row import ROOT, Row, Setting, asked_for
+from benchmarks.rows import ROWS
+
+
+def main(arguments: list[str]) -> int:
+    """Run from the command line; returns the exit code: 1 where a row failed or its sides differ."""
+    options = _parser().parse_args(arguments)
+    try:
+        rows = asked_for(ROWS, options.rows, options.device)
+    except ValueError as error:
+        print(error)
+        return 2
+    work = (options.work or ROOT / "build" / "bench").resolve()
+    setting = Setting(options.data.resolve(), work, options.device, options.quick)
+    # As few cores as asked for, for all sides alike.
+    if options.cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+    results = work / "quick.json" if options.quick else RESULTS
+    begun, failed = perf_counter(), []
+    for number, row in enumerate(rows, 1):
+        print(f"[{number}/{len(rows)}, {perf_counter() - begun:.0f} s] {row.name}: {row.title}", flush=True)
+        try:
+            entry = _measure(row, setting, options.repeats)
+        except BenchmarkError as error:
+            print(f"  FAILED: {error}", flush=True)
+            failed.append(row.name)
+            continue
+        entries = load(results) | {key(row.name, options.device): entry}
+        save(results, entries)
+        if not options.quick:
+            write_page(PAGE, entries, [row.name for row in ROWS])
+        failed += [] if entry["same"] else [row.name]
+    print(f"{len(rows)} rows in {(perf_counter() - begun) / 60:.1f} minutes; {results}")
+    if failed:
+        print(f"Failed, or different from the peer: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def _measure(row: Row, setting: Setting, repeats: int) -> Entry:
+    reasons = {side.name: side.missing(setting) for side in row.sides}
+    missing = {name: reason for name, reason in reasons.items() if reason}
+    sides = [side for side in row.sides if side.name not in missing]
+    if all(side.name in missing for side in row.ours):
+        sides = []
+    load_before, begun = os.getloadavg()[0], perf_counter()
+    measured = measure_row(row, sides, setting, repeats, _say) if sides else {}
+    said = check_row(row, setting) if sides else {"same": True, "words": ""}
+    entry = make_entry(
+        row,
+        measured,
+        missing,
+        date=f"{datetime.now(timezone.utc):%Y-%m-%d}",
+        commit=commit(),
+        device=setting.device,
+        quick=setting.quick,
+        load=round(load_before, 2),
+        machine=describe_machine(),
+        versions=versions(),
+        repeats=counted(row, repeats),
+        minutes=round((perf_counter() - begun) / 60, 1),
+        check=said["words"],
+        same=said["same"],
+    )
+    _tell(entry)
+    return entry
+
+
+def _tell(entry: Entry) -> None:
+    for pair in entry["pairs"]:
+        speed = pair["speed"]
+        print(
+            f"  {pair['ours']} against {pair['theirs']}: {speed['median']:.2f} times as fast "
+            f"({speed['low']:.2f} to {speed['high']:.2f}), {pair['memory']:.2f} times less memory"
+        )
+    for ours, target in entry["targets"].items():
+        if why := entry["missing"].get(ours):
+            print(f"  {ours}: left out: {why}")
+        elif any(target.values()):
+            print(f"  {ours}: {'reached' if reached(entry, ours) else 'BELOW ITS AIM'}")
+    print(f"  {entry['check'] or 'nothing to compare'} ({entry['minutes']} minutes)", flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--rows", default="", help="names, or how they begin: resample,predict; default: all")
+    parser.add_argument("--repeats", type=int, default=5, help="counted runs of each side")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--cores", type=int, default=2, help="how many may be used; 0 for all")
+    parser.add_argument("--quick", action="store_true", help="small inputs, to see that rows run; changes no page")
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of real datasets")
+    parser.add_argument(
+        "--work", type=Path, default=os.environ.get("VOXFIT_ORACLES"), help="keeps what is trained and written"
+    )
+    return parser
+
+
+def _say(words: str) -> None:
+    print(words, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

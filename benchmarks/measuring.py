@@ -1,0 +1,197 @@
+"""The sides of a row, timed in turn. This process stays small: children inherit its peak memory as theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from benchmarks.row import ROOT, Command, Kernel, Row, Setting, Side
+
+Say = Callable[[str], None]
+
+
+class BenchmarkError(Exception):
+    """A side failed; says where its output is."""
+
+
+@dataclass
+class Measured:
+    """What one side cost.
+
+    Attributes:
+        seconds: of each repetition.
+        peak_mib: of the largest process, at its largest.
+        before_mib: of that, what was there before the first repetition: imports, inputs. None for commands.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    peak_mib: float = 0.0
+    before_mib: float | None = None
+
+
+def measure_row(row: Row, sides: list[Side], setting: Setting, repeats: int, say: Say) -> dict[str, Measured]:
+    """Time `sides` in turn, after one run of each to warm up where the row wants that.
+
+    Args:
+        row: what they belong to.
+        sides: those that can be measured.
+        setting: where and how.
+        repeats: how many times; the row may want fewer.
+        say: hears of progress.
+    """
+    folder = setting.folder(row.name)
+    if row.ready:
+        say("  making ready")
+        _call(row, "ready", "", setting, folder)
+    measured = {side.name: Measured() for side in sides}
+    with ExitStack() as stack:
+        runs = {side.name: stack.enter_context(_OPEN[type(side)](row, side, setting)) for side in sides}
+        for number in range(0 if row.warm else 1, counted(row, repeats) + 1):
+            for name, run in runs.items():
+                seconds = run.once()
+                if number:
+                    measured[name].seconds.append(seconds)
+                say(f"  {name}: {seconds:.3f} s{'' if number else ' (warm-up)'}")
+        for name, run in runs.items():
+            measured[name].peak_mib, measured[name].before_mib = run.finish()
+    return measured
+
+
+def counted(row: Row, repeats: int) -> int:
+    """How many repetitions count."""
+    return min(repeats, row.repeats or repeats)
+
+
+def check_row(row: Row, setting: Setting) -> dict[str, Any]:
+    """Whether the sides computed the same, and what is to be said about it."""
+    return _call(row, "check", "", setting, setting.folder(row.name))
+
+
+class _Resident:
+    """A kernel in its process."""
+
+    def __init__(self, row: Row, side: Kernel, setting: Setting) -> None:
+        self.place = f"{row.name}, {side.name}"
+        output = fresh(setting.folder(row.name) / side.name)
+        self.log = output.with_name(f"{side.name}.log")
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                _worker_line("kernel", row, side.name, setting, output),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=ROOT,
+                env=os.environ | _threads(row),
+            )
+
+    def __enter__(self) -> _Resident:
+        self._answer()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def once(self) -> float:
+        """Seconds of a run."""
+        assert self.process.stdin
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return float(self._answer()["seconds"])
+
+    def finish(self) -> tuple[float, float]:
+        """Peak memory, and what it was before the first run, in MiB."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        said = self._answer()
+        return said["peak_mib"], said["before_mib"]
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            raise BenchmarkError(f"{self.place}: the process ended. Its output: {self.log}")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+
+class _Repeated:
+    """Commands, run anew each time."""
+
+    def __init__(self, row: Row, side: Command, setting: Setting) -> None:
+        self.side, self.setting = side, setting
+        self.output = setting.folder(row.name) / side.name
+        self.log = self.output.with_name(f"{side.name}.log")
+        self.threads = _threads(row)
+        self.peak_mib = 0.0
+
+    def __enter__(self) -> _Repeated:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        pass
+
+    def once(self) -> float:
+        """Seconds of a run."""
+        output = fresh(self.output)
+        environment = os.environ | self.threads | self.side.environment(self.setting, output)
+        begun = perf_counter()
+        with self.log.open("w") as log:
+            for line in self.side.lines(self.setting, output):
+                self._run(line, environment, log)
+        seconds = perf_counter() - begun
+        return float(self.log.read_text().splitlines()[-1]) if self.side.printed else seconds
+
+    def finish(self) -> tuple[float, None]:
+        """Peak memory in MiB."""
+        return self.peak_mib, None
+
+    def _run(self, line: list[str], environment: dict[str, str], log: Any) -> None:
+        process = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise BenchmarkError(f"{' '.join(line)}: exit code {process.returncode}. Its output: {self.log}")
+        self.peak_mib = max(self.peak_mib, usage.ru_maxrss / 2**10)
+
+
+_OPEN: dict[type, Callable[..., Any]] = {Kernel: _Resident, Command: _Repeated}
+
+
+def fresh(folder: Path) -> Path:
+    """An empty folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _threads(row: Row) -> dict[str, str]:
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    return dict.fromkeys(names, str(row.threads))
+
+
+def _worker_line(what: str, row: Row, side: str, setting: Setting, folder: Path) -> list[str]:
+    described = json.dumps(asdict(setting), default=str)
+    return [sys.executable, "-m", "benchmarks.worker", what, row.name, side, described, str(folder)]
+
+
+def _call(row: Row, what: str, side: str, setting: Setting, folder: Path) -> dict[str, Any]:
+    log = folder / f"{what}.log"
+    with log.open("w") as errors:
+        line = _worker_line(what, row, side, setting, folder)
+        done = subprocess.run(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True, check=False)
+    if done.returncode:
+        raise BenchmarkError(f"{row.name}: {what} failed. Its output: {log}")
+    found: dict[str, Any] = json.loads(done.stdout) if done.stdout else {}
+    return found
