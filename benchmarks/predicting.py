@@ -264,7 +264,7 @@ ROWS = (
             Command("exact", partial(our_lines, ("--no-mirror",), large_image), target=Target(speed=1.5, memory=1.5)),
             Command(
                 "INT8",
-                partial(our_lines, ("--no-mirror", "--precision", "int8"), large_image),
+                partial(our_lines, ("--no-mirror", "--precision", "int8", "--accept-loss"), large_image),
                 target=Target(speed=4, memory=1.5),
                 missing=missing_int8,
             ),

@@ -122,13 +122,7 @@ class Predictor:
         Returns:
             (output, z, y, x).
         """
-        source = self.source(case)
-        result = np.empty((self.outputs, *source.shape), np.float32)
-        first = 0
-        for slab in source.slabs(Box.whole(source.shape), 0, source.shape[0]):
-            result[:, first : first + slab.shape[1]] = slab
-            first += slab.shape[1]
-        return result
+        return self.source(case).whole()
 
     def source(self, case: NetworkInput | NDArray[np.float32]) -> Prediction:
         """The same, slab by slab, as they are asked for."""
@@ -199,6 +193,14 @@ class Prediction:
             self._add(boxes, ring)
             after = rows[number + 1][0].start[axis] if number + 1 < len(rows) else region.stop[axis]
             yield from ring.finished(after, planes)
+
+    def whole(self) -> NDArray[np.float32]:
+        """All of it, (output, z, y, x); the sums are as large as the result, and become it."""
+        region = Box.whole(self.shape)
+        ring = _Ring(region, 0, self.shape[0], self.outputs, self.predictor)
+        for boxes in self._rows(region, 0):
+            self._add(boxes, ring)
+        return np.asarray(ring.total.div_(ring.norm).cpu().numpy())
 
     def slab_bytes(self, region: Box, axis: int) -> int:
         """Memory of the sums for a region."""
