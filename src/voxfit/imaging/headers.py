@@ -1,0 +1,278 @@
+"""What image files promise, looked at before SimpleITK reads them.
+
+SimpleITK chooses its reader by content, opens whatever file a header names for the voxels, allocates what a header
+claims, reads a truncated TIFF as a shorter stack and a truncated BMP as black. So the reader follows from the ending
+here, voxels come from the file itself or from one beside it, and lengths are compared with sizes first.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from voxfit.core.errors import DatasetError, Problem
+
+READERS = {
+    ".nii.gz": "NiftiImageIO",
+    ".nii": "NiftiImageIO",
+    ".nrrd": "NrrdImageIO",
+    ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
+    ".png": "PNGImageIO",
+    ".tif": "TIFFImageIO",
+    ".tiff": "TIFFImageIO",
+    ".bmp": "BMPImageIO",
+}
+"""SimpleITK's reader for each ending."""
+
+INCOMPLETE = "The file is incomplete: copy it again from its source."
+
+_MOST_HEADER = 1 << 20
+_MOST_COMPRESSED = 4096
+"""No format here packs more bytes of voxels into one byte: deflate reaches 1032, LZW less than 2800."""
+
+_META_DATA = re.compile(rb"elementdatafile\s*[=:]\s*([^\r\n]*)", re.IGNORECASE)
+_META_END = re.compile(rb"^[ \t]*ElementDataFile[ \t]*=", re.MULTILINE)
+_META_PACKED = re.compile(rb"^[ \t]*CompressedData[ \t]*=[ \t]*t", re.MULTILINE | re.IGNORECASE)
+_META_PACKED_SIZE = re.compile(rb"^[ \t]*CompressedDataSize[ \t]*=[ \t]*(\d{1,20})", re.MULTILINE)
+_META_SPACING = re.compile(rb"^[ \t]*Element(?:Spacing|Size)[ \t]*=[ \t]*([^\r\n]*)", re.MULTILINE)
+_NRRD_DATA = re.compile(rb"^[ \t]*data[ \t]*file[ \t]*:", re.MULTILINE | re.IGNORECASE)
+_NRRD_RAW = re.compile(rb"^[ \t]*encoding[ \t]*:[ \t]*raw", re.MULTILINE | re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the voxels of a file are.
+
+    Attributes:
+        length: bytes that are there for them.
+        packed: whether they may be compressed.
+    """
+
+    length: int
+    packed: bool
+
+
+def locate_voxels(path: Path, ending: str) -> Source:
+    """Read the text or the directory of a file that is no NIfTI, and compare it with the file's length.
+
+    Raises:
+        DatasetError: the file is incomplete, or its voxels are elsewhere.
+        OSError: it cannot be read.
+    """
+    length = path.stat().st_size
+    if ending in (".mha", ".mhd"):
+        return _locate_meta(path, length)
+    if ending == ".nrrd":
+        with path.open("rb") as stream:
+            header = stream.read(_MOST_HEADER)
+        if _NRRD_DATA.search(header):
+            raise _fault(path, "its header names another file for the voxels.", "Save it with the voxels inside.")
+        end = re.search(rb"\r?\n\r?\n", header)
+        return Source(length - (end.end() if end else 0), packed=_NRRD_RAW.search(header) is None)
+    if ending in (".tif", ".tiff"):
+        with path.open("rb") as stream:
+            _check_tiff(path, stream, length)
+    if ending == ".bmp":
+        _check_bmp(path, length)
+    return Source(length, packed=True)
+
+
+def check_claim(path: Path, source: Source, voxels: int, bytes_each: int) -> None:
+    """Compare what a header claims with what there is, before memory is taken.
+
+    Args:
+        path: for the message.
+        source: where the voxels are.
+        voxels: that the header claims, all channels.
+        bytes_each: of one of them in the file.
+
+    Raises:
+        DatasetError: the file is too short for it, or the machine's memory too small.
+    """
+    needed, most = voxels * bytes_each, source.length * (_MOST_COMPRESSED if source.packed else 1)
+    if needed > most:
+        what = f"its header promises {needed} bytes of voxels, but there are {source.length}"
+        raise _fault(path, what + (" (compressed)." if source.packed else "."), INCOMPLETE)
+    check_memory(path, voxels)
+
+
+def check_memory(path: Path, voxels: int) -> None:
+    """Refuse an image that this machine could not hold as float32.
+
+    Raises:
+        DatasetError: it is larger than the memory.
+    """
+    needed, memory = voxels * 4, _memory()
+    if needed > memory:
+        what = f"{voxels} voxels take {needed / 2**30:.0f} GiB, but this machine has {memory / 2**30:.0f} GiB."
+        raise _fault(path, what, "Look at the file's header, or cut or resample the image.")
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40
+
+
+def _fault(path: Path, what: str, remedy: str) -> DatasetError:
+    return DatasetError(Problem(str(path), what, remedy))
+
+
+# -- MetaImage --------------------------------------------------------------------------------------------------------
+
+
+def _locate_meta(path: Path, length: int) -> Source:
+    with path.open("rb") as stream:
+        header = stream.read(_MOST_HEADER)
+    last = _META_END.search(header)
+    if last is None:
+        raise _fault(path, "is not a MetaImage file (it has no ElementDataFile).", "Replace or remove the file.")
+    spacing = _META_SPACING.search(header)
+    if spacing and b"-" in re.sub(rb"[eE]-", b"", spacing[1]):
+        what = f"has the spacing {spacing[1].decode('latin-1').strip()[:60]}."
+        raise _fault(path, what, "Correct the header: it must be positive.")
+    packed = _META_PACKED.search(header) is not None
+    # Every place that could be read as the file's name must be harmless, whichever MetaImage's reader takes.
+    names = {match.strip().decode("latin-1") for match in _META_DATA.findall(header)}
+    if names == {"LOCAL"}:
+        inside = length - (header.find(b"\n", last.end()) + 1)
+        size = _META_PACKED_SIZE.search(header)
+        if packed and size and int(size[1]) > inside:
+            raise _fault(path, f"{int(size[1]) - inside} bytes of its voxels are missing.", INCOMPLETE)
+        return Source(inside, packed)
+    if len(names) > 1:
+        raise _fault(path, "its header names several files for the voxels.", "Save it with the voxels inside (.mha).")
+    return Source(_beside(path, _META_DATA.findall(header)[0].strip()).stat().st_size, packed)
+
+
+def _beside(path: Path, name: bytes) -> Path:
+    """The file of the voxels, which lies beside its header and is no way out of the folder."""
+    remedy = "Name a file beside the header, or save both as one file (.mha)."
+    shown = name.decode("utf-8", "replace")[:200]
+    file = Path(os.fsdecode(name))
+    if file.name != os.fsdecode(name) or "%" in shown or "\0" in shown or shown.upper().startswith("LIST"):
+        raise _fault(path, f"its header looks for the voxels in {shown!r}.", remedy)
+    found = path.parent / file
+    if found.resolve().parent != path.parent.resolve():
+        raise _fault(path, f"its header looks for the voxels in {shown!r}, a link to another folder.", remedy)
+    if not found.is_file():
+        raise _fault(path, f"the file {shown!r} with its voxels does not exist.", "Copy it beside the header.")
+    return found
+
+
+# -- BMP and TIFF -----------------------------------------------------------------------------------------------------
+
+
+def _check_bmp(path: Path, length: int) -> None:
+    with path.open("rb") as stream:
+        header = stream.read(54)
+    if len(header) < 54 or header[:2] != b"BM":
+        raise _fault(path, "is not a BMP file.", "Replace or remove the file.")
+    start, width, height, bits, packing = (
+        struct.unpack_from(form, header, place)[0]
+        for form, place in (("<I", 10), ("<i", 18), ("<i", 22), ("<H", 28), ("<I", 30))
+    )
+    if width <= 0 or height == 0 or bits not in (1, 4, 8, 16, 24, 32):
+        raise _fault(path, "is not a BMP file (its header makes no sense).", "Replace or remove the file.")
+    if packing in (0, 3) and start + (width * bits + 31) // 32 * 4 * abs(height) > length:
+        raise _fault(path, "it ends before its last line of pixels.", INCOMPLETE)
+
+
+_TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_TIFF_WHOLE = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+_STRIPS, _TILES = (273, 279), (324, 325)
+
+
+@dataclass(frozen=True)
+class _Tiff:
+    """The sizes of a TIFF's numbers: 4 bytes an offset, or 8 in a BigTIFF."""
+
+    order: str
+    big: bool
+
+    @property
+    def offset(self) -> str:
+        return self.order + ("Q" if self.big else "I")
+
+    @property
+    def count(self) -> str:
+        return self.order + ("Q" if self.big else "H")
+
+    @property
+    def entry(self) -> str:
+        return self.order + ("HHQ8s" if self.big else "HHI4s")
+
+
+def _check_tiff(path: Path, stream: BinaryIO, length: int) -> None:
+    """Walk from page to page: libtiff takes a missing page for the end."""
+    start = stream.read(16)
+    form = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}.get(start[:4])
+    if form is None or len(start) < 16:
+        raise _fault(path, "is not a TIFF file.", "Replace or remove the file.")
+    tiff = _Tiff(*form)
+    (offset,) = struct.unpack_from(tiff.offset, start, 8 if tiff.big else 4)
+    seen: set[int] = set()
+    try:
+        while offset:
+            if offset in seen:
+                raise _fault(path, f"page {len(seen) + 1} leads back to an earlier one.", "Save it again.")
+            seen.add(offset)
+            stream.seek(offset)
+            offset = _check_page(tiff, stream, length)
+    except EOFError:
+        raise _fault(path, f"it ends before the end of page {max(len(seen), 1)}.", INCOMPLETE) from None
+    if not seen:
+        raise _fault(path, "has no page.", "Replace or remove the file.")
+
+
+def _check_page(tiff: _Tiff, stream: BinaryIO, length: int) -> int:
+    """Whether the values and the pixels of a page lie inside the file; returns where the next page starts."""
+    (entries,) = _take(stream, tiff.count)
+    if entries > 4096:
+        raise EOFError
+    size = struct.calcsize(tiff.entry)
+    table = _read_exactly(stream, entries * size)
+    (following,) = _take(stream, tiff.offset)
+    places: dict[int, tuple[int, ...]] = {}
+    for tag, kind, count, inline in struct.iter_unpack(tiff.entry, table):
+        needed = count * _TIFF_SIZES.get(kind, 1)
+        (elsewhere,) = struct.unpack(tiff.offset, inline)
+        if needed > len(inline) and elsewhere + needed > length:
+            raise EOFError
+        if tag in (*_STRIPS, *_TILES) and kind in _TIFF_WHOLE:
+            values = inline
+            if needed > len(inline):
+                stream.seek(elsewhere)
+                values = _read_exactly(stream, needed)
+            places[tag] = struct.unpack_from(f"{tiff.order}{count}{_TIFF_WHOLE[kind]}", values)
+    if any(end > length for end in _ends(places)):
+        raise EOFError
+    return int(following)
+
+
+def _ends(places: dict[int, tuple[int, ...]]) -> Iterator[int]:
+    for starts, counts in (_STRIPS, _TILES):
+        for start, count in zip(places.get(starts, ()), places.get(counts, ()), strict=False):
+            yield start + count
+
+
+def _take(stream: BinaryIO, form: str) -> Sequence[int]:
+    return struct.unpack(form, _read_exactly(stream, struct.calcsize(form)))
+
+
+def _read_exactly(stream: BinaryIO, count: int) -> bytes:
+    content = stream.read(count)
+    if len(content) < count:
+        raise EOFError
+    return content
+
+
+def bytes_of(pixel: str, components: int) -> int:
+    """Bytes of a pixel by SimpleITK's name of its type ("64-bit float", "vector of 8-bit unsigned integer")."""
+    bits = re.search(r"(\d+)-bit", pixel)
+    return math.ceil(int(bits[1]) / 8) * components * (2 if "complex" in pixel else 1) if bits else components
