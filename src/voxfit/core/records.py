@@ -18,7 +18,6 @@ from typing_extensions import Self
 
 from voxfit.core.errors import RecordError, WorkspaceError
 
-
 MOST_JSON_BYTES = 64 * 2**20
 """No description or record is longer; a file that is longer is refused before it is read."""
 

@@ -14,7 +14,7 @@ from voxfit.imaging.volume import read_image, read_label, write_label
 
 
 def misplaced_label(case: Case) -> float:
-    """How far the headers of image and label place them apart, in voxels; 0 where that is harmless or no header's fault.
+    """How far the headers of image and label place them apart, in voxels; 0 where that is harmless.
 
     Args:
         case: a training case without a fatal problem.
@@ -62,4 +62,6 @@ def write_corrected(dataset: Dataset, cases: Sequence[Case], folder: Path) -> li
         raise WorkspaceError(
             f"{folder}: cannot be written ({error.strerror}). Free space or choose another folder."
         ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return [folder / relative for relative in corrected]

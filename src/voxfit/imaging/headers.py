@@ -34,6 +34,7 @@ READERS = {
 INCOMPLETE = "The file is incomplete: copy it again from its source."
 
 _MOST_HEADER = 1 << 20
+_SPACINGS = (1e-9, 1e6)
 _MOST_COMPRESSED = 4096
 """No format here packs more bytes of voxels into one byte: deflate reaches 1032, LZW less than 2800."""
 
@@ -82,6 +83,19 @@ def locate_voxels(path: Path, ending: str) -> Source:
     if ending == ".bmp":
         _check_bmp(path, length)
     return Source(length, packed=True)
+
+
+def check_spacing(spacing: Sequence[float], where: str) -> None:
+    """Whether lengths of voxels, (x, y, z) in mm, are positive; SimpleITK would take a negative one as positive.
+
+    Raises:
+        DatasetError: they are not, or absurd.
+    """
+    if not all(_SPACINGS[0] <= size <= _SPACINGS[1] for size in spacing):
+        shown = ", ".join(f"{size:.4g}" for size in spacing)
+        raise DatasetError(
+            Problem(where, f"has the spacing {shown} (x, y, z).", "Correct the header: it must be positive, and in mm.")
+        )
 
 
 def check_claim(path: Path, source: Source, voxels: int, bytes_each: int) -> None:
@@ -272,7 +286,7 @@ def _read_exactly(stream: BinaryIO, count: int) -> bytes:
     return content
 
 
-def bytes_of(pixel: str, components: int) -> int:
-    """Bytes of a pixel by SimpleITK's name of its type ("64-bit float", "vector of 8-bit unsigned integer")."""
+def bytes_of(pixel: str) -> int:
+    """Bytes of a number by SimpleITK's name of a pixel type ("64-bit float", "vector of 8-bit unsigned integer")."""
     bits = re.search(r"(\d+)-bit", pixel)
-    return math.ceil(int(bits[1]) / 8) * components * (2 if "complex" in pixel else 1) if bits else components
+    return math.ceil(int(bits[1]) / 8) if bits else 1

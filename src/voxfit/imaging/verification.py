@@ -197,6 +197,15 @@ def verify_folds(dataset: Dataset, folds: int) -> list[Problem]:
     return []
 
 
+def empty_folds(dataset: Dataset) -> list[Problem]:
+    """Folds of `splits_final.json` that have nothing left on one side when cases are left out."""
+    return [
+        Problem("splits_final.json", f"fold {number} is empty on one side without them.", "Correct the cases.")
+        for number, (training, validation) in enumerate(dataset.splits)
+        if not training or not validation
+    ]
+
+
 def _compare_grids(case: Case, image: Geometry, label: Geometry) -> list[Problem]:
     if image.shape != label.shape:
         return [

@@ -1,22 +1,16 @@
 """Images with their geometry, and the files they come from (everything SimpleITK reads).
 
-SimpleITK reads a truncated `.nii.gz` as a volume that ends in zeros, and NaN as 0, without a word. So the length of
-NIfTI files is checked here before SimpleITK sees them, and floating-point NIfTI voxels are looked at for NaN.
-`voxfit.imaging.headers` does the same for the other formats.
+What a file promises is compared with what it holds before SimpleITK sees it: `voxfit.imaging.nifti` and
+`voxfit.imaging.headers`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import math
 import re
-import struct
-import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -26,14 +20,15 @@ from voxfit.core.errors import DatasetError, Problem, RecordError, UsageError
 from voxfit.core.records import read_json
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.headers import (
-    INCOMPLETE,
     READERS,
     Source,
     bytes_of,
     check_claim,
     check_memory,
+    check_spacing,
     locate_voxels,
 )
+from voxfit.imaging.nifti import check_nifti
 
 FILE_ENDINGS = tuple(READERS)
 
@@ -187,8 +182,7 @@ def _read(path: Path) -> sitk.Image:
     try:
         source = None if ending in (".nii", ".nii.gz") else locate_voxels(path, ending)
         if source is None:
-            _check_alone(path, ending)
-            _check_nifti(path)
+            check_nifti(path, ending)
         image = _execute(path, READERS[ending], source)
     except OSError as error:
         raise DatasetError(
@@ -222,14 +216,6 @@ def _checked_path(path: Path) -> str:
     return where
 
 
-def _check_alone(path: Path, ending: str) -> None:
-    """For `a.nii.gz`, SimpleITK reads the header of this file, but the voxels of `a.nii` where that is there too."""
-    beside = path.name[: -len(ending)] + ".nii"
-    if ending == ".nii.gz" and path.with_name(beside).exists():
-        what = f"{beside} lies beside it, and only one of the two can be meant."
-        raise DatasetError(Problem(str(path), what, "Remove one of them."))
-
-
 def _execute(path: Path, reader_name: str, source: Source | None) -> sitk.Image:
     """Read with one reader only; what the header claims is looked at before memory is taken."""
     reader = sitk.ImageFileReader()
@@ -239,11 +225,13 @@ def _execute(path: Path, reader_name: str, source: Source | None) -> sitk.Image:
         reader.ReadImageInformation()
         components = reader.GetNumberOfComponents()
         voxels = math.prod(reader.GetSize()) * components
+        pixel = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+        if "complex" in pixel:
+            raise DatasetError(Problem(str(path), "its voxels are complex numbers.", "Save their magnitude."))
         if source is None:
             check_memory(path, voxels)
         else:
-            pixel = sitk.GetPixelIDValueAsString(reader.GetPixelID())
-            check_claim(path, source, voxels, bytes_of(pixel, 1))
+            check_claim(path, source, voxels, bytes_of(pixel))
         image: sitk.Image = reader.Execute()
         return image
     except (RuntimeError, MemoryError) as error:
@@ -265,12 +253,11 @@ def _explain(error: BaseException, path: Path) -> tuple[str, str]:
 _SKEWED = "the axes in its header are not orthonormal (at right angles, of length 1)."
 _STRAIGHTEN = "Correct its direction (sform, qform, TransformMatrix), or resample it to a grid with right angles."
 _STRAIGHT = 1e-2
-_SPACINGS = (1e-9, 1e6)
 
 
 def _check_grid(where: str, image: sitk.Image) -> None:
     """Spacing, origin and direction are such that distances mean something."""
-    _check_spacing(image.GetSpacing()[:3], where)
+    check_spacing(image.GetSpacing()[:3], where)
     axes = np.reshape(image.GetDirection(), (image.GetDimension(),) * 2)[:3, :3]
     # The fourth axis of channels has a direction of its own; a 4D header is looked at in space only.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -294,110 +281,6 @@ def _set_spacing_beside(path: Path, image: sitk.Image) -> None:
                 raise DatasetError(Problem(str(beside), f"holds no spacing ({error}).", remedy)) from None
             image.SetSpacing((x, y, z))
             return
-
-
-def _check_nifti(path: Path) -> None:
-    """Compare a NIfTI file with its header: length, checksum where it is compressed, NaN where it holds floats."""
-    where = str(path)
-    bad = 0
-    try:
-        with path.open("rb") as raw:
-            compressed = raw.read(2) == b"\x1f\x8b"
-        if compressed and file_ending(path) == ".nii":
-            raise DatasetError(Problem(where, "is compressed, but its name says otherwise.", "Name it .nii.gz."))
-        with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
-            header = _parse_header(stream.read(_HEADER), where)
-            if header.voxel_bytes > path.stat().st_size * (_MOST_DEFLATED if compressed else 1):
-                what = f"its header promises {header.voxel_bytes} bytes of voxels, but there are "
-                raise DatasetError(Problem(where, f"{what}{path.stat().st_size}.", INCOMPLETE))
-            stream.read(header.offset - _HEADER)
-            left = header.voxel_bytes
-            while left > 0 and (chunk := stream.read(min(left, _CHUNK))):
-                left -= len(chunk)
-                if header.float_type is not None:
-                    whole = len(chunk) // header.float_type.itemsize
-                    bad += int((~np.isfinite(np.frombuffer(chunk, header.float_type, whole))).sum())
-            beyond = 0
-            while compressed and beyond <= _MOST_BEYOND and (chunk := stream.read(_CHUNK)):
-                beyond += len(chunk)  # the checksum stands at the very end
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DatasetError(Problem(where, f"the compressed data are damaged ({error}).", INCOMPLETE)) from None
-    except OSError as error:
-        raise DatasetError(
-            Problem(where, f"cannot be read ({error.strerror}).", "Check the file and its permissions.")
-        ) from None
-    if beyond > _MOST_BEYOND:
-        raise DatasetError(
-            Problem(where, f"goes on for more than {beyond >> 20} MiB behind its last voxel.", "Save it again.")
-        )
-    if left > 0:
-        raise DatasetError(
-            Problem(
-                where, f"{left} of the {header.voxel_bytes} bytes that its header promises are missing.", INCOMPLETE
-            )
-        )
-    if bad:
-        raise DatasetError(
-            Problem(where, f"{bad} voxels are NaN or infinite.", "Replace them (by 0, say) and save it again.")
-        )
-
-
-_HEADER = 352
-_CHUNK = 1 << 20
-_MOST_DEFLATED = 1100
-"""More than deflate can pack into one byte."""
-_MOST_BEYOND = 16 << 20
-"""Padding behind the voxels; more of it is a bomb."""
-_FLOAT_TYPES = {16: "f4", 64: "f8"}
-_TYPE_BYTES = {
-    **{2: 1, 4: 2, 8: 4, 16: 4, 32: 8, 64: 8, 128: 3, 256: 1, 512: 2, 768: 4},
-    **{1024: 8, 1280: 8, 1536: 16, 1792: 16, 2048: 32, 2304: 4},
-}
-"""NIfTI's numbers of types."""
-
-
-@dataclass(frozen=True)
-class _Header:
-    """What a NIfTI header promises: where voxels start, how many bytes they take, their type if it is a float."""
-
-    offset: int
-    voxel_bytes: int
-    float_type: np.dtype[np.floating[Any]] | None
-
-
-def _parse_header(header: bytes, where: str) -> _Header:
-    """Read the header of a NIfTI-1 or NIfTI-2 file, in either byte order."""
-    for order in "<>":
-        size = struct.unpack_from(order + "i", header, 0)[0] if len(header) >= 348 else 0
-        if size == 348:
-            dim, spacing = struct.unpack_from(order + "8h", header, 40), struct.unpack_from(order + "8f", header, 76)
-            datatype = struct.unpack_from(order + "h", header, 70)[0]
-            offset, magic = struct.unpack_from(order + "f", header, 108)[0], header[344:348]
-        elif size == 540:
-            dim, spacing = struct.unpack_from(order + "8q", header, 16), struct.unpack_from(order + "8d", header, 104)
-            datatype = struct.unpack_from(order + "h", header, 12)[0]
-            offset, magic = struct.unpack_from(order + "q", header, 168)[0], header[4:8]
-        else:
-            continue
-        sensible = 1 <= dim[0] <= 7 and min(dim[1 : dim[0] + 1]) > 0 and datatype in _TYPE_BYTES
-        if sensible and _HEADER <= offset < 1 << 24 and magic in (b"n+1\0", b"n+2\0"):
-            _check_spacing(spacing[1 : min(dim[0], 3) + 1], where)
-            kind = _FLOAT_TYPES.get(datatype)
-            voxel_bytes = math.prod(dim[1 : dim[0] + 1]) * _TYPE_BYTES[datatype]
-            return _Header(int(offset), voxel_bytes, np.dtype(order + kind) if kind else None)
-        break
-    raise DatasetError(
-        Problem(where, "is not a NIfTI file (its header makes no sense).", "Replace or remove the file.")
-    )
-
-
-def _check_spacing(spacing: Sequence[float], where: str) -> None:
-    """Lengths of voxels are positive; SimpleITK would take a negative one as positive, and 0 as 1."""
-    if not all(_SPACINGS[0] <= size <= _SPACINGS[1] for size in spacing):
-        shown = ", ".join(f"{size:.4g}" for size in spacing)
-        raise DatasetError(
-            Problem(where, f"has the spacing {shown} (x, y, z).", "Correct the header: it must be positive, and in mm.")
-        )
 
 
 def _last_line(error: BaseException) -> str:

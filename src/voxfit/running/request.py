@@ -26,6 +26,7 @@ class FitRequest:
         limits: constants of the planning rules; None for those of the plan that is there, or the paper's.
         group_by: regular expression for groups of cases.
         workers: processes; None for one a core.
+        skip_bad_cases: leave out training cases that cannot be used; otherwise they are an error.
     """
 
     dataset: Path | str
@@ -39,6 +40,7 @@ class FitRequest:
     limits: Limits | None = None
     group_by: str | None = None
     workers: int | None = None
+    skip_bad_cases: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs and self.budget_seconds:
