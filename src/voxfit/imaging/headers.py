@@ -123,13 +123,14 @@ def check_memory(path: Path, voxels: int) -> None:
     Raises:
         DatasetError: it is larger than the memory.
     """
-    needed, memory = voxels * 4, _memory()
+    needed, memory = voxels * 4, memory_bytes()
     if needed > memory:
         what = f"{voxels} voxels take {needed / 2**30:.0f} GiB, but this machine has {memory / 2**30:.0f} GiB."
         raise _fault(path, what, "Look at the file's header, or cut or resample the image.")
 
 
-def _memory() -> int:
+def memory_bytes() -> int:
+    """Of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40
 
 

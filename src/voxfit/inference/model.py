@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from pathlib import Path
-from typing import ClassVar, Literal, overload
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Annotated, ClassVar, Literal, overload
 
 import numpy as np
 import safetensors.torch
 import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
+from typing_extensions import Self
 
 from voxfit.core.errors import DatasetError, ModelError, Problem, RecordError, UsageError
 from voxfit.core.records import Record
@@ -32,10 +36,26 @@ from voxfit.preprocessing.case import PreparedCase, prepare
 
 
 class Member(Record):
-    """The networks of one configuration: a weights file (relative to the model) for each fold."""
+    """The networks of one configuration.
+
+    Attributes:
+        configuration: its name.
+        weights: a file for each fold, relative to the model and inside of it.
+        checksums: SHA-256 of each file; none in models that were made before there were any.
+    """
 
     configuration: ConfigurationName
-    weights: tuple[str, ...]
+    weights: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)]
+    checksums: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        for name in self.weights:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name or "\0" in name:
+                raise ValueError(f"the weights {name!r} are not inside of the model folder")
+        if len(self.checksums) not in (0, len(self.weights)):
+            raise ValueError("checksums needs one entry for each weights file")
+        return self
 
 
 class ModelDescription(Record):
@@ -60,6 +80,19 @@ class ModelDescription(Record):
     made_from: str
     made_by: str
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.members:
+            raise ValueError("members is empty")
+        there = {member.configuration for member in (*self.stages, *self.members)}
+        for name in there:
+            if name not in self.plan.configurations:
+                raise ValueError(f"the plan has no configuration {name!r}")
+            previous = self.plan.configurations[name].previous
+            if previous and previous not in there:
+                raise ValueError(f"{name} needs {previous}, which is not among the stages")
+        return self
+
 
 class Model:
     """A fitted model, ready to predict.
@@ -74,7 +107,7 @@ class Model:
             member.configuration: make_predictor(
                 self.plan,
                 member.configuration,
-                [load_network(self.plan, member.configuration, folder / file) for file in member.weights],
+                _load_networks(self.plan, member, folder),
                 device,
                 mirror=mirror,
             )
@@ -153,7 +186,13 @@ class Model:
             DatasetError: a file is unusable.
         """
         volume = read_case_image(case, len(self.plan.channel_names))
-        return self.predict_volume(volume), volume.geometry
+        if volume.geometry.dimension == 2 and any(item.dimension == 3 for item in self.plan.configurations.values()):
+            what = "the image is 2D, but the model was trained on 3D images."
+            raise DatasetError(Problem(case.images[0], what, "Give the volume as one file."))
+        try:
+            return self.predict_volume(volume), volume.geometry
+        except DatasetError as error:  # which knows no file
+            raise DatasetError([replace(item, where=case.images[0]) for item in error.problems]) from None
 
     def predict_volume(self, volume: Volume) -> NDArray[np.generic]:
         """Segment a (channel, z, y, x) volume; returns (z, y, x) label values."""
@@ -208,6 +247,27 @@ def make_predictor(
         mirror_axes=axes if mirror else (),
         tile_weights=inference.tile_weights,
     )
+
+
+def _load_networks(plan: Plan, member: Member, folder: Path) -> list[UNet]:
+    """The networks of a member, their files compared with the checksums."""
+    for file, checksum in zip(member.weights, member.checksums, strict=False):
+        path = folder / file
+        if path.is_file() and checksum_of(path) != checksum:
+            raise ModelError(
+                f"{path}: the weights are not those that the model was made with. Restore the model folder from its "
+                "source."
+            )
+    return [load_network(plan, member.configuration, folder / file) for file in member.weights]
+
+
+def checksum_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def load_network(plan: Plan, name: ConfigurationName, path: Path) -> UNet:
