@@ -140,6 +140,7 @@ class Place:
         code, output = run_voxfit(arguments)
         for path, name in ((self.data, "DATA"), (self.model, "MODEL"), (self.root, "FOLDER")):
             output = output.replace(str(path.resolve()), name).replace(str(path), name)
+        output = re.sub(r"\d+ voxels take \d+ GiB", "... voxels take ... GiB", output)
         output = re.sub(r"this machine has \d+ GiB", "this machine has ... GiB", output)
         kept = re.compile(r"^(error|warning):|^Nothing to fix|has the image's header now|labels? were corrected|^Usage")
         lines = tuple(line.strip() for line in output.splitlines() if kept.search(line.strip()))

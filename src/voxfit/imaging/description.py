@@ -125,7 +125,7 @@ class Description:
             images = entry.get("images") if isinstance(entry, dict) else None
             label = entry.get("label") if isinstance(entry, dict) else None
             files = [*images, label] if isinstance(images, list) else []
-            if not images or not all(isinstance(file, str) for file in files):
+            if len(files) < 2 or not all(isinstance(file, str) for file in files):
                 self.fail(
                     "dataset.json",
                     f'the entry "{name}" of "dataset" is {entry!r}.',
