@@ -60,7 +60,7 @@ def fault(
     return add
 
 
-# -- files --------------------------------------------------------------------------------------------------------------
+# -- files --
 
 FILES = "Files that cannot be read"
 
@@ -150,7 +150,9 @@ def _(place: Place) -> list[str]:
     path = place.as_format(".mha")
     spread = 2 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     sides = f"{spread // 1_000_000} 1000 1000"
-    path.write_text(f"ObjectType = Image\nNDims = 3\nDimSize = {sides}\nElementType = MET_UCHAR\nElementDataFile = LOCAL\n")
+    path.write_text(
+        f"ObjectType = Image\nNDims = 3\nDimSize = {sides}\nElementType = MET_UCHAR\nElementDataFile = LOCAL\n"
+    )
     with path.open("r+b") as stream:
         stream.truncate(spread + 1000)
     return place.check()
@@ -201,7 +203,9 @@ def _(place: Place) -> list[str]:
 @fault(FILES, "An .mha whose header names /etc/passwd for the voxels", "looks for the voxels in '/etc/passwd'")
 def _(place: Place) -> list[str]:
     path = place.as_format(".mha")
-    path.write_text("ObjectType = Image\nNDims = 2\nDimSize = 8 8\nElementType = MET_UCHAR\nElementDataFile = /etc/passwd\n")
+    path.write_text(
+        "ObjectType = Image\nNDims = 2\nDimSize = 8 8\nElementType = MET_UCHAR\nElementDataFile = /etc/passwd\n"
+    )
     return place.check()
 
 
@@ -240,7 +244,7 @@ def _(place: Place) -> list[str]:
     return place.check()
 
 
-# -- voxels and grids ------------------------------------------------------------------------------------------------
+# -- voxels and grids --
 
 GRIDS = "Voxels and grids"
 
@@ -412,13 +416,16 @@ def _(place: Place) -> list[str]:
     shutil.copyfile(place.image(0), place.image(1))
     shutil.copyfile(place.label(0), place.label(1))
     place.describe(groups={f"box_{number:02}": f"patient {max(number, 1)}" for number in range(5)})
-    extra = {name: place.data / name / ("box_05_0000.nii.gz" if "im" in name else "box_05.nii.gz") for name in ("imagesTr", "labelsTr")}
+    extra = {
+        name: place.data / name / ("box_05_0000.nii.gz" if "im" in name else "box_05.nii.gz")
+        for name in ("imagesTr", "labelsTr")
+    }
     shutil.copyfile(place.data / "imagesTs" / "box_05_0000.nii.gz", extra["imagesTr"])
     shutil.copyfile(place.data / "labelsTs" / "box_05.nii.gz", extra["labelsTr"])
     return place.check()
 
 
-# -- labels --------------------------------------------------------------------------------------------------------------
+# -- labels --
 
 LABELS = "Labels"
 
@@ -435,7 +442,9 @@ def _(place: Place) -> list[str]:
     return place.check()
 
 
-@fault(LABELS, "Values that dataset.json does not declare", "the label has the value 9, but dataset.json defines 0, 2, 5")
+@fault(
+    LABELS, "Values that dataset.json does not declare", "the label has the value 9, but dataset.json defines 0, 2, 5"
+)
 def _(place: Place) -> list[str]:
     place.voxels(place.label(), _one_bad(9), np.uint8)
     return place.check()
@@ -472,7 +481,7 @@ def _(place: Place) -> list[str]:
     return place.check()
 
 
-# -- dataset.json ------------------------------------------------------------------------------------------------------
+# -- dataset.json --
 
 DESCRIPTION = "dataset.json and the folder"
 
@@ -670,7 +679,7 @@ def _(place: Place) -> list[str]:
     return ["check", str(folder), "--workers", "1"]
 
 
-# -- fit -----------------------------------------------------------------------------------------------------------------
+# -- fit --
 
 FIT = "check and fit"
 
@@ -760,7 +769,7 @@ def _(place: Place) -> list[str]:
     return place.plan(lambda body: body["configurations"]["3d"].update(batchsize=2))
 
 
-# -- models ----------------------------------------------------------------------------------------------------------------
+# -- models --
 
 MODELS = "Models"
 
@@ -827,7 +836,9 @@ def _(place: Place) -> list[str]:
 
 @fault(MODELS, "A model.json with 10^9 feature maps", "base_features", "less than or equal to 65536")
 def _(place: Place) -> list[str]:
-    place.edit(place.model / "model.json", lambda body: body["plan"]["configurations"]["2d"].update(base_features=10**9))
+    place.edit(
+        place.model / "model.json", lambda body: body["plan"]["configurations"]["2d"].update(base_features=10**9)
+    )
     return place.predict()
 
 
@@ -846,7 +857,7 @@ def _(place: Place) -> list[str]:
     return ["import", "nnunet", str(folder), "-o", str(place.root / "imported")]
 
 
-# -- prediction and evaluation -------------------------------------------------------------------------------------------
+# -- prediction and evaluation --
 
 PREDICT = "predict and evaluate"
 

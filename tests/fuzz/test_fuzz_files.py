@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuzz.budget import SETTINGS
+from fuzz.budget import EXAMPLES, SETTINGS
 from voxfit.core.errors import DatasetError
 from voxfit.imaging.volume import read_image, read_label
 
@@ -39,7 +39,9 @@ FIELDS: dict[str, tuple[int, str]] = {
 }
 """Of NIfTI-1: where each stands, and its type."""
 
-SHORTS = st.one_of(st.integers(-2, 9), st.integers(-(2**15), 2**15 - 1), st.sampled_from([16, 64, 128, 512, 768, 1536, 1792]))
+SHORTS = st.one_of(
+    st.integers(-2, 9), st.integers(-(2**15), 2**15 - 1), st.sampled_from([16, 64, 128, 512, 768, 1536, 1792])
+)
 FLOATS = st.one_of(
     st.floats(width=32), st.sampled_from([0.0, -1.0, 352.0, 351.0, 1e30, 1e-30, float("nan"), float("inf"), 4096.0])
 )
@@ -102,7 +104,16 @@ def niftis(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     return [(folder / f"{name}.nii").read_bytes() for name in "abcd"]
 
 
-@settings(**SETTINGS | {"max_examples": SETTINGS["max_examples"] * 5})
+def test_a_header_that_simpleitk_never_comes_back_from(tmp_path: Path, niftis: list[bytes]) -> None:
+    """Found by the test below."""
+    body = bytearray(niftis[1])
+    struct.pack_into("<4f", body, 280, 0, 0, 0, float("inf"))
+    (tmp_path / "x.nii").write_bytes(body)
+    with pytest.raises(DatasetError, match="its sform has numbers that place it nowhere"):
+        read_image(tmp_path / "x.nii")
+
+
+@settings(**SETTINGS | {"max_examples": EXAMPLES * 5})
 @given(st.data())
 def test_fields_of_nifti_headers(tmp_path: Path, niftis: list[bytes], data: st.DataObject) -> None:
     whole = data.draw(st.sampled_from(niftis))
@@ -121,7 +132,7 @@ def test_fields_of_nifti_headers(tmp_path: Path, niftis: list[bytes], data: st.D
     look(path)
 
 
-@settings(**SETTINGS | {"max_examples": SETTINGS["max_examples"] * 3})
+@settings(**SETTINGS | {"max_examples": EXAMPLES * 3})
 @given(st.data())
 def test_bytes_of_nifti_files(tmp_path: Path, niftis: list[bytes], data: st.DataObject) -> None:
     body = scratched(data, data.draw(st.sampled_from(niftis)), 400)
@@ -133,7 +144,7 @@ def test_bytes_of_nifti_files(tmp_path: Path, niftis: list[bytes], data: st.Data
     look(packed)
 
 
-@settings(**SETTINGS | {"max_examples": SETTINGS["max_examples"] * 5})
+@settings(**SETTINGS | {"max_examples": EXAMPLES * 5})
 @given(st.data(), st.sampled_from([".nrrd", ".mha", ".tif", ".png", ".bmp"]), st.booleans())
 def test_bytes_of_other_formats(
     tmp_path: Path, written: Callable[[str, bool], bytes], data: st.DataObject, ending: str, pack: bool
@@ -143,7 +154,7 @@ def test_bytes_of_other_formats(
     look(path)
 
 
-@settings(**SETTINGS | {"max_examples": SETTINGS["max_examples"] * 3})
+@settings(**SETTINGS | {"max_examples": EXAMPLES * 3})
 @given(st.data(), st.sampled_from([".nrrd", ".mha"]))
 def test_lines_of_text_headers(
     tmp_path: Path, written: Callable[[str, bool], bytes], data: st.DataObject, ending: str
@@ -161,7 +172,18 @@ def test_lines_of_text_headers(
                 values = data.draw(st.lists(st.one_of(st.integers(-3, 10**13), FLOATS), min_size=1, max_size=9))
                 lines[number] = key + mark + " ".join(map(str, values)).encode()
             case "words":
-                words = ["True", "gzip", "bzip2", "raw", "txt", "float", "MET_DOUBLE", "MET_FLOAT_ARRAY", "/etc/passwd", "LIST"]
+                words = [
+                    "True",
+                    "gzip",
+                    "bzip2",
+                    "raw",
+                    "txt",
+                    "float",
+                    "MET_DOUBLE",
+                    "MET_FLOAT_ARRAY",
+                    "/etc/passwd",
+                    "LIST",
+                ]
                 lines[number] = key + mark + data.draw(st.sampled_from(words)).encode()
             case "double":
                 lines.insert(number, lines[number])

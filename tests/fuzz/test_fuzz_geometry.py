@@ -42,9 +42,7 @@ def case_of(geometry: Geometry, seed: int, margin: int) -> tuple[Volume, np.ndar
 
 @settings(**SETTINGS)
 @given(geometries(), st.integers(0, 1000), st.integers(0, 3), st.booleans())
-def test_labels_come_back_exactly_at_their_own_spacing(
-    geometry: Geometry, seed: int, margin: int, own: bool
-) -> None:
+def test_labels_come_back_exactly_at_their_own_spacing(geometry: Geometry, seed: int, margin: int, own: bool) -> None:
     volume, label = case_of(geometry, seed, margin)
     spacing = (None,) * 3 if own else geometry.spacing_mm
     prepared = prepare(volume, Grid(spacing_mm=spacing, normalization=(ZScore(),)), label)

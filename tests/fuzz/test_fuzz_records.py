@@ -23,7 +23,9 @@ from voxfit.running.request import FitRequest
 
 TEXTS = st.one_of(
     st.text(max_size=12),
-    st.sampled_from(["", "..", "../../etc/passwd", "/etc/passwd", "\0", "ignore", "background", "NaN", "1e999", "\u0663"]),
+    st.sampled_from(
+        ["", "..", "../../etc/passwd", "/etc/passwd", "\0", "ignore", "background", "NaN", "1e999", "\u0663"]
+    ),
 )
 NUMBERS = st.one_of(
     st.integers(-3, 10),
@@ -129,7 +131,9 @@ def test_mutated_splits_are_opened_or_named(
     try:
         found = Dataset.open(folder)
         if not found.problems:
-            assert all(name in {"box_00", "box_01", "box_02"} for fold in found.splits for side in fold for name in side)
+            assert all(
+                name in {"box_00", "box_01", "box_02"} for fold in found.splits for side in fold for name in side
+            )
     finally:
         path.unlink()
 

@@ -33,16 +33,11 @@ READERS = {
 
 INCOMPLETE = "The file is incomplete: copy it again from its source."
 
-_MOST_HEADER = 1 << 20
+MOST_HEADER = 1 << 20
 _SPACINGS = (1e-9, 1e6)
 _MOST_COMPRESSED = 4096
 """No format here packs more bytes of voxels into one byte: deflate reaches 1032, LZW less than 2800."""
 
-_META_DATA = re.compile(rb"elementdatafile\s*[=:]\s*([^\r\n]*)", re.IGNORECASE)
-_META_END = re.compile(rb"^[ \t]*ElementDataFile[ \t]*=", re.MULTILINE)
-_META_PACKED = re.compile(rb"^[ \t]*CompressedData[ \t]*=[ \t]*t", re.MULTILINE | re.IGNORECASE)
-_META_PACKED_SIZE = re.compile(rb"^[ \t]*CompressedDataSize[ \t]*=[ \t]*(\d{1,20})", re.MULTILINE)
-_META_SPACING = re.compile(rb"^[ \t]*Element(?:Spacing|Size)[ \t]*=[ \t]*([^\r\n]*)", re.MULTILINE)
 _NRRD_DATA = re.compile(rb"^[ \t]*data[ \t]*file[ \t]*:", re.MULTILINE | re.IGNORECASE)
 _NRRD_RAW = re.compile(rb"^[ \t]*encoding[ \t]*:[ \t]*raw", re.MULTILINE | re.IGNORECASE)
 
@@ -61,18 +56,16 @@ class Source:
 
 
 def locate_voxels(path: Path, ending: str) -> Source:
-    """Read the text or the directory of a file that is no NIfTI, and compare it with the file's length.
+    """Read the text or the directory of an NRRD, TIFF, PNG or BMP file, and compare it with the file's length.
 
     Raises:
         DatasetError: the file is incomplete, or its voxels are elsewhere.
         OSError: it cannot be read.
     """
     length = path.stat().st_size
-    if ending in (".mha", ".mhd"):
-        return _locate_meta(path, length)
     if ending == ".nrrd":
         with path.open("rb") as stream:
-            header = stream.read(_MOST_HEADER)
+            header = stream.read(MOST_HEADER)
         if _NRRD_DATA.search(header):
             raise _fault(path, "its header names another file for the voxels.", "Save it with the voxels inside.")
         end = re.search(rb"\r?\n\r?\n", header)
@@ -136,48 +129,6 @@ def memory_bytes() -> int:
 
 def _fault(path: Path, what: str, remedy: str) -> DatasetError:
     return DatasetError(Problem(str(path), what, remedy))
-
-
-# -- MetaImage --------------------------------------------------------------------------------------------------------
-
-
-def _locate_meta(path: Path, length: int) -> Source:
-    with path.open("rb") as stream:
-        header = stream.read(_MOST_HEADER)
-    last = _META_END.search(header)
-    if last is None:
-        raise _fault(path, "is not a MetaImage file (it has no ElementDataFile).", "Replace or remove the file.")
-    spacing = _META_SPACING.search(header)
-    if spacing and b"-" in re.sub(rb"[eE]-", b"", spacing[1]):
-        what = f"has the spacing {spacing[1].decode('latin-1').strip()[:60]}."
-        raise _fault(path, what, "Correct the header: it must be positive.")
-    packed = _META_PACKED.search(header) is not None
-    # Every place that could be read as the file's name must be harmless, whichever MetaImage's reader takes.
-    names = {match.strip().decode("latin-1") for match in _META_DATA.findall(header)}
-    if names == {"LOCAL"}:
-        inside = length - (header.find(b"\n", last.end()) + 1)
-        size = _META_PACKED_SIZE.search(header)
-        if packed and size and int(size[1]) > inside:
-            raise _fault(path, f"{int(size[1]) - inside} bytes of its voxels are missing.", INCOMPLETE)
-        return Source(inside, packed)
-    if len(names) > 1:
-        raise _fault(path, "its header names several files for the voxels.", "Save it with the voxels inside (.mha).")
-    return Source(_beside(path, _META_DATA.findall(header)[0].strip()).stat().st_size, packed)
-
-
-def _beside(path: Path, name: bytes) -> Path:
-    """The file of the voxels, which lies beside its header and is no way out of the folder."""
-    remedy = "Name a file beside the header, or save both as one file (.mha)."
-    shown = name.decode("utf-8", "replace")[:200]
-    file = Path(os.fsdecode(name))
-    if file.name != os.fsdecode(name) or "%" in shown or "\0" in shown or shown.upper().startswith("LIST"):
-        raise _fault(path, f"its header looks for the voxels in {shown!r}.", remedy)
-    found = path.parent / file
-    if found.resolve().parent != path.parent.resolve():
-        raise _fault(path, f"its header looks for the voxels in {shown!r}, a link to another folder.", remedy)
-    if not found.is_file():
-        raise _fault(path, f"the file {shown!r} with its voxels does not exist.", "Copy it beside the header.")
-    return found
 
 
 # -- BMP and TIFF -----------------------------------------------------------------------------------------------------

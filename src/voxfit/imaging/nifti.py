@@ -20,7 +20,6 @@ import numpy as np
 from voxfit.core.errors import DatasetError, Problem
 from voxfit.imaging.headers import INCOMPLETE, check_spacing
 
-_HEADER = 352
 _CHUNK = 1 << 20
 _MOST_DEFLATED = 1100
 """More than deflate can pack into one byte."""
@@ -35,9 +34,48 @@ _TYPE_BYTES = {
 
 
 @dataclass(frozen=True)
-class _Header:
-    """What a NIfTI header promises: where voxels start, how many bytes they take, their type if it is a float."""
+class _Layout:
+    """Where the fields of a NIfTI header stand, and the types of its numbers.
 
+    Attributes:
+        length: of the header, the four bytes that announce extensions included.
+        dim, datatype, pixdim, offset, magic: where these fields begin.
+        forms: where the codes of qform and sform begin; offsets, quaternion and rows follow.
+        size, number, code, start: types of `dim`, of `pixdim` and the forms, of the codes, of `offset`.
+    """
+
+    length: int
+    dim: int
+    datatype: int
+    pixdim: int
+    offset: int
+    magic: int
+    forms: int
+    size: str
+    number: str
+    code: str
+    start: str
+
+
+_LAYOUTS = {
+    348: _Layout(352, 40, 70, 76, 108, 344, 252, "h", "f", "h", "f"),
+    540: _Layout(544, 16, 12, 104, 168, 4, 344, "q", "d", "i", "q"),
+}
+_FARTHEST_MM = 1e9
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a NIfTI header promises.
+
+    Attributes:
+        length: of itself.
+        offset: where voxels start.
+        voxel_bytes: how many bytes they take.
+        float_type: their type if it is a float.
+    """
+
+    length: int
     offset: int
     voxel_bytes: int
     float_type: np.dtype[np.floating[Any]] | None
@@ -62,16 +100,20 @@ def check_nifti(path: Path, ending: str) -> None:
     _check_alone(path, ending)
     try:
         with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
-            header = _parse_header(stream.read(_HEADER), where)
+            header = _read_header(stream, where)
             length = path.stat().st_size
             if header.voxel_bytes > length * (_MOST_DEFLATED if compressed else 1):
                 what = f"its header promises {header.voxel_bytes} bytes of voxels, but there are {length}"
                 raise DatasetError(Problem(where, what + (" (compressed)." if compressed else "."), INCOMPLETE))
-            stream.read(header.offset - _HEADER)
+            stream.read(header.offset - header.length)
             missing, bad = _scan(stream, header)
             beyond = _read_on(stream) if compressed else 0
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DatasetError(Problem(where, f"the compressed data are damaged ({error}).", INCOMPLETE)) from None
+    except EOFError:
+        what = "the compressed data are damaged: they end too early."
+        raise DatasetError(Problem(where, what, INCOMPLETE)) from None
+    except (zlib.error, gzip.BadGzipFile):
+        what = "the compressed data are damaged: their checksum or their form is wrong."
+        raise DatasetError(Problem(where, what, "Copy the file again from its source.")) from None
     if missing:
         what = f"{missing} of the {header.voxel_bytes} bytes that its header promises are missing."
         raise DatasetError(Problem(where, what, INCOMPLETE))
@@ -110,27 +152,40 @@ def _check_alone(path: Path, ending: str) -> None:
         raise DatasetError(Problem(str(path), what, "Remove one of them."))
 
 
-def _parse_header(header: bytes, where: str) -> _Header:
+def _read_header(stream: BufferedIOBase, where: str) -> _Header:
     """Read the header of a NIfTI-1 or NIfTI-2 file, in either byte order."""
+    start = stream.read(4)
     for order in "<>":
-        size = struct.unpack_from(order + "i", header, 0)[0] if len(header) >= 348 else 0
-        if size == 348:
-            dim, spacing = struct.unpack_from(order + "8h", header, 40), struct.unpack_from(order + "8f", header, 76)
-            datatype = struct.unpack_from(order + "h", header, 70)[0]
-            offset, magic = struct.unpack_from(order + "f", header, 108)[0], header[344:348]
-        elif size == 540:
-            dim, spacing = struct.unpack_from(order + "8q", header, 16), struct.unpack_from(order + "8d", header, 104)
-            datatype = struct.unpack_from(order + "h", header, 12)[0]
-            offset, magic = struct.unpack_from(order + "q", header, 168)[0], header[4:8]
-        else:
+        layout = _LAYOUTS.get(struct.unpack(order + "i", start)[0]) if len(start) == 4 else None
+        if layout is None:
             continue
+        header = start + stream.read(layout.length - 4)
+        if len(header) < layout.length:
+            break
+        dim = struct.unpack_from(f"{order}8{layout.size}", header, layout.dim)
+        spacing = struct.unpack_from(f"{order}8{layout.number}", header, layout.pixdim)
+        (datatype,) = struct.unpack_from(order + "h", header, layout.datatype)
+        (offset,) = struct.unpack_from(order + layout.start, header, layout.offset)
         sensible = 1 <= dim[0] <= 7 and min(dim[1 : dim[0] + 1]) > 0 and datatype in _TYPE_BYTES
-        if sensible and _HEADER <= offset < 1 << 24 and magic in (b"n+1\0", b"n+2\0"):
-            check_spacing(spacing[1 : min(dim[0], 3) + 1], where)
-            kind = _FLOAT_TYPES.get(datatype)
-            voxel_bytes = math.prod(dim[1 : dim[0] + 1]) * _TYPE_BYTES[datatype]
-            return _Header(int(offset), voxel_bytes, np.dtype(order + kind) if kind else None)
-        break
+        magic = header[layout.magic : layout.magic + 4] in (b"n+1\0", b"n+2\0")
+        if not (sensible and magic and layout.length <= offset < 1 << 24):
+            break
+        check_spacing(spacing[1 : min(dim[0], 3) + 1], where)
+        _check_forms(header, order, layout, where)
+        kind = _FLOAT_TYPES.get(datatype)
+        voxel_bytes = math.prod(dim[1 : dim[0] + 1]) * _TYPE_BYTES[datatype]
+        return _Header(layout.length, int(offset), voxel_bytes, np.dtype(order + kind) if kind else None)
     raise DatasetError(
         Problem(where, "is not a NIfTI file (its header makes no sense).", "Replace or remove the file.")
     )
+
+
+def _check_forms(header: bytes, order: str, layout: _Layout, where: str) -> None:
+    """SimpleITK never comes back from some infinite numbers in these."""
+    codes = struct.unpack_from(f"{order}2{layout.code}", header, layout.forms)
+    first = layout.forms + 2 * struct.calcsize(order + layout.code)
+    numbers = struct.unpack_from(f"{order}18{layout.number}", header, first)
+    for name, code, values in (("qform", codes[0], numbers[:6]), ("sform", codes[1], numbers[6:])):
+        if code > 0 and not all(abs(value) <= _FARTHEST_MM for value in values):
+            what = f"its {name} has numbers that place it nowhere ({', '.join(f'{value:.3g}' for value in values)})."
+            raise DatasetError(Problem(where, what, f"Correct the {name} in its header."))

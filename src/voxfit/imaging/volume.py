@@ -1,7 +1,7 @@
 """Images with their geometry, and the files they come from (everything SimpleITK reads).
 
-What a file promises is compared with what it holds before SimpleITK sees it: `voxfit.imaging.nifti` and
-`voxfit.imaging.headers`.
+What a file promises is compared with what it holds before SimpleITK sees it: `voxfit.imaging.nifti`,
+`voxfit.imaging.metaimage` and `voxfit.imaging.headers`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from voxfit.imaging.headers import (
     check_spacing,
     locate_voxels,
 )
+from voxfit.imaging.metaimage import locate_metaimage
 from voxfit.imaging.nifti import check_nifti
 
 FILE_ENDINGS = tuple(READERS)
@@ -180,9 +181,7 @@ def _read(path: Path) -> sitk.Image:
     where = _checked_path(path)
     ending = file_ending(path)
     try:
-        source = None if ending in (".nii", ".nii.gz") else locate_voxels(path, ending)
-        if source is None:
-            check_nifti(path, ending)
+        source = _look_into(path, ending)
         image = _execute(path, READERS[ending], source)
     except OSError as error:
         raise DatasetError(
@@ -196,6 +195,14 @@ def _read(path: Path) -> sitk.Image:
         _set_spacing_beside(path, image)
     _check_grid(where, image)
     return image
+
+
+def _look_into(path: Path, ending: str) -> Source | None:
+    """Compare a file with what it promises; where its voxels are, if that is not settled yet."""
+    if ending in (".nii", ".nii.gz"):
+        check_nifti(path, ending)
+        return None
+    return locate_metaimage(path) if ending in (".mha", ".mhd") else locate_voxels(path, ending)
 
 
 def _checked_path(path: Path) -> str:
