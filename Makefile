@@ -1,5 +1,6 @@
 # make demo    install, then fit a small synthetic dataset and segment its test images
 # make test    install what tests need, then lint, type-check, check layers, test
+# make fuzz    mutate datasets, records and image files for about ten minutes
 # make oracles compare with nnU-Net v2 itself, in an environment of its own
 # All install once; a change of pyproject.toml or constraints.txt installs again.
 
@@ -10,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 ORACLES := .venv-oracles
 
-.PHONY: demo test oracles clean
+.PHONY: demo test oracles fuzz clean
 
 demo: $(VENV)/installed
 	$(BIN)/voxfit demo -o demo
@@ -21,6 +22,9 @@ test: $(VENV)/installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/installed-test
+	VOXFIT_FUZZ_EXAMPLES=2500 $(BIN)/python -m pytest tests/fuzz
 
 oracles: $(ORACLES)/installed
 	$(ORACLES)/bin/python -m pytest tests/oracles

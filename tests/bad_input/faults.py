@@ -186,7 +186,7 @@ def _(place: Place) -> list[str]:
     return place.check()
 
 
-@fault(FILES, "A truncated PNG", "is damaged, or no image of this kind")
+@fault(FILES, "A truncated PNG", "ends before its last chunk")
 def _(place: Place) -> list[str]:
     path = place.as_format(".png")
     path.write_bytes(path.read_bytes()[:-60])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from fuzz.budget import SETTINGS
 from synthetic import write_boxes
-from voxfit.core.errors import DatasetError, RecordError
+from voxfit.core.errors import DatasetError, Problem, RecordError
 from voxfit.imaging.dataset import Dataset
 from voxfit.inference.model import Member, ModelDescription
 from voxfit.networks.unet import UNet
@@ -71,6 +72,14 @@ def mutations(draw: st.DrawFn, valid: Any) -> Any:
     return body
 
 
+def check_problems(problems: Sequence[Problem]) -> None:
+    assert all(problem.where and problem.what and problem.remedy for problem in problems)
+
+
+def check_named(error: RecordError, name: str) -> None:
+    assert str(error).startswith(f"{name}: ")
+
+
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, Any]]]:
     """A dataset in each of three forms, with its description."""
@@ -104,9 +113,9 @@ def test_a_mutated_dataset_opens_or_says_why(
     try:
         found = Dataset.open(folder)
     except DatasetError as error:
-        assert all(problem.where and problem.what and problem.remedy for problem in error.problems)
+        check_problems(error.problems)
         return
-    assert all(problem.where and problem.what and problem.remedy for problem in found.problems)
+    check_problems(found.problems)
     root = folder.resolve()
     for case in found.cases:
         for path in (*case.images, case.label or ""):
@@ -153,7 +162,7 @@ def test_a_mutated_plan_is_valid_or_a_record_error(plan: Plan, data: st.DataObje
     try:
         found = Plan.from_json(text, "plan.json")
     except RecordError as error:
-        assert str(error).startswith("plan.json: ")
+        check_named(error, "plan.json")
         return
     assert Plan.from_json(found.to_json()) == found
     for name in found.configurations:
@@ -176,7 +185,7 @@ def test_a_mutated_model_is_valid_or_a_record_error(plan: Plan, data: st.DataObj
     try:
         found = ModelDescription.from_json(text, "model.json")
     except RecordError as error:
-        assert str(error).startswith("model.json: ")
+        check_named(error, "model.json")
         return
     root = Path("/nowhere/model")
     for member in (*found.members, *found.stages):

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,9 @@ def locate_voxels(path: Path, ending: str) -> Source:
     if ending in (".tif", ".tiff"):
         with path.open("rb") as stream:
             _check_tiff(path, stream, length)
+    if ending == ".png":
+        with path.open("rb") as stream:
+            _check_png(path, stream)
     if ending == ".bmp":
         _check_bmp(path, length)
     return Source(length, packed=True)
@@ -131,7 +135,24 @@ def _fault(path: Path, what: str, remedy: str) -> DatasetError:
     return DatasetError(Problem(str(path), what, remedy))
 
 
-# -- BMP and TIFF -----------------------------------------------------------------------------------------------------
+# -- PNG, BMP and TIFF -----------------------------------------------------------------------------------------------------
+
+
+def _check_png(path: Path, stream: BinaryIO) -> None:
+    """Walk from chunk to chunk: libpng takes memory for whatever length a chunk claims."""
+    if stream.read(8) != b"\x89PNG\r\n\x1a\n":
+        raise _fault(path, "is not a PNG file.", "Replace or remove the file.")
+    left = path.stat().st_size - 8
+    kind = b""
+    while kind != b"IEND":
+        start = stream.read(8)
+        length = int.from_bytes(start[:4], "big") if len(start) == 8 else left
+        if length + 12 > left:
+            raise _fault(path, "it ends before its last chunk.", INCOMPLETE)
+        kind, content, check = start[4:], stream.read(length), stream.read(4)
+        if zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(check, "big"):
+            raise _fault(path, "a checksum in it is wrong.", "Copy it again from its source.")
+        left -= length + 12
 
 
 def _check_bmp(path: Path, length: int) -> None:

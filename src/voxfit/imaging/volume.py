@@ -117,14 +117,14 @@ def write_label(path: Path, array: NDArray[np.generic], geometry: Geometry) -> N
     temporary = path if ending == ".mhd" else path.with_name(f".{path.name[: -len(ending)]}.part{ending}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()  # says why it cannot be written, which SimpleITK does not
         sitk.WriteImage(to_sitk(array, geometry), str(temporary), useCompression=True)
         temporary.replace(path)
     except (RuntimeError, OSError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise UsageError(
-            f"{path}: cannot be written ({_last_line(error)}). Free space or choose another folder."
-        ) from error
+        reason = error.strerror if isinstance(error, OSError) else "SimpleITK could not finish it"
+        raise UsageError(f"{path}: cannot be written ({reason}). Free space or choose another folder.") from error
 
 
 def write_image(path: Path, array: NDArray[np.generic], geometry: Geometry) -> None:
