@@ -135,7 +135,7 @@ def _fault(path: Path, what: str, remedy: str) -> DatasetError:
     return DatasetError(Problem(str(path), what, remedy))
 
 
-# -- PNG, BMP and TIFF -----------------------------------------------------------------------------------------------------
+# -- PNG, BMP and TIFF --
 
 
 def _check_png(path: Path, stream: BinaryIO) -> None:

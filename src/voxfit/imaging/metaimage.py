@@ -22,7 +22,7 @@ _MOST_DIMENSIONS = 5
 _WHOLE = re.compile(r"\d{1,18}")
 _SIGNED = re.compile(r"-?\d{1,9}")
 _REAL = re.compile(r"[-+]?(\d{1,40}\.?\d{0,60}|\.\d{1,60})([eE][-+]?\d{1,3})?")
-_WORD = re.compile(r"[\w.+-]{1,64}")
+_WORD = re.compile(r"\S{1,64}")
 
 _FIELDS: dict[str, tuple[int, re.Pattern[str]]] = {
     "NDims": (0, _WHOLE),

@@ -13,7 +13,7 @@ from voxfit.imaging.labels import Labels
 from voxfit.planning.grid import Grid, Normalization, Preparation
 from voxfit.planning.stages import MOST_FEATURES, Stages, Topology, count_weights, paper_stages
 
-_MOST_BATCH_VOXELS = 1 << 34
+_MOST_BATCH_VOXELS = 1 << 40
 _MOST_WEIGHTS = 1 << 34
 
 ConfigurationName = Literal["2d", "3d", "3d_lowres", "3d_cascade"]
@@ -84,7 +84,7 @@ class Configuration(Record):
 
     spacing: tuple[PositiveFloat, ...]
     median_shape: tuple[PositiveInt, ...]
-    patch_size: tuple[Annotated[PositiveInt, Field(le=65536)], ...]
+    patch_size: tuple[Annotated[PositiveInt, Field(le=1 << 20)], ...]
     batch_size: Annotated[PositiveInt, Field(le=65536)]
     num_pool: tuple[Annotated[int, Field(ge=0, le=12)], ...]
     base_features: Annotated[PositiveInt, Field(le=MOST_FEATURES)]
