@@ -1,6 +1,7 @@
 # make demo    install, then fit a small synthetic dataset and segment its test images
 # make test    install what tests need, then lint, type-check, check layers, test
 # make soak    kill fit and predict fifty times, compare with runs left alone, write docs/reliability.md
+# make fuzz    mutate datasets, records and image files for about ten minutes
 # make oracles compare with nnU-Net v2 itself, in an environment of its own
 # make bench   measure against nnU-Net v2, MONAI and SciPy, in the same environment, and write docs/benchmarks.md;
 #              make bench ROWS=resample,predict for some rows; OPTIONS="--device cuda --cores 0" on a GPU
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 PEERS := .venv-peers
 
-.PHONY: demo test soak oracles bench clean
+.PHONY: demo test soak fuzz oracles bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/voxfit demo -o demo
@@ -27,6 +28,9 @@ test: $(VENV)/installed-test
 
 soak: $(VENV)/installed-test
 	$(BIN)/python tests/soak/soak.py --write docs/reliability.md
+
+fuzz: $(VENV)/installed-test
+	VOXFIT_FUZZ_EXAMPLES=2500 $(BIN)/python -m pytest tests/fuzz
 
 oracles: $(PEERS)/installed
 	$(PEERS)/bin/python -m pytest tests/oracles

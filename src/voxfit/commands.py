@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from voxfit.core.errors import DatasetError, UsageError
+from voxfit.core.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +39,7 @@ RecipeName = Annotated[
     str, typer.Option(help="nnunet-2018, nnunet-v2, nnunet-v2-resenc-m, -l or -xl, or a JSON file of settings.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+SkipBadCases = Annotated[bool, typer.Option("--skip-bad-cases", help="Leave out training cases that cannot be used.")]
 Workers = Annotated[Optional[int], typer.Option(help="Processes for reading and preparing; default: one a core.")]  # noqa: UP045
 
 
@@ -52,35 +53,29 @@ def options(
 
 
 @app.command()
-def check(dataset: Path, group_by: GroupBy = None, workers: Workers = None) -> None:
+def check(
+    dataset: Path,
+    fix: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write a copy to this new folder, label headers taken from the images."),
+    ] = None,
+    skip_bad_cases: SkipBadCases = False,
+    group_by: GroupBy = None,
+    workers: Workers = None,
+) -> None:
     """Report every problem of a dataset in one pass; exit code 1 where training could not start."""
-    from voxfit.core.parallel import map_cases
     from voxfit.imaging.dataset import Dataset
-    from voxfit.imaging.verification import verify_case, verify_folds
-    from voxfit.planning.recipe import Recipe
-    from voxfit.running.cases import are_small
+    from voxfit.running.checking import check_dataset, fix_dataset
     from voxfit.tables import print_dataset
 
     console, listener = _console()
     found = Dataset.open(dataset, group_by)
-    tasks = [(case, len(found.channel_names), found.labels) for case in found.cases]
-    listener.stage(f"Checking {len(tasks)} cases of {found.name}")
-    each = map_cases(
-        verify_case,
-        tasks,
-        name=lambda task: task[0].name,
-        workers=workers,
-        light=are_small(found.cases),
-        progress=listener.progress,
-        warn=listener.warn,
-    )
-    problems = [*found.problems, *verify_folds(found, Recipe().folds), *(item for items in each for item in items)]
-    for problem in problems:
-        if not problem.fatal:
-            listener.warn(str(problem))
-    if fatal := [problem for problem in problems if problem.fatal]:
-        raise DatasetError(fatal)
-    print_dataset(console, found)
+    listener.stage(f"Checking {len(found.cases)} cases of {found.name}")
+    usable = check_dataset(found, listener, workers, skip=skip_bad_cases)
+    listener.close()
+    print_dataset(console, usable)
+    if fix is not None:
+        fix_dataset(usable, fix, listener, workers)
 
 
 @app.command()
@@ -147,6 +142,7 @@ def fit(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="On a GPU too, the same training ends in the same bytes; slower.")
     ] = False,
+    skip_bad_cases: SkipBadCases = False,
 ) -> None:
     """Do the whole method: check, plan, prepare, train, cross-validate, select. Run again to resume."""
     from voxfit.options import parse_limits, parse_numbers, parse_recipe, parse_seconds
@@ -168,6 +164,7 @@ def fit(
         group_by=group_by,
         workers=workers,
         deterministic=deterministic,
+        skip_bad_cases=skip_bad_cases,
     )
     from voxfit.running.collection import datasets_in, fit_all
     from voxfit.running.pipeline import fit as run_fit

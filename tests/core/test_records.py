@@ -263,5 +263,5 @@ def test_foreign_json_is_read_or_named(tmp_path: Path) -> None:
             read_json(path)
         assert str(path) in str(caught.value)
     os.truncate(path, 257 * 2**20)
-    with pytest.raises(RecordError, match="256 MiB"):
+    with pytest.raises(RecordError, match="64 MiB"):
         read_json(path)

@@ -33,7 +33,7 @@ def test_the_dataset_is_found_and_has_no_problems(dataset: Dataset) -> None:
     assert dataset.labels.names == ("liver", "kidney", "lesion")
     assert (dataset.name, dataset.channel_names) in [("PhantomCT", ("CT",)), ("PhantomMR", ("MRI",))]
     for case in dataset.cases:
-        assert verify_case((case, 1, dataset.labels)) == []
+        assert verify_case((case, 1, dataset.labels))[0] == []
 
 
 def test_the_layout_is_that_of_nnunet_with_labels_of_the_test_images(dataset: Dataset) -> None:

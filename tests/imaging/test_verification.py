@@ -62,7 +62,7 @@ def case(tmp_path: Path) -> Callable[..., Case]:
 
 def the_problem(case: Case, channels: int = 1, labels: Labels = LABELS) -> Problem:
     """The only problem of a case; it names the case and the remedy."""
-    problems = verify_case((case, channels, labels))
+    problems = verify_case((case, channels, labels))[0]
     assert len(problems) == 1
     assert NAME in problems[0].where
     assert problems[0].remedy
@@ -74,7 +74,7 @@ def the_problem(case: Case, channels: int = 1, labels: Labels = LABELS) -> Probl
 
 def test_a_sound_case(case: Callable[..., Case]) -> None:
     sound = case()
-    assert verify_case((sound, 1, LABELS)) == []
+    assert verify_case((sound, 1, LABELS))[0] == []
     volume, _ = read_labelled(sound, 1, LABELS)
     assert volume is not None
     np.testing.assert_array_equal(volume.image, intensities()[None])
@@ -120,7 +120,7 @@ def test_negative_values_are_undeclared(case: Callable[..., Case]) -> None:
 def test_values_with_gaps_become_indices(case: Callable[..., Case]) -> None:
     labels = Labels(classes=(Label(name="a", value=3), Label(name="b", value=7), Label(name="c", value=200)))
     sound = case(label=labelled((0, 200, 3, 7)))
-    assert verify_case((sound, 1, labels)) == []
+    assert verify_case((sound, 1, labels))[0] == []
     volume, _ = read_labelled(sound, 1, labels)
     assert volume is not None
     np.testing.assert_array_equal(volume.label, labelled((0, 3, 1, 2)))
@@ -166,7 +166,7 @@ def test_headers_that_place_the_label_elsewhere_are_a_warning(
         assert not problem.fatal
         assert f"{gap:.3g} voxels apart" in problem.what
     else:
-        assert verify_case((suspect, 1, LABELS)) == []
+        assert verify_case((suspect, 1, LABELS))[0] == []
     volume, _ = read_labelled(suspect, 1, LABELS)
     assert volume is not None
     np.testing.assert_allclose(volume.geometry.spacing_mm, (2.0, 1.0, 0.5))
@@ -202,7 +202,7 @@ def test_image_and_label_faults_come_together(case: Callable[..., Case], tmp_pat
     for name in ("image_0", "label"):
         path = tmp_path / f"{name}.nii.gz"
         path.write_bytes(path.read_bytes()[:-20])
-    problems = verify_case((broken, 1, LABELS))
+    problems = verify_case((broken, 1, LABELS))[0]
     assert [problem.fatal for problem in problems] == [True, True]
     for problem, name in zip(problems, ("image_0", "label"), strict=True):
         assert NAME in problem.where
@@ -220,7 +220,7 @@ def test_pictures_are_cases(tmp_path: Path) -> None:
     io.imsave(tmp_path / "i.png", image, check_contrast=False)
     io.imsave(tmp_path / "l.png", image // 100, check_contrast=False)
     case = Case(name=NAME, images=(str(tmp_path / "i.png"),), label=str(tmp_path / "l.png"))
-    assert verify_case((case, 1, LABELS)) == []
+    assert verify_case((case, 1, LABELS))[0] == []
     volume, _ = read_labelled(case, 1, LABELS)
     assert volume is not None
     assert volume.geometry.dimension == 2

@@ -61,12 +61,14 @@ class Problem:
         what: the fact.
         remedy: what to do about it.
         fatal: training could not start; otherwise it is a warning.
+        case: the training case that could be left out instead; empty where that would not help.
     """
 
     where: str
     what: str
     remedy: str
     fatal: bool = True
+    case: str = ""
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what} {self.remedy}".rstrip()

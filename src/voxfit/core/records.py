@@ -19,6 +19,9 @@ from typing_extensions import Self
 from voxfit.core.durability import UNFINISHED, sync_folder
 from voxfit.core.errors import RecordError, WorkspaceError
 
+MOST_JSON_BYTES = 64 * 2**20
+"""No description or record is longer; a file that is longer is refused before it is read."""
+
 
 class Record(BaseModel):
     """Base of all records: immutable, no unknown keys, no silent conversions."""
@@ -48,6 +51,7 @@ class Record(BaseModel):
             RecordError: naming file, key and reason.
         """
         try:
+            _check_size(path)
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise RecordError(f"{path}: there is no such file.") from None
@@ -121,8 +125,7 @@ def read_json(path: Path) -> Any:
         RecordError: naming the file and the reason.
     """
     try:
-        if path.stat().st_size > 256 * 2**20:
-            raise RecordError(f"{path}: has more than 256 MiB; this is no description file.")
+        _check_size(path)
         value = json.loads(path.read_text(encoding="utf-8-sig"))
         json.dumps(value, ensure_ascii=False).encode()  # "\\ud800" is half a character: no record could hold it
         return value
@@ -130,6 +133,14 @@ def read_json(path: Path) -> Any:
         raise RecordError(f"{path}: there is no such file.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"{path}: is not readable JSON ({error}).") from error
+
+
+def _check_size(path: Path) -> None:
+    if (size := path.stat().st_size) > MOST_JSON_BYTES:
+        raise RecordError(
+            f"{path}: has {size >> 20} MiB, more than {MOST_JSON_BYTES >> 20} MiB; this is no description. "
+            "Restore the file."
+        )
 
 
 def _compact(value: Any, indent: int = 0) -> str:

@@ -8,13 +8,14 @@ and in the direction of `labels` (value to name, or name to value).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from voxfit.core.errors import DatasetError, Problem, RecordError
 from voxfit.core.records import read_json
 from voxfit.imaging.description import Description
-from voxfit.imaging.files import Case, check_text, images_in
+from voxfit.imaging.files import Case, check_text
 from voxfit.imaging.labels import Labels
 
 
@@ -41,6 +42,18 @@ class Dataset:
     test_cases: tuple[Case, ...] = ()
     splits: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
     problems: tuple[Problem, ...] = field(default=())
+
+    def without(self, names: Collection[str]) -> Dataset:
+        """The same without some of the training cases."""
+        return replace(
+            self,
+            cases=tuple(case for case in self.cases if case.name not in names),
+            splits=tuple(
+                (tuple(name for name in training if name not in names), tuple(n for n in held if n not in names))
+                for training, held in self.splits
+            ),
+            problems=tuple(problem for problem in self.problems if problem.case not in names),
+        )
 
     @staticmethod
     def open(folder: str | Path, group_by: str | None = None) -> Dataset:
@@ -80,14 +93,13 @@ def _open(folder: Path, group_by: str | None) -> Dataset:
     splits = reader.splits({case.name for case in cases})
     if group_by is not None:
         cases = _grouped(cases, group_by)
-    test = folder / "imagesTs"
     return Dataset(
         folder=folder,
         name=str(description.get("name") or folder.name),
         channel_names=channels,
         labels=labels,
         cases=cases,
-        test_cases=images_in(test, reader.ending) if test.is_dir() else (),
+        test_cases=reader.test_cases(),
         splits=splits,
         problems=tuple(reader.problems),
     )

@@ -37,9 +37,9 @@ class Description:
             return ""
         return ending.lower()
 
-    def fail(self, where: str, what: str, remedy: str, *, fatal: bool = True) -> None:
-        """Note a problem."""
-        self.problems.append(Problem(where, what, remedy, fatal))
+    def fail(self, where: str, what: str, remedy: str, *, fatal: bool = True, case: str = "") -> None:
+        """Note a problem; `case` is the one that could be left out instead."""
+        self.problems.append(Problem(where, what, remedy, fatal, case))
 
     def channel_names(self) -> tuple[str, ...]:
         """In the order of their numbers."""
@@ -105,12 +105,14 @@ class Description:
                     name,
                     f"the image {entry['image']} does not exist.",
                     "Add the file or take the case out of dataset.json.",
+                    case=name,
                 )
             elif not label.is_file():
                 self.fail(
                     name,
                     f"the label {entry['label']} does not exist.",
                     "Add the file or take the case out of dataset.json.",
+                    case=name,
                 )
             else:
                 cases.append(Case(name=name, images=images, label=str(label)))
@@ -123,7 +125,7 @@ class Description:
             images = entry.get("images") if isinstance(entry, dict) else None
             label = entry.get("label") if isinstance(entry, dict) else None
             files = [*images, label] if isinstance(images, list) else []
-            if not images or not all(isinstance(file, str) for file in files):
+            if len(files) < 2 or not all(isinstance(file, str) for file in files):
                 self.fail(
                     "dataset.json",
                     f'the entry "{name}" of "dataset" is {entry!r}.',
@@ -133,7 +135,8 @@ class Description:
             paths = [self._inside(file) for file in files]
             for file, path in zip(files, paths, strict=True):
                 if path is not None and not path.is_file():
-                    self.fail(name, f"the file {file} does not exist.", "Add it or take the case out of dataset.json.")
+                    remedy = "Add it or take the case out of dataset.json."
+                    self.fail(name, f"the file {file} does not exist.", remedy, case=name)
             if all(path is not None and path.is_file() for path in paths):
                 cases.append(Case(name=name, images=tuple(map(str, paths[:-1])), label=str(paths[-1])))
         return cases
@@ -152,8 +155,9 @@ class Description:
             return ()
         if not splits:
             self.fail(path.name, "holds no folds.", remedy)
+        bad = {problem.case for problem in self.problems} - {""}
         for number, (training, validation) in enumerate(splits):
-            if strangers := sorted({*training, *validation} - known):
+            if strangers := sorted({*training, *validation} - known - bad):
                 self.fail(path.name, f"fold {number} names {strangers[0]}, which is no training case.", remedy)
             if shared := sorted(set(training) & set(validation)):
                 self.fail(path.name, f"fold {number} has {shared[0]} on both sides.", remedy)
@@ -175,6 +179,22 @@ class Description:
             return None
         return self.folder / relative
 
+    def _all_inside(self, name: str, paths: tuple[str, ...]) -> bool:
+        """Whether no file is a link that leads out of the dataset."""
+        root = self.folder.resolve()
+        for path in paths:
+            if not Path(path).resolve().is_relative_to(root):
+                what = f"{path} is a link that leads out of the dataset."
+                self.fail(name, what, "Copy the file into the folder.", case=name)
+                return False
+        return True
+
+    def test_cases(self) -> tuple[Case, ...]:
+        """The images without labels of the folder imagesTs."""
+        folder = self.folder / "imagesTs"
+        found = images_in(folder, self.ending) if folder.is_dir() else ()
+        return tuple(case for case in found if self._all_inside(case.name, case.images))
+
     def _image_files(self, image: Path) -> tuple[tuple[str, ...], str]:
         """The file itself, or its channel files (nnU-Net v1 lists `case.nii.gz` and stores `case_0000.nii.gz`)."""
         ending = file_ending(image) or image.suffix
@@ -190,7 +210,12 @@ class Description:
         numbers = [int(match[1]) for stem in stems if (match := CHANNEL_SUFFIX.search(stem))]
         if numbers and numbers != list(range(len(numbers))):
             found = ", ".join(f"_{number:04d}" for number in numbers)
-            self.fail(case.name, f"has the channel files {found}.", "Number them _0000, _0001, ... without gaps.")
+            self.fail(
+                case.name,
+                f"has the channel files {found}.",
+                "Number them _0000, _0001, ... without gaps.",
+                case=case.name,
+            )
 
     def _from_folders(self) -> list[Case]:
         """Cases of the folders imagesTr and labelsTr, by name."""
@@ -209,9 +234,9 @@ class Description:
             self._check_numbers(case)
             label = by_name.pop(case.name, None)
             if label is None:
-                self.fail(case.name, "has no label file in labelsTr.", "Add it, or remove the image.")
-            else:
+                self.fail(case.name, "has no label file in labelsTr.", "Add it, or remove the image.", case=case.name)
+            elif self._all_inside(case.name, (*case.images, str(label))):
                 cases.append(case.model_copy(update={"label": str(label)}))
         for name in by_name:
-            self.fail(name, "has a label but no image in imagesTr.", "Add the image, or remove the label.")
+            self.fail(name, "has a label but no image in imagesTr.", "Add the image, or remove the label.", case=name)
         return cases

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from voxfit.core.records import Record
 
 IGNORED = -2
 """Stands, inside voxfit, for voxels without annotation: no loss, no sampling, no evaluation there."""
+
+MOST_VALUE = 2**31 - 1
+"""Of a label: what the integers of all file formats hold."""
 
 _EXAMPLE = 'Write for instance "labels": {"background": 0, "liver": 1}.'
 
@@ -21,7 +25,7 @@ class Label(Record):
     """One foreground class: its name and the integer that stands for it in label files."""
 
     name: str
-    value: int
+    value: Annotated[int, Field(ge=0, le=MOST_VALUE)]
 
 
 class Region(Record):
@@ -160,8 +164,9 @@ def read_labels(labels: object, regions_class_order: object = None) -> tuple[Lab
         # MSD writes {"1": "liver"}, nnU-Net v2 {"liver": 1}, or {"whole": [1, 2]}.
         name, found = (value, key) if isinstance(value, str) else (key, value)
         numbers = found if isinstance(found, Sequence) and not isinstance(found, str) else [found]
-        if not numbers or any(isinstance(number, bool) or not str(number).isdecimal() for number in numbers):
-            problems.append((f'the label "{name}" has the value {found!r}.', "Values are whole numbers. " + _EXAMPLE))
+        if not numbers or not all(map(_is_value, numbers)):
+            shown = repr(found) if len(repr(found)) < 100 else f"{repr(found)[:97]}..."
+            problems.append((f'the label "{name}" has the value {shown}.', "Values are whole numbers. " + _EXAMPLE))
             continue
         if name in entries:
             problems.append((f'there are several labels "{name}".', "Give each its own name."))
@@ -180,6 +185,11 @@ def read_labels(labels: object, regions_class_order: object = None) -> tuple[Lab
     else:
         made, more = _classes({name: numbers[0] for name, numbers in entries.items()})
     return made.model_copy(update={"ignore": value}), problems + more
+
+
+def _is_value(number: object) -> bool:
+    text = str(number) if isinstance(number, int | str) and not isinstance(number, bool) else ""
+    return text.isdecimal() and len(text) <= 10 and int(text) <= MOST_VALUE
 
 
 def _classes(values: dict[str, int]) -> tuple[Labels, list[tuple[str, str]]]:

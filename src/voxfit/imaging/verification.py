@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,23 @@ class LabelledVolume:
     image: NDArray[np.float32]
     label: NDArray[np.int16]
     geometry: Geometry
+
+
+@dataclass(frozen=True)
+class CaseSummary:
+    """What comparing the cases of a dataset needs of each.
+
+    Attributes:
+        case: it.
+        dimension: of its image files, 2 or 3.
+        digest: of its voxels; two cases with the same are the same image.
+        classes: the indices that its label has.
+    """
+
+    case: Case
+    dimension: int
+    digest: str
+    classes: frozenset[int]
 
 
 def read_case_image(case: Case, channels: int) -> Volume:
@@ -70,6 +90,11 @@ def _read_channels(case: Case, channels: int) -> tuple[Volume, list[Problem]]:
 
 def read_labelled(case: Case, channels: int, labels: Labels) -> tuple[LabelledVolume | None, list[Problem]]:
     """Read and verify a training case; the volume is None when a problem is fatal."""
+    volume, problems = _read_labelled(case, channels, labels)
+    return volume, [replace(problem, case=case.name) for problem in problems]
+
+
+def _read_labelled(case: Case, channels: int, labels: Labels) -> tuple[LabelledVolume | None, list[Problem]]:
     problems: list[Problem] = []
     image = label = None
     try:
@@ -80,7 +105,7 @@ def read_labelled(case: Case, channels: int, labels: Labels) -> tuple[LabelledVo
         label = read_label(Path(case.label or ""))
     except DatasetError as error:
         problems = [*problems, *error.problems]
-    problems = [_named(case, problem) for problem in problems]
+    problems = [replace(problem, where=f"{case.name} ({problem.where})") for problem in problems]
     if image is None or label is None:
         return None, problems
     problems += _compare_grids(case, image.geometry, label.geometry)
@@ -93,9 +118,62 @@ def read_labelled(case: Case, channels: int, labels: Labels) -> tuple[LabelledVo
     return LabelledVolume(np.asarray(image.array, np.float32), indices, image.geometry), problems
 
 
-def verify_case(task: tuple[Case, int, Labels]) -> list[Problem]:
-    """The problems of one case: the worker of `voxfit check`."""
-    return read_labelled(*task)[1]
+def summarize_case(case: Case, volume: LabelledVolume) -> CaseSummary:
+    """What is kept of a case that was read without a fatal problem."""
+    digest = hashlib.sha256(np.ascontiguousarray(volume.image).data).hexdigest()
+    seen = np.zeros(1 << 16, np.bool_)  # much quicker than sorting
+    seen[np.ascontiguousarray(volume.label).view(np.uint16)] = True
+    classes = frozenset((np.flatnonzero(seen[1 : 1 << 15]) + 1).tolist())
+    return CaseSummary(case, volume.geometry.dimension, f"{volume.image.shape} {digest}", classes)
+
+
+def verify_case(task: tuple[Case, int, Labels]) -> tuple[list[Problem], CaseSummary | None]:
+    """The problems of one case, and its summary where none is fatal: the worker of `voxfit check`."""
+    volume, problems = read_labelled(*task)
+    return problems, summarize_case(task[0], volume) if volume else None
+
+
+def verify_together(summaries: Sequence[CaseSummary], labels: Labels) -> list[Problem]:
+    """What no case shows alone: two and three dimensions, the same image twice, a class that is nowhere."""
+    return [*_dimension_problems(summaries), *_repeated_images(summaries), *_unseen_classes(summaries, labels)]
+
+
+def _dimension_problems(summaries: Sequence[CaseSummary]) -> list[Problem]:
+    usual = Counter(summary.dimension for summary in summaries).most_common(1)
+    return [
+        Problem(
+            summary.case.name,
+            f"the image is {summary.dimension}D, but most are {usual[0][0]}D.",
+            "Take it out, or make two datasets of them.",
+            case=summary.case.name,
+        )
+        for summary in summaries
+        if summary.dimension != usual[0][0]
+    ]
+
+
+def _repeated_images(summaries: Sequence[CaseSummary]) -> list[Problem]:
+    first: dict[str, Case] = {}
+    problems = []
+    for summary in summaries:
+        other = first.setdefault(summary.digest, summary.case)
+        # Cases of one group are never on both sides of a split.
+        if other != summary.case and not (other.group and other.group == summary.case.group):
+            what = f"the image is the same as that of {other.name}; what is trained on may be validated on."
+            remedy = "Take one of them out, or put them into one group (--group-by)."
+            problems.append(Problem(summary.case.name, what, remedy, fatal=False))
+    return problems
+
+
+def _unseen_classes(summaries: Sequence[CaseSummary], labels: Labels) -> list[Problem]:
+    seen = frozenset[int]().union(*(summary.classes for summary in summaries))
+    unseen = [name for index, name in enumerate(labels.class_names, 1) if index not in seen]
+    if not unseen or not summaries:
+        return []
+    what = f"no label has a voxel of {', '.join(unseen)}."
+    if not seen:
+        return [Problem("labelsTr", "all labels are empty (background only).", "There is nothing to learn from them.")]
+    return [Problem("dataset.json", what, "It cannot be learnt: look at the labels.", fatal=False)]
 
 
 def verify_folds(dataset: Dataset, folds: int) -> list[Problem]:
@@ -121,6 +199,15 @@ def verify_folds(dataset: Dataset, folds: int) -> list[Problem]:
     return []
 
 
+def empty_folds(dataset: Dataset) -> list[Problem]:
+    """Folds of `splits_final.json` that have nothing left on one side when cases are left out."""
+    return [
+        Problem("splits_final.json", f"fold {number} is empty on one side without them.", "Correct the cases.")
+        for number, (training, validation) in enumerate(dataset.splits)
+        if not training or not validation
+    ]
+
+
 def _compare_grids(case: Case, image: Geometry, label: Geometry) -> list[Problem]:
     if image.shape != label.shape:
         return [
@@ -137,7 +224,8 @@ def _compare_grids(case: Case, image: Geometry, label: Geometry) -> list[Problem
                 case.name,
                 f"the headers of image and label place them {gap:.3g} voxels apart "
                 "(spacing, origin or direction differ).",
-                "The shapes agree, so the image's header is used. Look whether they overlay.",
+                "The shapes agree, so the image's header is used. Look whether they overlay; `voxfit check --fix` "
+                "writes a copy with equal headers.",
                 fatal=False,
             )
         ]
@@ -156,10 +244,6 @@ def _to_indices(case: Case, array: NDArray[np.generic], labels: Labels) -> tuple
         what = "the label is empty (background only)."
         problems.append(Problem(case.name, what, "Look at the label.", fatal=False))
     return indices, problems
-
-
-def _named(case: Case, problem: Problem) -> Problem:
-    return Problem(f"{case.name} ({problem.where})", problem.what, problem.remedy, problem.fatal)
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -1,17 +1,14 @@
 """Images with their geometry, and the files they come from (everything SimpleITK reads).
 
-SimpleITK reads a truncated `.nii.gz` as a volume that ends in zeros, and NaN as 0, without a word. So the length of
-NIfTI files is checked here before SimpleITK sees them, and floating-point NIfTI voxels are looked at for NaN.
+What a file promises is compared with what it holds before SimpleITK sees it: `voxfit.imaging.nifti`,
+`voxfit.imaging.metaimage` and `voxfit.imaging.headers`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import math
 import re
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +21,21 @@ from voxfit.core.durability import UNFINISHED, put_in_place
 from voxfit.core.errors import DatasetError, Problem, RecordError, UsageError
 from voxfit.core.records import read_json
 from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.headers import (
+    READERS,
+    Source,
+    bytes_of,
+    check_claim,
+    check_memory,
+    check_spacing,
+    locate_voxels,
+)
+from voxfit.imaging.metaimage import locate_metaimage
+from voxfit.imaging.nifti import check_nifti
 
-FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png", ".tif", ".tiff", ".bmp")
+FILE_ENDINGS = tuple(READERS)
 
-_LOST = "The file is incomplete: copy it again from its source."
+sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters of its warnings is an error here
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ def read_label(path: Path) -> Volume:
     array = array.reshape(geometry.shape)
     if array.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
-            whole = array.astype(np.int32)
+            whole = array.astype(np.int64 if np.abs(array).max(initial=0) >= 2**31 else np.int32)
         if not np.array_equal(whole, array):
             raise DatasetError(
                 Problem(str(path), "the label has fractional values.", "Save it with integers (nearest neighbour).")
@@ -127,14 +135,14 @@ def write_label(path: Path, array: NDArray[np.generic], geometry: Geometry) -> N
     temporary = path if ending == ".mhd" else path.with_name(f".{path.name[: -len(ending)]}{UNFINISHED}{ending}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()  # says why it cannot be written, which SimpleITK does not
         sitk.WriteImage(to_sitk(array, geometry), str(temporary), useCompression=True)
         put_in_place(temporary, path)
     except (RuntimeError, OSError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise UsageError(
-            f"{path}: cannot be written ({_last_line(error)}). Free space or choose another folder."
-        ) from error
+        reason = error.strerror if isinstance(error, OSError) else "SimpleITK could not finish it"
+        raise UsageError(f"{path}: cannot be written ({reason}). Free space or choose another folder.") from error
 
 
 def write_image(path: Path, array: NDArray[np.generic], geometry: Geometry) -> None:
@@ -189,31 +197,99 @@ def _geometry_of(image: Any) -> Geometry:
 
 
 def _read(path: Path) -> sitk.Image:
-    where = str(path)
-    if not path.is_file():
-        raise DatasetError(Problem(where, "there is no such file.", "Add it or correct its name."))
-    if path.stat().st_size == 0:
-        raise DatasetError(Problem(where, "the file is empty.", "Copy it again from its source."))
-    if file_ending(path) in (".nii", ".nii.gz"):
-        _check_nifti(path)
+    where = _checked_path(path)
+    ending = file_ending(path)
     try:
-        image = sitk.ReadImage(where)
-    except (RuntimeError, MemoryError) as error:
-        reason = _last_line(error)
+        source = _look_into(path, ending)
+        image = _execute(path, READERS[ending], source)
+    except OSError as error:
         raise DatasetError(
-            Problem(where, f"is not a readable image ({reason}).", "Replace or remove the file.")
+            Problem(where, f"cannot be read ({error.strerror}).", "Check the file and its permissions.")
         ) from None
     if image.GetDimension() not in (2, 3, 4):
         raise DatasetError(
             Problem(where, f"has {image.GetDimension()} dimensions.", "Images have 2 or 3, and channels.")
         )
-    if image.GetDimension() == 3 and file_ending(path) in (".tif", ".tiff"):
+    if image.GetDimension() == 3 and ending in (".tif", ".tiff"):
         _set_spacing_beside(path, image)
-    if min(image.GetSpacing()[:3]) <= 0:
-        raise DatasetError(
-            Problem(where, f"has the spacing {image.GetSpacing()}.", "Correct the header: it must be positive.")
-        )
+    _check_grid(where, image)
     return image
+
+
+def _look_into(path: Path, ending: str) -> Source | None:
+    """Compare a file with what it promises; where its voxels are, if that is not settled yet."""
+    if ending in (".nii", ".nii.gz"):
+        check_nifti(path, ending)
+        return None
+    return locate_metaimage(path) if ending in (".mha", ".mhd") else locate_voxels(path, ending)
+
+
+def _checked_path(path: Path) -> str:
+    """The name of a file that is there and holds something."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise DatasetError(Problem(ascii(str(path)), "the name is not UTF-8.", "Rename it.")) from None
+    where = str(path)
+    if not path.is_file():
+        raise DatasetError(Problem(where, "there is no such file.", "Add it or correct its name."))
+    if path.stat().st_size == 0:
+        raise DatasetError(Problem(where, "the file is empty.", "Copy it again from its source."))
+    if not file_ending(path):
+        raise DatasetError(
+            Problem(where, "has an unknown file ending.", f"Files of these can be read: {', '.join(FILE_ENDINGS)}.")
+        )
+    return where
+
+
+def _execute(path: Path, reader_name: str, source: Source | None) -> sitk.Image:
+    """Read with one reader only; what the header claims is looked at before memory is taken."""
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(reader_name)
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        components = reader.GetNumberOfComponents()
+        voxels = math.prod(reader.GetSize()) * components
+        pixel = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+        if "complex" in pixel:
+            raise DatasetError(Problem(str(path), "its voxels are complex numbers.", "Save their magnitude."))
+        if source is None:
+            check_memory(path, voxels)
+        else:
+            check_claim(path, source, voxels, bytes_of(pixel))
+        image: sitk.Image = reader.Execute()
+        return image
+    except (RuntimeError, MemoryError) as error:
+        what, remedy = _explain(error, path)
+        raise DatasetError(Problem(str(path), what, remedy)) from None
+
+
+def _explain(error: BaseException, path: Path) -> tuple[str, str]:
+    """What SimpleITK stopped at, without its addresses and paths: fact and remedy."""
+    reason = _last_line(error)
+    if "orthonormal" in reason:
+        return _SKEWED, _STRAIGHTEN
+    reason = re.sub(r"^(?:ITK |sitk::)?ERROR:\s*|\w+\(0x[0-9a-f]+\):\s*", "", reason)
+    if isinstance(error, MemoryError) or not re.search(r"[a-z]", reason) or re.search(r"0x|Reason:|file:", reason):
+        return "is damaged, or no image of this kind.", "Replace or remove the file."
+    return f"is not a readable image ({reason.replace(str(path), path.name)}).", "Replace or remove the file."
+
+
+_SKEWED = "the axes in its header are not orthonormal (at right angles, of length 1)."
+_STRAIGHTEN = "Correct its direction (sform, qform, TransformMatrix), or resample it to a grid with right angles."
+_STRAIGHT = 1e-2
+
+
+def _check_grid(where: str, image: sitk.Image) -> None:
+    """Spacing, origin and direction are such that distances mean something."""
+    check_spacing(image.GetSpacing()[:3], where)
+    axes = np.reshape(image.GetDirection(), (image.GetDimension(),) * 2)[:3, :3]
+    # The fourth axis of channels has a direction of its own; a 4D header is looked at in space only.
+    with np.errstate(over="ignore", invalid="ignore"):
+        skew = np.abs(axes.T @ axes - np.eye(len(axes))).max()
+    if not (np.isfinite(image.GetOrigin()).all() and skew <= _STRAIGHT):
+        raise DatasetError(Problem(where, _SKEWED, _STRAIGHTEN))
 
 
 def _set_spacing_beside(path: Path, image: sitk.Image) -> None:
@@ -231,79 +307,6 @@ def _set_spacing_beside(path: Path, image: sitk.Image) -> None:
                 raise DatasetError(Problem(str(beside), f"holds no spacing ({error}).", remedy)) from None
             image.SetSpacing((x, y, z))
             return
-
-
-def _check_nifti(path: Path) -> None:
-    """Compare a NIfTI file with its header: length, checksum where it is compressed, NaN where it holds floats."""
-    where = str(path)
-    bad = 0
-    try:
-        with path.open("rb") as raw:
-            compressed = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
-            header = _parse_header(stream.read(_HEADER), where)
-            stream.read(header.offset - _HEADER)
-            left = header.voxel_bytes
-            while left > 0 and (chunk := stream.read(min(left, _CHUNK))):
-                left -= len(chunk)
-                if header.float_type is not None:
-                    whole = len(chunk) // header.float_type.itemsize
-                    bad += int((~np.isfinite(np.frombuffer(chunk, header.float_type, whole))).sum())
-            while compressed and stream.read(_CHUNK):  # the checksum stands at the very end
-                pass
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DatasetError(Problem(where, f"the compressed data are damaged ({error}).", _LOST)) from None
-    except OSError as error:
-        raise DatasetError(
-            Problem(where, f"cannot be read ({error.strerror}).", "Check the file and its permissions.")
-        ) from None
-    if left > 0:
-        raise DatasetError(
-            Problem(where, f"{left} of the {header.voxel_bytes} bytes that its header promises are missing.", _LOST)
-        )
-    if bad:
-        raise DatasetError(
-            Problem(where, f"{bad} voxels are NaN or infinite.", "Replace them (by 0, say) and save it again.")
-        )
-
-
-_HEADER = 352
-_CHUNK = 1 << 20
-_FLOAT_TYPES = {16: "f4", 64: "f8"}
-
-
-@dataclass(frozen=True)
-class _Header:
-    """What a NIfTI header promises: where voxels start, how many bytes they take, their type if it is a float."""
-
-    offset: int
-    voxel_bytes: int
-    float_type: np.dtype[np.floating[Any]] | None
-
-
-def _parse_header(header: bytes, where: str) -> _Header:
-    """Read the header of a NIfTI-1 or NIfTI-2 file, in either byte order."""
-    for order in "<>":
-        size = struct.unpack_from(order + "i", header, 0)[0] if len(header) >= 348 else 0
-        if size == 348:
-            dim = struct.unpack_from(order + "8h", header, 40)
-            datatype, bits = struct.unpack_from(order + "2h", header, 70)
-            offset = struct.unpack_from(order + "f", header, 108)[0]
-        elif size == 540:
-            dim = struct.unpack_from(order + "8q", header, 16)
-            datatype, bits = struct.unpack_from(order + "2h", header, 12)
-            offset = struct.unpack_from(order + "q", header, 168)[0]
-        else:
-            continue
-        if 1 <= dim[0] <= 7 and min(dim[1 : dim[0] + 1]) > 0 and bits > 0 and _HEADER <= offset < 1 << 24:
-            kind = _FLOAT_TYPES.get(datatype)
-            return _Header(
-                int(offset), math.prod(dim[1 : dim[0] + 1]) * bits // 8, np.dtype(order + kind) if kind else None
-            )
-        break
-    raise DatasetError(
-        Problem(where, "is not a NIfTI file (its header makes no sense).", "Replace or remove the file.")
-    )
 
 
 def _last_line(error: BaseException) -> str:

@@ -5,19 +5,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import ClassVar, Literal, overload
+from pathlib import Path, PurePosixPath
+from typing import Annotated, ClassVar, Literal, overload
 
 import numpy as np
 import safetensors.torch
 import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
+from typing_extensions import Self
 
 from voxfit.core.errors import DatasetError, MemoryLimitError, ModelError, Problem, RecordError, UsageError
 from voxfit.core.listening import Listener
@@ -45,10 +48,26 @@ Adapter = Callable[[Sequence[UNet], Topology, Sequence[int], str], Sequence[Netw
 
 
 class Member(Record):
-    """The networks of one configuration: a weights file (relative to the model) for each fold."""
+    """The networks of one configuration.
+
+    Attributes:
+        configuration: its name.
+        weights: a file for each fold, relative to the model and inside of it.
+        checksums: SHA-256 of each file; none in models that were made before there were any.
+    """
 
     configuration: ConfigurationName
-    weights: tuple[str, ...]
+    weights: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)]
+    checksums: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        for name in self.weights:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name or "\0" in name:
+                raise ValueError(f"the weights {name!r} are not inside of the model folder")
+        if len(self.checksums) not in (0, len(self.weights)):
+            raise ValueError("checksums needs one entry for each weights file")
+        return self
 
 
 class Fast(Record):
@@ -86,6 +105,19 @@ class ModelDescription(Record):
     fast: Fast | None = None
     made_from: str
     made_by: str
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.members:
+            raise ValueError("members is empty")
+        there = {member.configuration for member in (*self.stages, *self.members)}
+        for name in there:
+            if name not in self.plan.configurations:
+                raise ValueError(f"the plan has no configuration {name!r}")
+            previous = self.plan.configurations[name].previous
+            if previous and previous not in there:
+                raise ValueError(f"{name} needs {previous}, which is not among the stages")
+        return self
 
     def cost_of_speed(self) -> str:
         """What `Model.open(fast=True)` does, and what that costs, in words."""
@@ -141,7 +173,7 @@ class Model:
             member.configuration: make_predictor(
                 self.plan,
                 member.configuration,
-                [load_network(self.plan, member.configuration, folder / file) for file in files],
+                _load_networks(self.plan, member, files, folder),
                 device,
                 mirror=mirror and not fast,
                 memory=max_memory,
@@ -248,7 +280,14 @@ class Model:
                 raise MemoryLimitError(
                     f"To segment it takes about {in_words(needed)} of memory; {in_words(self.max_memory)} are allowed."
                 )
-        return self.prepare(read_case_image(case, len(self.plan.channel_names)))
+        volume = read_case_image(case, len(self.plan.channel_names))
+        if volume.geometry.dimension == 2 and any(item.dimension == 3 for item in self.plan.configurations.values()):
+            what = "the image is 2D, but the model was trained on 3D images."
+            raise DatasetError(Problem(case.images[0], what, "Give the volume as one file."))
+        try:
+            return self.prepare(volume)
+        except DatasetError as error:  # which knows no file
+            raise DatasetError([replace(item, where=case.images[0]) for item in error.problems]) from None
 
     def prepare(self, volume: Volume) -> ReadyCase:
         """Prepare a volume for every network.
@@ -419,6 +458,27 @@ def make_predictor(
     )
     predictor.limit_pass(activation_bytes(plan.topology(name), configuration.patch_size), memory)
     return predictor
+
+
+def _load_networks(plan: Plan, member: Member, files: Sequence[str], folder: Path) -> list[UNet]:
+    """Networks of a member, their files compared with the checksums."""
+    for file, checksum in zip(member.weights, member.checksums, strict=False):
+        path = folder / file
+        if file in files and path.is_file() and checksum_of(path) != checksum:
+            raise ModelError(
+                f"{path}: the weights are not those that the model was made with. Restore the model folder from its "
+                "source."
+            )
+    return [load_network(plan, member.configuration, folder / file) for file in files]
+
+
+def checksum_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def load_network(plan: Plan, name: ConfigurationName, path: Path) -> UNet:

@@ -19,7 +19,7 @@ import safetensors.torch
 from voxfit.core.errors import ModelError, WorkspaceError
 from voxfit.core.records import digest_of, write_atomically
 from voxfit.core.version import VERSION
-from voxfit.inference.model import Member, ModelDescription
+from voxfit.inference.model import Member, ModelDescription, checksum_of
 from voxfit.interop.nnunet_checkpoint import Checkpoint, read_checkpoint
 from voxfit.interop.nnunet_network import translate_weights
 from voxfit.interop.nnunet_plans import Part, combine, read_part
@@ -162,7 +162,8 @@ def _write_weights(source: _Source, plan: Plan, name: ConfigurationName, folder:
             ) from None
         files.append(f"weights/{name}_fold_{fold}.safetensors")
         write_atomically(folder / files[-1], safetensors.torch.save(weights))
-    return Member(configuration=name, weights=tuple(files))
+    checksums = tuple(checksum_of(folder / file) for file in files)
+    return Member(configuration=name, weights=tuple(files), checksums=checksums)
 
 
 def _check_fold(source: _Source, checkpoint: Checkpoint, path: Path) -> None:

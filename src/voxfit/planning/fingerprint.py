@@ -37,6 +37,13 @@ class CaseFingerprint(Record):
     spacing_mm: Annotated[tuple[PositiveFloat, ...], Field(min_length=3, max_length=3)]
 
 
+class SkippedCase(Record):
+    """A training case that was left out because it cannot be used, and why."""
+
+    name: str
+    reasons: tuple[str, ...]
+
+
 class Fingerprint(Record):
     """The measured facts of a dataset.
 
@@ -48,6 +55,7 @@ class Fingerprint(Record):
         intensities: one for each channel; null where nobody needs it (only CT channels do) or it was not measured.
         single_component_labels: indices of classes that are one component in every training label that has them [I4].
         made_from: digest of the files that were measured.
+        skipped: cases that were left out, because they cannot be used and the user wants to go on without them.
     """
 
     schema_name: ClassVar[str] = "voxfit.fingerprint/1"
@@ -59,6 +67,7 @@ class Fingerprint(Record):
     intensities: tuple[Intensities | None, ...]
     single_component_labels: tuple[int, ...] = ()
     made_from: str = ""
+    skipped: tuple[SkippedCase, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -68,7 +77,7 @@ class Fingerprint(Record):
 
     def facts_digest(self) -> str:
         """Changes when a plan would; not with the time stamps of the files."""
-        return digest_of(self.model_dump(mode="json", exclude={"made_from"}))
+        return digest_of(self.model_dump(mode="json", exclude={"made_from", "skipped"}))
 
     def median_spacing_mm(self) -> tuple[float, ...]:
         """Per-axis median over the cases, (z, y, x)."""

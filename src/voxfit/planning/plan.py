@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -10,7 +11,10 @@ from typing_extensions import Self
 from voxfit.core.records import Record, digest_of
 from voxfit.imaging.labels import Labels
 from voxfit.planning.grid import Grid, Normalization, Preparation
-from voxfit.planning.stages import Stages, Topology, paper_stages
+from voxfit.planning.stages import MOST_FEATURES, Stages, Topology, count_weights, paper_stages
+
+_MOST_BATCH_VOXELS = 1 << 40
+_MOST_WEIGHTS = 1 << 34
 
 ConfigurationName = Literal["2d", "3d", "3d_lowres", "3d_cascade"]
 
@@ -80,10 +84,10 @@ class Configuration(Record):
 
     spacing: tuple[PositiveFloat, ...]
     median_shape: tuple[PositiveInt, ...]
-    patch_size: tuple[PositiveInt, ...]
-    batch_size: PositiveInt
+    patch_size: tuple[Annotated[PositiveInt, Field(le=1 << 20)], ...]
+    batch_size: Annotated[PositiveInt, Field(le=65536)]
     num_pool: tuple[Annotated[int, Field(ge=0, le=12)], ...]
-    base_features: PositiveInt
+    base_features: Annotated[PositiveInt, Field(le=MOST_FEATURES)]
     max_features: PositiveInt | None
     pooling: Literal["max", "strided"] = "max"
     dice: Literal["sample", "batch"]
@@ -183,6 +187,10 @@ class Plan(Record):
                 raise ValueError(
                     f"configurations.{name}.previous is {previous!r}, which must be there and have no previous itself"
                 )
+            if (voxels := math.prod(configuration.patch_size) * configuration.batch_size) > _MOST_BATCH_VOXELS:
+                raise ValueError(f"configurations.{name}: a batch of {voxels} voxels is too large")
+            if (count := count_weights(self.topology(name))) > _MOST_WEIGHTS:
+                raise ValueError(f"configurations.{name}: a network of {count} weights is too large")
         return self
 
     def grid(self, name: ConfigurationName) -> Grid:

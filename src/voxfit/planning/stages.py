@@ -11,6 +11,11 @@ from typing_extensions import Self
 
 from voxfit.core.records import Record
 
+MOST_FEATURES = 65536
+"""Feature maps at full resolution; no network comes near it."""
+
+Blocks = Annotated[PositiveInt, Field(le=256)]
+
 
 class Stages(Record):
     """The levels of a network, 0 at full resolution.
@@ -26,11 +31,11 @@ class Stages(Record):
         bias: whether convolutions have a bias beside the norm's.
     """
 
-    features: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=16)]
+    features: Annotated[tuple[Annotated[PositiveInt, Field(le=1 << 28)], ...], Field(min_length=1, max_length=16)]
     strides: tuple[tuple[Annotated[int, Field(ge=1, le=8)], ...], ...]
     kernels: tuple[tuple[Annotated[int, Field(ge=1, le=7)], ...], ...]
-    encoder_blocks: tuple[PositiveInt, ...]
-    decoder_blocks: tuple[PositiveInt, ...]
+    encoder_blocks: tuple[Blocks, ...]
+    decoder_blocks: tuple[Blocks, ...]
     block: Literal["plain", "residual"] = "plain"
     downsampling: Literal["max", "strided"] = "max"
     bias: bool = False
@@ -94,6 +99,21 @@ def paper_stages(
         decoder_blocks=(2,) * deepest,
         downsampling=pooling,
     )
+
+
+def count_weights(topology: Topology) -> int:
+    """The weights of the convolutions of a network."""
+    total, inputs = 0, topology.in_channels
+    residual = topology.block == "residual"
+    for level, (width, kernel) in enumerate(zip(topology.features, topology.kernels, strict=True)):
+        convolutions = topology.encoder_blocks[level] * (2 if residual else 1) + (residual and level == 0)
+        total += math.prod(kernel) * width * (inputs + width * (convolutions - 1))
+        if level:
+            above, size = topology.features[level - 1], math.prod(topology.kernels[level - 1])
+            blocks, stride = topology.decoder_blocks[level - 1], math.prod(topology.strides[level])
+            total += above * (width * stride + size * above * (blocks + 1))
+        inputs = width
+    return total + topology.features[0] * topology.out_channels
 
 
 def multiplications(topology: Topology, patch_size: Sequence[int]) -> int:

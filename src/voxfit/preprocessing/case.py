@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -9,7 +10,9 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
+from voxfit.core.errors import DatasetError, Problem
 from voxfit.imaging.geometry import Box, Geometry, cut, paste
+from voxfit.imaging.headers import memory_bytes
 from voxfit.imaging.volume import Volume
 from voxfit.planning.fingerprint import crop_box, resampled_shape
 from voxfit.planning.grid import Grid
@@ -65,18 +68,31 @@ def prepare(volume: Volume, grid: Grid, label: NDArray[np.int16] | None = None) 
         volume: the image (channel, z, y, x).
         grid: spacing, normalisation and preparation of the plan.
         label: (z, y, x) class indices on the image's grid.
+
+    Raises:
+        DatasetError: it would become larger than memory.
     """
     image = np.asarray(volume.array, np.float32)
     spacing_mm = volume.geometry.spacing_mm
     new_spacing_mm = grid.spacing_of(spacing_mm)
     crop = crop_box(image)
     shape = resampled_shape(crop.shape, spacing_mm, new_spacing_mm)
+    _check_size(shape, len(image), spacing_mm)
     ratio = grid.preparation.coarse_axis_ratio
     way = _Way(grid, shape, coarse_axis(spacing_mm, new_spacing_mm, ratio))
     prepare_crop = way.resample_first if grid.preparation.first == "resample" else way.normalize_first
     prepared, prepared_label = prepare_crop(cut(image, crop), None if label is None else cut(label, crop))
     back = coarse_axis(new_spacing_mm, spacing_mm, ratio)
     return PreparedCase(prepared, prepared_label, Placement(volume.geometry, crop, shape, back))
+
+
+def _check_size(shape: tuple[int, ...], channels: int, spacing_mm: tuple[float, ...]) -> None:
+    """A spacing that was written in other units would ask for a grid that nothing holds."""
+    needed = math.prod(shape) * channels * 4
+    if needed > memory_bytes():
+        what = f"with its spacing of {' x '.join(f'{size:.4g}' for size in spacing_mm)} mm (z, y, x) it would become "
+        what += f"{' x '.join(map(str, shape))} voxels at the plan's spacing, more than memory holds."
+        raise DatasetError(Problem("image", what, "Correct the spacing in its header."))
 
 
 @dataclass(frozen=True)

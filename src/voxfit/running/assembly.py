@@ -12,7 +12,7 @@ from voxfit.assessment.selection import Selection
 from voxfit.core.errors import RecordError
 from voxfit.core.records import digest_of
 from voxfit.core.version import VERSION
-from voxfit.inference.model import Fast, Member, ModelDescription
+from voxfit.inference.model import Fast, Member, ModelDescription, checksum_of
 from voxfit.planning.plan import ConfigurationName
 from voxfit.running.folds import fold_folder, fold_origin
 
@@ -66,4 +66,5 @@ def _member(run: Run, name: ConfigurationName, folder: Path) -> Member:
     files = [f"weights/{name}_fold_{fold}.safetensors" for fold in run.folds_of(name)]
     for file, fold in zip(files, run.folds_of(name), strict=True):
         shutil.copyfile(fold_folder(run, name, fold) / "weights.safetensors", folder / file)
-    return Member(configuration=name, weights=tuple(files))
+    checksums = tuple(checksum_of(folder / file) for file in files)
+    return Member(configuration=name, weights=tuple(files), checksums=checksums)

@@ -14,9 +14,9 @@ from voxfit.core.parallel import map_cases
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Labels
-from voxfit.imaging.verification import read_labelled
+from voxfit.imaging.verification import CaseSummary, read_labelled, summarize_case, verify_together
 from voxfit.imaging.volume import Volume
-from voxfit.planning.fingerprint import CaseMeasurement, Fingerprint, measure_case, summarize
+from voxfit.planning.fingerprint import CaseMeasurement, Fingerprint, SkippedCase, measure_case, summarize
 from voxfit.planning.grid import Grid
 from voxfit.planning.intensities import MOST_VALUES, Counts, count, merge, restrict
 from voxfit.preprocessing.case import Placement, prepare
@@ -26,8 +26,17 @@ _SMALL_BYTES = 2**17
 """Gzip packs at most 1032 bytes into one: a case of shorter files has less than 2**28 voxels, a GiB as float32."""
 
 
-def measure_dataset(dataset: Dataset, listener: Listener, workers: int | None, made_from: str = "") -> Fingerprint:
+def measure_dataset(
+    dataset: Dataset, listener: Listener, workers: int | None, made_from: str = "", *, skip: bool = False
+) -> Fingerprint:
     """Verify and measure every training case.
+
+    Args:
+        dataset: what is measured.
+        listener: hears of progress and warnings.
+        workers: processes.
+        made_from: digest of the files.
+        skip: leave out cases that cannot be used; the fingerprint names them.
 
     Raises:
         DatasetError: with every problem of every case.
@@ -41,19 +50,34 @@ def measure_dataset(dataset: Dataset, listener: Listener, workers: int | None, m
         progress=listener.progress,
         warn=listener.warn,
     )
+    summaries = [summary for _, _, summary in results if summary]
     problems = [problem for found, _, _ in results for problem in found]
-    dimensions = {dimension for _, _, dimension in results if dimension}
-    if len(dimensions) > 1:
-        problems.append(Problem("imagesTr", "some images are 2D and some 3D.", "Make two datasets of them."))
-    report_problems(problems, listener)
-    measurements = [measurement for _, measurement, _ in results if measurement]
+    problems += verify_together(summaries, dataset.labels)
+    skipped = leave_out([*dataset.problems, *problems]) if skip else ()
+    dataset = dataset.without([case.name for case in skipped])
+    report_problems([problem for problem in problems if not (skip and problem.fatal and problem.case)], listener)
+    left = {case.name for case in dataset.cases}
+    summaries = [summary for summary in summaries if summary.case.name in left]
+    if not summaries:
+        raise DatasetError(Problem("imagesTr", "no training case can be used.", "Correct the files."))
+    measurements = [measured for _, measured, summary in results if measured and summary in summaries]
 
     def refine(channel: int, uppers: tuple[int, ...]) -> Counts:
         tasks = [(case, dataset.channel_names, dataset.labels, channel, uppers) for case in dataset.cases]
         light = are_small(dataset.cases)
         return merge(map_cases(_recount, tasks, name=lambda task: task[0].name, workers=workers, light=light))
 
-    return summarize(dataset, dimensions.pop(), measurements, refine, made_from)
+    found = summarize(dataset, summaries[0].dimension, measurements, refine, made_from)
+    return found.model_copy(update={"skipped": skipped})
+
+
+def leave_out(problems: Sequence[Problem]) -> tuple[SkippedCase, ...]:
+    """The cases that have fatal problems, with these."""
+    reasons: dict[str, list[str]] = {}
+    for problem in problems:
+        if problem.fatal and problem.case:
+            reasons.setdefault(problem.case, []).append(str(problem))
+    return tuple(SkippedCase(name=name, reasons=tuple(found)) for name, found in sorted(reasons.items()))
 
 
 def are_small(cases: Sequence[Case]) -> bool:
@@ -128,9 +152,11 @@ def _recount(task: tuple[Case, tuple[str, ...], Labels, int, tuple[int, ...]]) -
     return count(restrict(found.image[channel][found.label > 0], uppers), MOST_VALUES)
 
 
-def _examine(task: tuple[Case, tuple[str, ...], Labels]) -> tuple[list[Problem], CaseMeasurement | None, int]:
+def _examine(
+    task: tuple[Case, tuple[str, ...], Labels],
+) -> tuple[list[Problem], CaseMeasurement | None, CaseSummary | None]:
     case, channel_names, labels = task
     found, problems = read_labelled(case, len(channel_names), labels)
     if found is None:
-        return problems, None, 0
-    return problems, measure_case(found, channel_names, labels), found.geometry.dimension
+        return problems, None, None
+    return problems, measure_case(found, channel_names, labels), summarize_case(case, found)

@@ -15,7 +15,7 @@ from voxfit.core.errors import UsageError
 from voxfit.core.listening import Listener
 from voxfit.core.records import digest_of
 from voxfit.imaging.dataset import Dataset
-from voxfit.imaging.verification import verify_folds
+from voxfit.imaging.verification import empty_folds, verify_folds
 from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.folds import Folds, split, split_origin
 from voxfit.planning.grid import Grid
@@ -44,31 +44,45 @@ class Run:
     # -- what the dataset is --------------------------------------------------------------------------------------
 
     @cached_property
-    def dataset(self) -> Dataset:
-        """The dataset's description; everything wrong with it is one error."""
+    def described(self) -> Dataset:
+        """The dataset as its description has it; everything wrong with that is one error."""
         dataset = Dataset.open(self.request.dataset, self.request.group_by)
-        problems = [*dataset.problems, *verify_folds(dataset, self.request.recipe.folds)]
-        report_problems(problems, self.listener)
-        record_dataset(dataset, self.root / "dataset.json")
+        skippable = self.request.skip_bad_cases
+        report_problems([item for item in dataset.problems if not (skippable and item.case)], self.listener)
+        report_problems(verify_folds(dataset, self.request.recipe.folds), self.listener)
+        return dataset
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The dataset without the cases that are skipped."""
+        skipped = self.fingerprint.skipped
+        for case in skipped:
+            self.listener.warn(f"{case.name} is left out: {' '.join(case.reasons)}")
+        dataset = self.described.without([case.name for case in skipped])
+        if skipped:
+            report_problems([*verify_folds(dataset, self.request.recipe.folds), *empty_folds(dataset)], self.listener)
+        record_dataset(dataset, self.root / "dataset.json", skipped)
         return dataset
 
     @cached_property
     def files(self) -> str:
         """Digest of the training files, by name, size and time of change."""
-        return digest_of([_stamp(path) for case in self.dataset.cases for path in (*case.images, case.label or "")])
+        return _files(self.dataset)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """Every training case verified and measured, in one pass."""
         path = self.root / "fingerprint.json"
-        origin = digest_of([self.files, self.dataset.labels.digest(), self.dataset.channel_names])
+        dataset, skip = self.described, self.request.skip_bad_cases
+        origin = digest_of([_files(dataset), dataset.labels.digest(), dataset.channel_names])
         if path.exists():
             found = Fingerprint.load(path)
-            if found.made_from == origin:
+            # Without the wish to skip, the cases that were skipped are looked at again, and are an error.
+            if found.made_from == origin and (skip or not found.skipped):
                 return found
             self.workspace.set_aside(path)
-        self.listener.stage(f"Checking and measuring {len(self.dataset.cases)} cases")
-        fingerprint = measure_dataset(self.dataset, self.listener, self.request.workers, origin)
+        self.listener.stage(f"Checking and measuring {len(dataset.cases)} cases")
+        fingerprint = measure_dataset(dataset, self.listener, self.request.workers, origin, skip=skip)
         fingerprint.save(path)
         return fingerprint
 
@@ -264,6 +278,10 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
             run.listener.stage("Writing the report")
             write_run_report(run.root)
         return FitResult(selection, model, run.root)
+
+
+def _files(dataset: Dataset) -> str:
+    return digest_of([_stamp(path) for case in dataset.cases for path in (*case.images, case.label or "")])
 
 
 def _stamp(path: str) -> list[str | int]:

@@ -11,10 +11,11 @@ from voxfit.core.records import Record
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Labels
+from voxfit.planning.fingerprint import SkippedCase
 
 
 class DatasetRecord(Record):
-    """What a run folder keeps of its dataset (`dataset.json`): where it is, and its training cases."""
+    """What a run folder keeps of its dataset (`dataset.json`): where it is, its training cases, and those left out."""
 
     schema_name: ClassVar[str] = "voxfit.dataset/1"
     folder: str
@@ -22,9 +23,10 @@ class DatasetRecord(Record):
     channel_names: tuple[str, ...]
     labels: Labels
     cases: tuple[Case, ...]
+    skipped: tuple[SkippedCase, ...] = ()
 
 
-def record_dataset(dataset: Dataset, path: Path) -> None:
+def record_dataset(dataset: Dataset, path: Path, skipped: tuple[SkippedCase, ...] = ()) -> None:
     """Write what a run folder keeps of its dataset, with absolute paths, where that is not there already."""
 
     def absolute(case: Case) -> Case:
@@ -37,6 +39,7 @@ def record_dataset(dataset: Dataset, path: Path) -> None:
         channel_names=dataset.channel_names,
         labels=dataset.labels,
         cases=tuple(absolute(case) for case in dataset.cases),
+        skipped=skipped,
     )
     if not path.exists() or DatasetRecord.load(path) != record:
         record.save(path)

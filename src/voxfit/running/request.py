@@ -27,6 +27,7 @@ class FitRequest:
         group_by: regular expression for groups of cases.
         workers: processes; None for one a core.
         deterministic: on a GPU too, the same training ends in the same bytes; slower.
+        skip_bad_cases: leave out training cases that cannot be used; otherwise they are an error.
     """
 
     dataset: Path | str
@@ -41,6 +42,7 @@ class FitRequest:
     group_by: str | None = None
     workers: int | None = None
     deterministic: bool = False
+    skip_bad_cases: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs and self.budget_seconds:

@@ -30,6 +30,7 @@ def show_caveats(findings: Findings) -> Markup:
         _schedule_caveat(findings.recipe),
         "Images of one patient that stand in different folds make scores too high. Voxfit knows of patients only what "
         "--group-by, or groups in dataset.json, say.",
+        _skipped(findings),
         _postprocessing(plan),
         _absent(findings),
         "Dice of small structures falls with few wrong voxels, and cases count alike whatever their size. "
@@ -72,6 +73,16 @@ def _postprocessing(plan: Plan) -> str:
     return (
         f"Scores and pictures are after postprocessing: of {', '.join(names)} only the largest connected component is "
         "kept, because the label is one component in every training case. A true second component would be removed."
+    )
+
+
+def _skipped(findings: Findings) -> str:
+    skipped = findings.fingerprint.skipped if findings.fingerprint else ()
+    if not skipped:
+        return ""
+    reasons = " ".join(" ".join(case.reasons) for case in skipped)
+    return f"{count(len(skipped), 'training case')} could not be used and {'was' if len(skipped) == 1 else 'were'} " + (
+        f"left out: {', '.join(case.name for case in skipped)}. {reasons}"
     )
 
 

@@ -1,0 +1,191 @@
+"""NIfTI files, checked before SimpleITK reads them.
+
+SimpleITK reads a truncated `.nii.gz` as a volume that ends in zeros, NaN as 0, and for `a.nii.gz` the voxels of `a.nii`
+where that is there too, without a word. So lengths and floating-point voxels are looked at here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxfit.core.errors import DatasetError, Problem
+from voxfit.imaging.headers import INCOMPLETE, check_spacing
+
+_CHUNK = 1 << 20
+_MOST_DEFLATED = 1100
+"""More than deflate can pack into one byte."""
+_MOST_BEYOND = 16 << 20
+"""Padding behind the voxels; more of it is a bomb."""
+_FLOAT_TYPES = {16: "f4", 64: "f8"}
+_TYPE_BYTES = {
+    **{2: 1, 4: 2, 8: 4, 16: 4, 32: 8, 64: 8, 128: 3, 256: 1, 512: 2, 768: 4},
+    **{1024: 8, 1280: 8, 1536: 16, 1792: 16, 2048: 32, 2304: 4},
+}
+"""NIfTI's numbers of types."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the fields of a NIfTI header stand, and the types of its numbers.
+
+    Attributes:
+        length: of the header, the four bytes that announce extensions included.
+        dim, datatype, pixdim, offset, magic: where these fields begin.
+        forms: where the codes of qform and sform begin; offsets, quaternion and rows follow.
+        size, number, code, start: types of `dim`, of `pixdim` and the forms, of the codes, of `offset`.
+    """
+
+    length: int
+    dim: int
+    datatype: int
+    pixdim: int
+    offset: int
+    magic: int
+    forms: int
+    size: str
+    number: str
+    code: str
+    start: str
+
+
+_LAYOUTS = {
+    348: _Layout(352, 40, 70, 76, 108, 344, 252, "h", "f", "h", "f"),
+    540: _Layout(544, 16, 12, 104, 168, 4, 344, "q", "d", "i", "q"),
+}
+_FARTHEST_MM = 1e9
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a NIfTI header promises.
+
+    Attributes:
+        length: of itself.
+        offset: where voxels start.
+        voxel_bytes: how many bytes they take.
+        float_type: their type if it is a float.
+    """
+
+    length: int
+    offset: int
+    voxel_bytes: int
+    float_type: np.dtype[np.floating[Any]] | None
+
+
+def check_nifti(path: Path, ending: str) -> None:
+    """Compare a NIfTI file with its header: length, checksum where it is compressed, NaN where it holds floats.
+
+    Args:
+        path: the file.
+        ending: of its name, ".nii" or ".nii.gz".
+
+    Raises:
+        DatasetError: something is missing or wrong.
+        OSError: it cannot be read.
+    """
+    where = str(path)
+    with path.open("rb") as raw:
+        compressed = raw.read(2) == b"\x1f\x8b"
+    if compressed and ending == ".nii":
+        raise DatasetError(Problem(where, "is compressed, but its name says otherwise.", "Name it .nii.gz."))
+    _check_alone(path, ending)
+    try:
+        with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
+            header = _read_header(stream, where)
+            length = path.stat().st_size
+            if header.voxel_bytes > length * (_MOST_DEFLATED if compressed else 1):
+                what = f"its header promises {header.voxel_bytes} bytes of voxels, but there are {length}"
+                raise DatasetError(Problem(where, what + (" (compressed)." if compressed else "."), INCOMPLETE))
+            stream.read(header.offset - header.length)
+            missing, bad = _scan(stream, header)
+            beyond = _read_on(stream) if compressed else 0
+    except EOFError:
+        what = "the compressed data are damaged: they end too early."
+        raise DatasetError(Problem(where, what, INCOMPLETE)) from None
+    except (zlib.error, gzip.BadGzipFile):
+        what = "the compressed data are damaged: their checksum or their form is wrong."
+        raise DatasetError(Problem(where, what, "Copy the file again from its source.")) from None
+    if missing:
+        what = f"{missing} of the {header.voxel_bytes} bytes that its header promises are missing."
+        raise DatasetError(Problem(where, what, INCOMPLETE))
+    if beyond > _MOST_BEYOND:
+        what = f"goes on for more than {_MOST_BEYOND >> 20} MiB behind its last voxel."
+        raise DatasetError(Problem(where, what, "Save it again."))
+    if bad:
+        what = f"{bad} voxels are NaN or infinite."
+        raise DatasetError(Problem(where, what, "Replace them (by 0, say) and save it again."))
+
+
+def _scan(stream: BufferedIOBase, header: _Header) -> tuple[int, int]:
+    """Read the voxels in chunks: bytes that are missing, and voxels that are no numbers."""
+    left, bad = header.voxel_bytes, 0
+    while left > 0 and (chunk := stream.read(min(left, _CHUNK))):
+        left -= len(chunk)
+        if header.float_type is not None:
+            whole = len(chunk) // header.float_type.itemsize
+            bad += int((~np.isfinite(np.frombuffer(chunk, header.float_type, whole))).sum())
+    return left, bad
+
+
+def _read_on(stream: BufferedIOBase) -> int:
+    """Read to the end, where the checksum stands, but not for ever: the bytes that were read."""
+    beyond = 0
+    while beyond <= _MOST_BEYOND and (chunk := stream.read(_CHUNK)):
+        beyond += len(chunk)
+    return beyond
+
+
+def _check_alone(path: Path, ending: str) -> None:
+    """For `a.nii.gz`, SimpleITK reads the header of this file, but the voxels of `a.nii` where that is there too."""
+    beside = path.name[: -len(ending)] + ".nii"
+    if ending == ".nii.gz" and path.with_name(beside).exists():
+        what = f"{beside} lies beside it, and only one of the two can be meant."
+        raise DatasetError(Problem(str(path), what, "Remove one of them."))
+
+
+def _read_header(stream: BufferedIOBase, where: str) -> _Header:
+    """Read the header of a NIfTI-1 or NIfTI-2 file, in either byte order."""
+    start = stream.read(4)
+    for order in "<>":
+        layout = _LAYOUTS.get(struct.unpack(order + "i", start)[0]) if len(start) == 4 else None
+        if layout is None:
+            continue
+        header = start + stream.read(layout.length - 4)
+        if len(header) < layout.length:
+            break
+        dim = struct.unpack_from(f"{order}8{layout.size}", header, layout.dim)
+        spacing = struct.unpack_from(f"{order}8{layout.number}", header, layout.pixdim)
+        (datatype,) = struct.unpack_from(order + "h", header, layout.datatype)
+        (offset,) = struct.unpack_from(order + layout.start, header, layout.offset)
+        sensible = 1 <= dim[0] <= 7 and min(dim[1 : dim[0] + 1]) > 0 and datatype in _TYPE_BYTES
+        magic = header[layout.magic : layout.magic + 4] in (b"n+1\0", b"n+2\0")
+        if not (sensible and magic and layout.length <= offset < 1 << 24):
+            break
+        check_spacing(spacing[1 : min(dim[0], 3) + 1], where)
+        _check_forms(header, order, layout, where)
+        kind = _FLOAT_TYPES.get(datatype)
+        voxel_bytes = math.prod(dim[1 : dim[0] + 1]) * _TYPE_BYTES[datatype]
+        return _Header(layout.length, int(offset), voxel_bytes, np.dtype(order + kind) if kind else None)
+    raise DatasetError(
+        Problem(where, "is not a NIfTI file (its header makes no sense).", "Replace or remove the file.")
+    )
+
+
+def _check_forms(header: bytes, order: str, layout: _Layout, where: str) -> None:
+    """SimpleITK never comes back from some infinite numbers in these."""
+    codes = struct.unpack_from(f"{order}2{layout.code}", header, layout.forms)
+    first = layout.forms + 2 * struct.calcsize(order + layout.code)
+    numbers = struct.unpack_from(f"{order}18{layout.number}", header, first)
+    for name, code, values in (("qform", codes[0], numbers[:6]), ("sform", codes[1], numbers[6:])):
+        if code > 0 and not all(abs(value) <= _FARTHEST_MM for value in values):
+            what = f"its {name} has numbers that place it nowhere ({', '.join(f'{value:.3g}' for value in values)})."
+            raise DatasetError(Problem(where, what, f"Correct the {name} in its header."))

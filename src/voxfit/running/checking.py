@@ -1,0 +1,64 @@
+"""What `voxfit check` does: every problem of a dataset in one pass, and a corrected copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from voxfit.core.listening import Listener
+from voxfit.core.parallel import map_cases
+from voxfit.imaging.correction import misplaced_label, write_corrected
+from voxfit.imaging.dataset import Dataset
+from voxfit.imaging.verification import empty_folds, verify_case, verify_folds, verify_together
+from voxfit.planning.recipe import Recipe
+from voxfit.running.cases import are_small, leave_out, report_problems
+
+
+def check_dataset(dataset: Dataset, listener: Listener, workers: int | None, *, skip: bool = False) -> Dataset:
+    """Warn of what is harmless; the dataset that can be trained on.
+
+    Args:
+        dataset: what is checked.
+        listener: hears of progress and warnings.
+        workers: processes.
+        skip: leave out cases that cannot be used.
+
+    Raises:
+        DatasetError: with every other problem.
+    """
+    tasks = [(case, len(dataset.channel_names), dataset.labels) for case in dataset.cases]
+    results = map_cases(
+        verify_case,
+        tasks,
+        name=lambda task: task[0].name,
+        workers=workers,
+        light=are_small(dataset.cases),
+        progress=listener.progress,
+        warn=listener.warn,
+    )
+    summaries = [summary for _, summary in results if summary]
+    problems = [*dataset.problems, *(problem for found, _ in results for problem in found)]
+    problems += verify_together(summaries, dataset.labels)
+    skipped = leave_out(problems) if skip else ()
+    for case in skipped:
+        listener.warn(f"{case.name} is left out: {' '.join(case.reasons)}")
+    usable = dataset.without([case.name for case in skipped])
+    problems += [*verify_folds(usable, Recipe().folds), *empty_folds(usable)]
+    report_problems([problem for problem in problems if not (skip and problem.fatal and problem.case)], listener)
+    return usable
+
+
+def fix_dataset(dataset: Dataset, folder: Path, listener: Listener, workers: int | None) -> None:
+    """Write a copy of a dataset without fatal problems, where a label's header differs from its image's.
+
+    Raises:
+        UsageError, WorkspaceError: the folder cannot be used.
+    """
+    found = map_cases(misplaced_label, dataset.cases, name=lambda case: case.name, workers=workers)
+    gaps = {case.name: gap for case, gap in zip(dataset.cases, found, strict=True)}
+    wrong = [case for case in dataset.cases if gaps[case.name]]
+    if not wrong:
+        listener.say("Nothing to fix: image and label headers agree. No copy was written.")
+        return
+    for case, path in zip(wrong, write_corrected(dataset, wrong, folder), strict=True):
+        listener.say(f"{path}: has the image's header now; it was {gaps[case.name]:.3g} voxels off.")
+    listener.say(f"Written to {folder}; {len(wrong)} labels were corrected, {dataset.folder} is as it was.")
