@@ -65,4 +65,4 @@ def test_a_model_predicts_where_pickle_raises(tmp_path: Path, monkeypatch: pytes
         ["predict", str(tmp_path / "model"), str(data / "imagesTs"), "-o", str(tmp_path / "out"), "--device", "cpu"]
     )
     assert code == 0, said
-    assert len(list((tmp_path / "out").iterdir())) == 1
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 1

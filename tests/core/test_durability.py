@@ -50,8 +50,6 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space"):
             save_array(tmp_path / "a.npy", np.ones(3))
     assert np.array_equal(np.load(tmp_path / "a.npy"), np.zeros(3))
-    assert [path.name for path in tmp_path.glob(".*")] == [f".a.npy{UNFINISHED}"]
-    sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
 
 
@@ -68,3 +66,12 @@ def test_everything_in_a_folder_is_synced(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", noting)
     sync_tree(tmp_path)
     assert seen == {".", "inner", "one", "inner/two"}
+
+
+def test_what_killed_processes_left_is_swept_away(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in (f".a.npy{UNFINISHED}", f"in/.b.nii.gz{UNFINISHED}7", "in/c.npy"):
+        (tmp_path / name).touch()
+    sweep(tmp_path)
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["c.npy"]
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]

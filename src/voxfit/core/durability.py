@@ -25,8 +25,13 @@ def put_in_place(temporary: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
-def save_array(path: Path, array: NDArray[Any]) -> None:
+def save_array(path: Path, array: NDArray[Any], *, durable: bool = True) -> None:
     """Write an array as `.npy` in one step.
+
+    Args:
+        path: its place.
+        array: what to write.
+        durable: also after a power cut; not needed where the whole folder is brought to the disk later.
 
     Raises:
         OSError: the disk is full or fails; nothing half-made has the name.
@@ -34,9 +39,17 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
     import numpy as np
 
     temporary = path.with_name(f".{path.name}{UNFINISHED}")
-    with temporary.open("wb") as stream:
-        np.save(stream, array)
-    put_in_place(temporary, path)
+    try:
+        with temporary.open("wb") as stream:
+            np.save(stream, array)
+        if durable:
+            sync_file(temporary)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(path.parent)
 
 
 def sync_file(path: Path) -> None:

@@ -60,9 +60,9 @@ def write_case(folder: Path, name: str, case: PreparedCase, classes: int) -> Non
     label = case.label.astype(np.int8 if classes <= np.iinfo(np.int8).max else np.int16)
     index = np.stack([(label == index).sum(axis=(1, 2)) for index in range(classes)]).astype(np.int64)
     try:
-        save_array(folder / f"{name}.image.npy", case.image)
-        save_array(folder / f"{name}.label.npy", label)
-        save_array(folder / f"{name}.index.npy", index)
+        save_array(folder / f"{name}.image.npy", case.image, durable=False)
+        save_array(folder / f"{name}.label.npy", label, durable=False)
+        save_array(folder / f"{name}.index.npy", index, durable=False)
     except OSError as error:
         for part in ("image", "label", "index"):
             (folder / f"{name}.{part}.npy").unlink(missing_ok=True)
