@@ -152,3 +152,16 @@ def _compact(value: Any, indent: int = 0) -> str:
     if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
         return "[\n" + ",\n".join(inner + _compact(item, indent + 1) for item in value) + f"\n{pad}]"
     return json.dumps(value, ensure_ascii=False)
+
+
+def checksum_of(path: Path) -> str:
+    """SHA-256 of a file's content.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

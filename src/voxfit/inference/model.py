@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -25,7 +24,7 @@ from typing_extensions import Self
 from voxfit.core.errors import DatasetError, MemoryLimitError, ModelError, Problem, RecordError, UsageError
 from voxfit.core.listening import Listener
 from voxfit.core.memory import in_words, used_bytes
-from voxfit.core.records import Record, digest_of
+from voxfit.core.records import Record, checksum_of, digest_of
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.verification import read_case_image
@@ -68,6 +67,16 @@ class Member(Record):
         if len(self.checksums) not in (0, len(self.weights)):
             raise ValueError("checksums needs one entry for each weights file")
         return self
+
+    def only(self, files: Collection[str]) -> Member:
+        """The same with some of its files."""
+        kept = [index for index, file in enumerate(self.weights) if file in files]
+        return self.model_copy(
+            update={
+                "weights": tuple(self.weights[index] for index in kept),
+                "checksums": tuple(self.checksums[index] for index in kept if self.checksums),
+            }
+        )
 
 
 class Fast(Record):
@@ -165,7 +174,8 @@ class Model:
         self.plan = description.plan
         self.max_memory = max_memory
         wanted = _fast_members(description) if fast else (*description.stages, *description.members)
-        self.members = tuple(member.configuration for member in description.members if member in wanted)
+        first = {member.configuration for member in description.stages}
+        self.members = tuple(member.configuration for member in wanted if member.configuration not in first)
         execution = execution or Execution()
         # What determines label maps beside the images.
         self.identity = digest_of([description.digest(), mirror, fast, execution.ranges is not None])
@@ -173,13 +183,13 @@ class Model:
             member.configuration: make_predictor(
                 self.plan,
                 member.configuration,
-                _load_networks(self.plan, member, files, folder),
+                _load_networks(self.plan, member, folder),
                 device,
                 mirror=mirror and not fast,
                 memory=max_memory,
-                adapter=partial(execution.adapt, files=files),
+                adapter=partial(execution.adapt, files=member.weights),
             )
-            for member, files in ((member, member.weights[:1] if fast else member.weights) for member in wanted)
+            for member in wanted
         }
 
     @staticmethod
@@ -411,11 +421,13 @@ def model_folder(path: str | Path) -> tuple[Path, ModelDescription]:
 
 
 def _fast_members(description: ModelDescription) -> tuple[Member, ...]:
-    """The member that predicts fast, and the stage before it."""
+    """The member that predicts fast, and the stage before it, each with its first fold."""
     name = description.fast.configuration if description.fast else description.members[0].configuration
     previous = description.plan.configurations[name].previous
     return tuple(
-        member for member in (*description.stages, *description.members) if member.configuration in (name, previous)
+        member.only(member.weights[:1])
+        for member in (*description.stages, *description.members)
+        if member.configuration in (name, previous)
     )
 
 
@@ -460,25 +472,16 @@ def make_predictor(
     return predictor
 
 
-def _load_networks(plan: Plan, member: Member, files: Sequence[str], folder: Path) -> list[UNet]:
-    """Networks of a member, their files compared with the checksums."""
+def _load_networks(plan: Plan, member: Member, folder: Path) -> list[UNet]:
+    """The networks of a member, their files compared with the checksums."""
     for file, checksum in zip(member.weights, member.checksums, strict=False):
         path = folder / file
-        if file in files and path.is_file() and checksum_of(path) != checksum:
+        if path.is_file() and checksum_of(path) != checksum:
             raise ModelError(
                 f"{path}: the weights are not those that the model was made with. Restore the model folder from its "
                 "source."
             )
-    return [load_network(plan, member.configuration, folder / file) for file in files]
-
-
-def checksum_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return [load_network(plan, member.configuration, folder / file) for file in member.weights]
 
 
 def load_network(plan: Plan, name: ConfigurationName, path: Path) -> UNet:

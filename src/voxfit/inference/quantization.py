@@ -6,7 +6,6 @@ is nothing to load but JSON, and nothing that could name a file elsewhere.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,7 +13,7 @@ from pydantic import PositiveInt
 
 from voxfit.core.errors import ModelError, RecordError, UsageError
 from voxfit.core.processor import multiplies_bytes
-from voxfit.core.records import Record
+from voxfit.core.records import Record, checksum_of
 from voxfit.inference.rounding import Range
 
 FILE = "int8.json"
@@ -120,7 +119,7 @@ def checksum(path: Path) -> str:
         ModelError: it cannot be read.
     """
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return checksum_of(path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}). Restore the model from its source.") from None
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from voxfit.assessment.scores import Scores
 from voxfit.assessment.selection import Selection
 from voxfit.core.errors import RecordError
-from voxfit.core.records import digest_of
+from voxfit.core.records import checksum_of, digest_of
 from voxfit.core.version import VERSION
-from voxfit.inference.model import Fast, Member, ModelDescription, checksum_of
+from voxfit.inference.model import Fast, Member, ModelDescription
 from voxfit.planning.plan import ConfigurationName
 from voxfit.running.folds import fold_folder, fold_origin
 

@@ -7,7 +7,6 @@ not made again. While a prediction runs, the lock is there too: two of them do n
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from typing import Any
 
 from voxfit.core.durability import sweep
 from voxfit.core.errors import WorkspaceError
-from voxfit.core.records import digest_of
+from voxfit.core.records import checksum_of, digest_of
 from voxfit.imaging.files import Case
 from voxfit.running.locking import locked
 
@@ -43,7 +42,7 @@ class Outputs:
         known = self._known.get(file.name)
         if known is None or known["made_from"] != self._origin(case) or not file.is_file():
             return False
-        return bool(known["label"] == _checksum(file))
+        return bool(known["label"] == checksum_of(file))
 
     def mark_done(self, case: Case, file: Path) -> None:
         """Note what a finished label map was made from.
@@ -51,7 +50,7 @@ class Outputs:
         Raises:
             WorkspaceError: the folder cannot be written.
         """
-        line = {"file": file.name, "made_from": self._origin(case), "label": _checksum(file)}
+        line = {"file": file.name, "made_from": self._origin(case), "label": checksum_of(file)}
         self._known[file.name] = line
         try:
             with self._path.open("a", encoding="utf-8") as stream:
@@ -115,11 +114,3 @@ def _stamp(path: Path) -> list[str | int]:
     except OSError:
         return [path.name, -1, -1]
     return [path.name, status.st_size, status.st_mtime_ns]
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -226,10 +226,7 @@ def _parts(task: _Task) -> Iterator[tuple[ModelDescription, list[Case]]]:
     for fold in sorted({_fold_of(file) for member in description.members for file in member.weights}):
 
         def only(members: Sequence[Member], fold: int = fold) -> tuple[Member, ...]:
-            return tuple(
-                member.model_copy(update={"weights": tuple(file for file in member.weights if _fold_of(file) == fold)})
-                for member in members
-            )
+            return tuple(member.only([file for file in member.weights if _fold_of(file) == fold]) for member in members)
 
         update = {"members": only(description.members), "stages": only(description.stages)}
         unseen = set(task.folds.validation[fold])
