@@ -1,5 +1,6 @@
 """Commands are timed as whole processes, with the memory that the system saw."""
 
+import resource
 import sys
 
 import pytest
@@ -21,7 +22,9 @@ def test_time_and_memory_of_a_process(tmp_path):
     code = "import time; block = bytearray(200 << 20); block[::4096] = b'1' * len(block[::4096]); time.sleep(0.3)"
     found = measure(python(code), tmp_path, warm=False)
     assert 0.3 < found.seconds[0] < 30
-    assert 200 < found.peak_mib < 300
+    # A process begins with the peak of the one it was forked from: here that of all tests so far.
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    assert 200 < found.peak_mib < max(300, own + 50)
 
 
 def test_each_run_begins_in_an_empty_folder_and_the_first_does_not_count(tmp_path):

@@ -1,7 +1,7 @@
 """Images with their geometry, and the files they come from (everything SimpleITK reads).
 
 What a file promises is compared with what it holds before SimpleITK sees it: `voxfit.imaging.nifti`,
-`voxfit.imaging.metaimage` and `voxfit.imaging.headers`.
+`metaimage`, `pictures` and `headers`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from voxfit.imaging.headers import (
     check_claim,
     check_memory,
     check_spacing,
-    locate_voxels,
+    locate_nrrd,
 )
 from voxfit.imaging.metaimage import locate_metaimage
 from voxfit.imaging.nifti import check_nifti
+from voxfit.imaging.pictures import check_picture
 
 FILE_ENDINGS = tuple(READERS)
 
@@ -221,7 +222,12 @@ def _look_into(path: Path, ending: str) -> Source | None:
     if ending in (".nii", ".nii.gz"):
         check_nifti(path, ending)
         return None
-    return locate_metaimage(path) if ending in (".mha", ".mhd") else locate_voxels(path, ending)
+    if ending in (".mha", ".mhd"):
+        return locate_metaimage(path)
+    if ending == ".nrrd":
+        return locate_nrrd(path)
+    check_picture(path, ending)
+    return Source(path.stat().st_size, packed=True)
 
 
 def _checked_path(path: Path) -> str:

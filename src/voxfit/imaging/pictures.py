@@ -1,0 +1,219 @@
+"""PNG, BMP and TIFF files, checked before SimpleITK reads them.
+
+libtiff takes a missing page for the end, and SimpleITK reads the pages of a stack, and the lines of a BMP, into memory
+that it measured by the first page or by the header alone: what differs is written beside it. So every page must be like
+the first and as long as it says.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from voxfit.core.errors import DatasetError, Problem
+from voxfit.imaging.headers import INCOMPLETE
+
+_REPLACE = "Replace or remove the file."
+_SAVE = "Save it again, as one grey or RGB image a page."
+
+
+def check_picture(path: Path, ending: str) -> None:
+    """Compare a PNG, BMP or TIFF file with what it promises.
+
+    Raises:
+        DatasetError: it is incomplete, or of a kind that is not read here.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        if ending == ".png":
+            _check_png(path, stream)
+        elif ending == ".bmp":
+            _check_bmp(path, stream)
+        else:
+            _check_tiff(path, stream)
+
+
+def _fault(path: Path, what: str, remedy: str) -> DatasetError:
+    return DatasetError(Problem(str(path), what, remedy))
+
+
+def _check_png(path: Path, stream: BinaryIO) -> None:
+    """Walk from chunk to chunk: libpng takes memory for whatever length a chunk claims."""
+    if stream.read(8) != b"\x89PNG\r\n\x1a\n":
+        raise _fault(path, "is not a PNG file.", _REPLACE)
+    left = path.stat().st_size - 8
+    kind = b""
+    while kind != b"IEND":
+        start = stream.read(8)
+        length = int.from_bytes(start[:4], "big") if len(start) == 8 else left
+        if length + 12 > left:
+            raise _fault(path, "it ends before its last chunk.", INCOMPLETE)
+        kind, content, check = start[4:], stream.read(length), stream.read(4)
+        if zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(check, "big"):
+            raise _fault(path, "a checksum in it is wrong.", "Copy it again from its source.")
+        left -= length + 12
+
+
+def _check_bmp(path: Path, stream: BinaryIO) -> None:
+    header = stream.read(54)
+    if len(header) < 54 or header[:2] != b"BM":
+        raise _fault(path, "is not a BMP file.", _REPLACE)
+    start, size, width, height = struct.unpack_from("<IIii", header, 10)
+    bits, packing = struct.unpack_from("<HI", header, 28)
+    (colours,) = struct.unpack_from("<I", header, 46)
+    if packing or bits not in (8, 24, 32):
+        what = f"is a BMP of {bits} bits, compression {packing}; only uncompressed ones of 8, 24 or 32 bits are read."
+        raise _fault(path, what, "Save it as PNG.")
+    table = 4 * (colours or 256) if bits == 8 else 0
+    if width <= 0 or height == 0 or size < 40 or colours > 256 or start < 14 + size + table:
+        raise _fault(path, "is not a BMP file (its header makes no sense).", _REPLACE)
+    stream.seek(start)
+    pixels = stream.read()
+    if (width * bits + 31) // 32 * 4 * abs(height) > len(pixels):
+        raise _fault(path, "it ends before its last line of pixels.", INCOMPLETE)
+    if bits == 8 and max(pixels) >= (colours or 256):
+        raise _fault(path, f"has pixels beyond its {colours} colours.", "Save it as PNG.")
+
+
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_WHOLE = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+_ROLE, _OLD_ROLE, _WIDTH, _HEIGHT, _BITS, _PACKING, _COLOUR = 254, 255, 256, 257, 258, 259, 262
+_SAMPLES, _ROWS, _PLANES, _FORMAT = 277, 278, 284, 339
+_STRIPS, _TILES, _TILE_SIZE = (273, 279), (324, 325), (322, 323)
+_READ = (*range(254, 260), _COLOUR, *_STRIPS, _SAMPLES, _ROWS, _PLANES, *_TILE_SIZE, *_TILES, _FORMAT)
+_DEFAULTS = {_ROLE: (0,), _OLD_ROLE: (1,), _BITS: (1,), _PACKING: (1,), _SAMPLES: (1,), _PLANES: (1,), _FORMAT: (1,)}
+_ALIKE = (_ROLE, _OLD_ROLE, _WIDTH, _HEIGHT, _BITS, _SAMPLES, _COLOUR, _PLANES, _FORMAT)
+
+
+@dataclass(frozen=True)
+class _Tiff:
+    """The sizes of a TIFF's numbers: 4 bytes an offset, or 8 in a BigTIFF."""
+
+    order: str
+    big: bool
+    length: int
+
+    @property
+    def offset(self) -> str:
+        return self.order + ("Q" if self.big else "I")
+
+    @property
+    def count(self) -> str:
+        return self.order + ("Q" if self.big else "H")
+
+    @property
+    def entry(self) -> str:
+        return self.order + ("HHQ8s" if self.big else "HHI4s")
+
+
+Tags = dict[int, tuple[int, ...]]
+
+
+class _SenselessPageError(Exception):
+    """A page that is no grey or RGB image, in words."""
+
+
+def _check_tiff(path: Path, stream: BinaryIO) -> None:
+    """Walk from page to page."""
+    start = stream.read(16)
+    form = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}.get(start[:4])
+    if form is None or len(start) < 16:
+        raise _fault(path, "is not a TIFF file.", _REPLACE)
+    tiff = _Tiff(*form, path.stat().st_size)
+    (offset,) = struct.unpack_from(tiff.offset, start, 8 if tiff.big else 4)
+    seen: set[int] = set()
+    first: Tags = {}
+    try:
+        while offset or not seen:
+            if offset in seen:
+                raise _SenselessPageError("leads back to an earlier one")
+            seen.add(offset)
+            stream.seek(offset)
+            page, offset = _read_page(tiff, stream)
+            first = first or page
+            _check_page(tiff, page)
+            if any(page.get(tag) != first.get(tag) for tag in _ALIKE):
+                raise _SenselessPageError("is of another size or kind than the first")
+    except EOFError:
+        raise _fault(path, f"it ends before the end of page {max(len(seen), 1)}.", INCOMPLETE) from None
+    except _SenselessPageError as error:
+        raise _fault(path, f"page {max(len(seen), 1)} {error}.", _SAVE) from None
+
+
+def _read_page(tiff: _Tiff, stream: BinaryIO) -> tuple[Tags, int]:
+    """The tags of a page that say where and how its pixels are, and where the next page starts."""
+    (entries,) = _take(stream, tiff.count)
+    if not 1 <= entries <= 4096:
+        raise _SenselessPageError("is no directory")
+    table = _read_exactly(stream, entries * struct.calcsize(tiff.entry))
+    (following,) = _take(stream, tiff.offset)
+    tags: Tags = {}
+    for tag, kind, count, inline in struct.iter_unpack(tiff.entry, table):
+        needed = count * _SIZES.get(kind, 1)
+        (elsewhere,) = struct.unpack(tiff.offset, inline)
+        if needed > len(inline) and elsewhere + needed > tiff.length:
+            raise EOFError
+        if tag not in _READ:
+            continue
+        if kind not in _WHOLE or tag in tags or not count:
+            raise _SenselessPageError(f"has a strange tag {tag}")
+        values = inline
+        if needed > len(inline):
+            stream.seek(elsewhere)
+            values = _read_exactly(stream, needed)
+        tags[tag] = struct.unpack_from(f"{tiff.order}{count}{_WHOLE[kind]}", values)
+    return {**_DEFAULTS, **tags}, int(following)
+
+
+def _check_page(tiff: _Tiff, tags: Tags) -> None:
+    """Whether a page is one that SimpleITK reads without harm, and its pixels lie in the file."""
+    single = (_WIDTH, _HEIGHT, _PACKING, _COLOUR, _SAMPLES, _PLANES)
+    if any(len(tags.get(tag, ())) != 1 or not (tags[tag][0] or tag == _COLOUR) for tag in single):
+        raise _SenselessPageError("lacks its size or kind of colours")
+    if tags[_ROLE] not in ((0,), (2,)) or tags[_OLD_ROLE] not in ((1,), (3,)):
+        raise _SenselessPageError("is a thumbnail or a mask")  # which SimpleITK counts in one place and not in another
+    samples, bits = tags[_SAMPLES][0], tags[_BITS]
+    least = {0: 1, 1: 1, 2: 3, 3: 1}.get(tags[_COLOUR][0])
+    if least is None or not least <= samples <= 4 or (tags[_COLOUR][0] == 3 and (samples != 1 or bits != (8,))):
+        raise _SenselessPageError("has colours that are not read")
+    if len(bits) not in (1, samples) or len(set(bits)) != 1 or bits[0] not in (8, 16, 32, 64):
+        raise _SenselessPageError("has bits that are not read")
+    if len(tags[_FORMAT]) not in (1, samples) or len(set(tags[_FORMAT])) != 1 or tags[_PLANES][0] not in (1, 2):
+        raise _SenselessPageError("has numbers that are not read")
+    _check_pieces(tiff, tags)
+
+
+def _check_pieces(tiff: _Tiff, tags: Tags) -> None:
+    """Whether a page has the strips or tiles that it needs, inside of the file and long enough."""
+    tiled = _TILES[0] in tags
+    starts, counts = (tags.get(tag, ()) for tag in (_TILES if tiled else _STRIPS))
+    width, height = tags[_WIDTH][0], tags[_HEIGHT][0]
+    wide, high = (tags.get(tag, (0,))[0] for tag in _TILE_SIZE) if tiled else (width, tags.get(_ROWS, (height,))[0])
+    if not wide or not high:
+        raise _SenselessPageError("has strips or tiles without size")
+    high = high if tiled else min(high, height)
+    planes = tags[_SAMPLES][0] if tags[_PLANES][0] == 2 else 1
+    pieces = math.ceil(width / wide) * math.ceil(height / high) * planes
+    if len(starts) != pieces or len(counts) != pieces:
+        raise _SenselessPageError(f"has {len(starts)} strips or tiles, but needs {pieces}")
+    if any(start + count > tiff.length for start, count in zip(starts, counts, strict=True)):
+        raise EOFError
+    size = math.ceil(tags[_SAMPLES][0] / planes) * tags[_BITS][0] // 8
+    whole = width * height * planes * size
+    if tags[_PACKING][0] == 1 and sum(counts) < whole:
+        raise _SenselessPageError(f"has {sum(counts)} bytes of pixels, but needs {whole}")
+
+
+def _take(stream: BinaryIO, form: str) -> tuple[int, ...]:
+    return struct.unpack(form, _read_exactly(stream, struct.calcsize(form)))
+
+
+def _read_exactly(stream: BinaryIO, count: int) -> bytes:
+    content = stream.read(count)
+    if len(content) < count:
+        raise EOFError
+    return content
