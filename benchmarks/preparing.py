@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.hippocampus import workspace, write_raw
 from benchmarks.outputs import array, within
-from benchmarks.row import BIN, PYTHON, Command, Kernel, Row, Setting, Target
+from benchmarks.row import BIN, Command, Kernel, Row, Setting, Target
 
 DATASET = "Dataset060_Hippocampus"
 WORKERS = 2
@@ -34,7 +34,8 @@ def ready(setting: Setting) -> None:
 def our_lines(setting: Setting, output: Path) -> list[list[str]]:
     """Check, measure, plan by nnU-Net v2's rules, and fill the stores of both models."""
     raw = setting.work / "raw" / dataset(setting)
-    return [[PYTHON, "-m", "benchmarks.prepare", str(raw), str(output / "run"), str(WORKERS)]]
+    voxfit = str(BIN / "voxfit")
+    return [[voxfit, "plan", str(raw), "-o", str(output / "run"), "--recipe", "nnunet-v2", "--prepare"]]
 
 
 def their_lines(setting: Setting, output: Path) -> list[list[str]]:
@@ -166,7 +167,7 @@ def _stacked(case: Any) -> Any:
 ROWS = (
     Row(
         name="preprocess60",
-        title="check, plan and prepare 60 Hippocampus cases, 2D and 3D, 2 processes, commands",
+        title="check, plan and prepare 60 Hippocampus cases, 2D and 3D, commands; nnU-Net with 2 processes",
         ours=(Command("voxfit", our_lines, target=Target(speed=10)),),
         theirs=(Command("nnU-Net v2", their_lines, their_environment),),
         check=check,
