@@ -11,7 +11,7 @@ import torch
 
 
 def main(arguments: list[str]) -> None:
-    """`voxfit predict`, ended when its network is called for the first time."""
+    """`voxfit predict` by PyTorch, ended when its network is called for the first time."""
     begun = perf_counter()
 
     def first(module: torch.nn.Module, _inputs: Any) -> None:
@@ -22,7 +22,19 @@ def main(arguments: list[str]) -> None:
     from voxfit.cli import main as voxfit
 
     model, images, output = arguments
-    sys.argv = ["voxfit", "predict", model, images, "-o", output, "--device", "cpu", "--no-mirror"]
+    sys.argv = [
+        "voxfit",
+        "predict",
+        model,
+        images,
+        "-o",
+        output,
+        "--device",
+        "cpu",
+        "--no-mirror",
+        "--backend",
+        "torch",
+    ]
     voxfit()
 
 
