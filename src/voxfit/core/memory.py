@@ -1,4 +1,4 @@
-"""How much memory there is, and how much this process uses; sizes in words."""
+"""How much memory this process uses; sizes in words."""
 
 from __future__ import annotations
 
@@ -19,16 +19,6 @@ def used_bytes() -> int:
         # macOS counts bytes, the others KiB.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def available_bytes() -> int | None:
-    """What the system can still give, without swapping; None where it does not say so."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    found = next((line for line in lines if line.startswith("MemAvailable:")), None)
-    return int(found.split()[1]) * 1024 if found else None
 
 
 def in_words(size: float) -> str:

@@ -21,9 +21,9 @@ from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from typing_extensions import Self
 
-from voxfit.core.errors import DatasetError, MemoryLimitError, ModelError, Problem, RecordError, UsageError
+from voxfit.core.errors import DatasetError, ModelError, Problem, RecordError, UsageError
 from voxfit.core.listening import Listener
-from voxfit.core.memory import in_words, used_bytes
+from voxfit.core.memory import used_bytes
 from voxfit.core.records import Record, checksum_of, digest_of
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
@@ -283,13 +283,14 @@ class Model:
         return self.segment(self.prepare(volume))
 
     def read(self, case: Case) -> ReadyCase:
-        """Read the files of a case and prepare it; the first half of `predict_case`."""
+        """Read the files of a case and prepare it; the first half of `predict_case`.
+
+        Raises:
+            DatasetError: a file is unusable.
+            MemoryLimitError: the memory limit is too low; known from the header, before voxels are read.
+        """
         if self.max_memory is not None:
-            needed = self.estimate(read_geometry(Path(case.images[0])))
-            if needed > self.max_memory:
-                raise MemoryLimitError(
-                    f"To segment it takes about {in_words(needed)} of memory; {in_words(self.max_memory)} are allowed."
-                )
+            self.estimate(read_geometry(Path(case.images[0])))
         volume = read_case_image(case, len(self.plan.channel_names))
         if volume.geometry.dimension == 2 and any(item.dimension == 3 for item in self.plan.configurations.values()):
             what = "the image is 2D, but the model was trained on 3D images."
@@ -315,10 +316,11 @@ class Model:
                     "Give all channels in this order.",
                 )
             )
-        grids = {self.plan.grid(name): prepare(volume, self.plan.grid(name)) for name in self.predictors}
-        # Only a cascade that hands over a segmentation has to look at the volume again.
-        again = self._segmentation_first()
-        return ReadyCase(volume.geometry, grids, volume if again else None)
+        later = self._prepared_later()
+        # Models with a common grid share what is prepared.
+        grids = {self.plan.grid(name) for name in self.predictors if name not in later}
+        prepared = {grid: prepare(volume, grid) for grid in grids}
+        return ReadyCase(volume.geometry, prepared, volume if later else None)
 
     def segment(self, ready: ReadyCase) -> NDArray[np.generic]:
         """Segment a prepared case; the second half of `predict_case`.
@@ -333,21 +335,26 @@ class Model:
         memory = self._memory_left(ready)
         return to_values(segment(parts, self.plan, memory), self.plan.labels.values)
 
-    def estimate(self, geometry: Geometry) -> int:
+    def estimate(self, geometry: Geometry, *, is_read: bool = False) -> int:
         """Memory, in bytes, that this process will hold at most while it segments an image of this grid, about.
+
+        Args:
+            geometry: of the image.
+            is_read: the image is already in memory, prepared.
 
         Raises:
             MemoryLimitError: the limit cannot be kept.
         """
-        channels, voxels = len(self.plan.channel_names), math.prod(geometry.shape)
+        channels = len(self.plan.channel_names)
         shapes = {
             name: resampled_shape(
                 geometry.shape, geometry.spacing_mm, self.plan.grid(name).spacing_of(geometry.spacing_mm)
             )
             for name in self.predictors
         }
-        images = 4 * channels * (2 * voxels + 2 * sum(math.prod(shape) for shape in set(shapes.values())))
-        base = used_bytes() + images + self._beside_outputs(geometry)
+        base = used_bytes() + self._beside_outputs(geometry)
+        if not is_read:
+            base += 8 * channels * (math.prod(geometry.shape) + sum(map(math.prod, set(shapes.values()))))
         left = None if self.max_memory is None else max(self.max_memory - base, 0)
         needed = 0
         for stage in (tuple(name for name in self.predictors if name not in self.members), self.members):
@@ -369,24 +376,27 @@ class Model:
         maps = 3 * math.prod(geometry.shape) * (1 if self.plan.labels.count <= 256 else 2)
         return maps + max(predictor.pass_bytes for predictor in self.predictors.values())
 
-    def _segmentation_first(self) -> bool:
-        staged = any(self.plan.configurations[name].previous for name in self.predictors)
-        return staged and self.plan.inference.handover == "segmentation"
+    def _prepared_later(self) -> list[ConfigurationName]:
+        """The second stages that are prepared together with the segmentation of the first."""
+        if self.plan.inference.handover != "segmentation":
+            return []
+        return [name for name in self.predictors if self.plan.configurations[name].previous]
 
     def _part(self, name: ConfigurationName, ready: ReadyCase) -> Part:
         """What one configuration says, after its previous stage where it has one."""
-        case = ready.prepared[self.plan.grid(name)]
-        previous = self.plan.configurations[name].previous
+        grid, previous = self.plan.grid(name), self.plan.configurations[name].previous
         if previous is None:
+            case = ready.prepared[grid]
             return self.predictors[name].source(case.image), case.placement
         coarse = ready.prepared[self.plan.grid(previous)]
         source = self.predictors[previous].source(coarse.image)
         memory = self._memory_left(ready)
         if ready.volume is not None:
             label = segment([(source, coarse.placement)], self.plan, memory).astype(np.int16)
-            case = prepare(ready.volume, self.plan.grid(name), label)
+            case = prepare(ready.volume, grid, label)
             segmentation = case.label
         else:
+            case = ready.prepared[grid]
             segmentation = upsampled(source, case.image.shape[1:], self.plan, name, memory)
         seen = NetworkInput(case.image, segmentation, self.plan.labels.count - 1)
         return self.predictors[name].source(seen), case.placement

@@ -182,7 +182,7 @@ def columns(grids: Sequence[Regridding], axis: int, memory: int | None) -> list[
                 f"Even in {len(found)} columns, the outputs of this image take {in_words(needed)}; "
                 f"{in_words(memory)} are left for them."
             )
-        parts[widest] += 1
+        parts[widest] += max(parts[widest] // 4, 1)
 
 
 _NARROWEST = 8

@@ -98,7 +98,7 @@ def _segment_all(
         for index, (case, reading) in enumerate(_read_ahead(model, cases)):
             try:
                 ready = reading.result()
-                needed = model.estimate(ready.geometry)
+                needed = model.estimate(ready.geometry, is_read=True)
                 if needed > 1.2 * announced:
                     announced = needed
                     listener.say(f"{case.name} takes about {in_words(needed)} of memory.")
