@@ -42,7 +42,12 @@ def network(setting: Setting) -> Any:
 
 
 def predictor(setting: Setting) -> Any:
-    """Logits, weighted as nnU-Net weights them."""
+    """Logits, weighted as nnU-Net weights them, in a process set up as voxfit's commands are."""
+    import os
+
+    from voxfit.cli import ENVIRONMENT
+
+    os.environ.update(ENVIRONMENT)  # before PyTorch is imported
     from voxfit.inference.predictor import Predictor
 
     return Predictor(
@@ -59,17 +64,19 @@ def predictor(setting: Setting) -> Any:
 
 def ours(setting: Setting) -> Callable[[], Any]:
     """The logits of the whole image."""
-    source, made = image(setting), predictor(setting)
+    made, source = predictor(setting), image(setting)
     return lambda: made.predict(source)
 
 
 def our_labels(setting: Setting) -> Callable[[], Any]:
-    """Label by label as soon as a slab is there, which is how `voxfit predict` goes on."""
+    """Slab by slab, as `voxfit predict --max-memory` goes on."""
+    from voxfit.core.memory import return_freed_memory
     from voxfit.imaging.labels import Label, Labels
     from voxfit.preprocessing.regridding import Regridding
     from voxfit.preprocessing.restoring import regridded
 
-    source, made = image(setting), predictor(setting)
+    made, source = predictor(setting), image(setting)
+    return_freed_memory()
     labels = Labels(classes=tuple(Label(name=str(value), value=value) for value in range(1, OUTPUTS)))
     return lambda: regridded([Regridding.of(made.source(source), source.shape[1:])], labels.decide)
 
@@ -166,7 +173,7 @@ ROWS = (
     Row(
         name="sliding_labels",
         title="the same, to labels",
-        ours=(Kernel("voxfit", our_labels, Target(speed=1.1, memory=2)),),
+        ours=(Kernel("voxfit", our_labels, Target(memory=2)),),
         theirs=(Kernel("MONAI", partial(then_labels, monai)), Kernel("nnU-Net v2", partial(then_labels, nnunet))),
         check=check_labels,
         devices=("cpu", "cuda"),

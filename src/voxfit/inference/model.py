@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from voxfit.core.errors import DatasetError, Problem, UsageError
 from voxfit.core.listening import Listener
-from voxfit.core.memory import used_bytes
+from voxfit.core.memory import return_freed_memory, used_bytes
 from voxfit.core.records import digest_of
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
@@ -74,6 +74,8 @@ class Model:
         self.description = description
         self.plan = description.plan
         self.max_memory = max_memory
+        if max_memory is not None:
+            return_freed_memory()
         wanted = description.fast_members() if fast else (*description.stages, *description.members)
         first = {member.configuration for member in description.stages}
         self.members = tuple(member.configuration for member in wanted if member.configuration not in first)
