@@ -129,7 +129,7 @@ def _store(patch: tuple[int, ...], setting: Setting) -> Path:
 
     from voxfit.imaging.geometry import Box, Geometry
     from voxfit.preprocessing.case import Placement, PreparedCase
-    from voxfit.preprocessing.store import StoreManifest, write_case
+    from voxfit.preprocessing.store import write_case, write_manifest
 
     folder = setting.folder(f"augmented_{patch[0]}")
     if not (folder / "manifest.json").exists():
@@ -137,7 +137,7 @@ def _store(patch: tuple[int, ...], setting: Setting) -> Path:
         shape = image.shape[1:]
         placement = Placement(Geometry(shape, (1.0, 1.0, 1.0)), Box((0, 0, 0), shape), shape)
         write_case(folder, "case", PreparedCase(image, label[0].astype(np.int16), placement), 4)
-        StoreManifest(made_from="", placements={"case": placement}).save(folder / "manifest.json")
+        write_manifest(folder, ["case"], "")
     return folder
 
 

@@ -110,7 +110,7 @@ def our_steps(subject: Subject, setting: Setting) -> Callable[[], Any]:
     reports: list[EpochReport] = []
     part = read_plans(subject, planned(subject, setting))
     store = Store(_store(subject, setting))
-    names = tuple(sorted(store.manifest.placements))
+    names = tuple(sorted(store.manifest.voxels))
     settings = {"steps_per_epoch": subject.count(setting), "validation_steps": 1}
     task = TrainingTask(
         name=subject.configuration,

@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit codes, one message, what is written."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -42,6 +43,32 @@ def test_help_and_import_are_quick():
         assert min(times[1:]) < 0.8
     heavy = "import sys, voxfit.cli; assert not {'torch', 'numpy', 'SimpleITK', 'scipy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", heavy], check=True)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_needs_no_network_runs_where_torch_cannot_be_imported(data, tmp_path, workers):
+    """In worker processes, too. A torch that notes who asks for it stands before the real one."""
+    asked, run, library = tmp_path / "asked", tmp_path / "run", tmp_path / "library"
+    (library / "torch").mkdir(parents=True)
+    note = f"open({str(asked)!r}, 'a').writelines(traceback.format_stack())"
+    (library / "torch" / "__init__.py").write_text(f"import traceback\n{note}\nraise ImportError('torch')\n")
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(library), os.environ.get("PYTHONPATH"))))
+    }
+    commands = [
+        ["check", data, "--workers", workers],
+        ["check", data, "--fix", tmp_path / "fixed", "--workers", workers],
+        ["plan", data, "-o", run, "--workers", workers],
+        ["plan", data, "-o", run, "--prepare", "--workers", workers],
+        ["plan", "--fingerprint", run / "fingerprint.json", "-o", tmp_path / "plan.json", "--recipe", "nnunet-v2"],
+        ["status", run],
+        ["evaluate", data / "labelsTr", data / "labelsTr", "-o", tmp_path / "scores.json", "--workers", workers],
+    ]
+    for command in commands:
+        arguments = [*COMMAND, *map(str, command)]
+        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+        assert not asked.exists(), asked.read_text()
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_from_data_to_scores(data, tmp_path):

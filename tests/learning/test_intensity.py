@@ -32,7 +32,7 @@ from voxfit.planning.grid import Grid, ZScore
 from voxfit.planning.plan import Configuration
 from voxfit.planning.recipe import IntensitySet, Recipe
 from voxfit.preprocessing.case import OUTSIDE, prepare
-from voxfit.preprocessing.store import Store, StoreManifest, write_case
+from voxfit.preprocessing.store import Store, write_case, write_manifest
 
 PAPER = Recipe()
 ALWAYS = IntensitySet(
@@ -398,7 +398,7 @@ def store(tmp_path_factory):
     label[2:4, 9:12, 2:6] = 1
     case = prepare(Volume(image, Geometry(label.shape, (1.0, 1.0, 1.0))), grid, label)
     write_case(folder, "a", case, 2)
-    StoreManifest(made_from="x", placements={"a": case.placement}).save(folder / "manifest.json")
+    write_manifest(folder, ["a"], "x")
     return Store(folder)
 
 

@@ -13,7 +13,7 @@ from voxfit.planning.grid import Divide, Grid, ZScore
 from voxfit.planning.plan import Configuration
 from voxfit.planning.recipe import AugmentationSet, Recipe
 from voxfit.preprocessing.case import prepare
-from voxfit.preprocessing.store import Store, StoreManifest, write_case
+from voxfit.preprocessing.store import Store, write_case, write_manifest
 
 LABELS = Labels(classes=(Label(name="a", value=1), Label(name="b", value=2)))
 SHAPES = {"a": (20, 24, 28), "b": (9, 30, 16), "c": (16, 16, 16)}
@@ -23,7 +23,6 @@ SHAPES = {"a": (20, 24, 28), "b": (9, 30, 16), "c": (16, 16, 16)}
 def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
     grid = Grid(spacing_mm=(1.0, 1.0, 1.0), normalization=(ZScore(),))
-    placements = {}
     for seed, (name, shape) in enumerate(SHAPES.items()):
         rng = np.random.default_rng(seed)
         image = rng.random((1, *shape)).astype(np.float32) + 1
@@ -33,8 +32,7 @@ def store(tmp_path_factory):
             label[-2:, -3:, -1:] = 2
         case = prepare(Volume(image, Geometry(shape, (1.0, 1.0, 1.0))), grid, label)
         write_case(folder, name, case, 3)
-        placements[name] = case.placement
-    StoreManifest(made_from="x", placements=placements).save(folder / "manifest.json")
+    write_manifest(folder, list(SHAPES), "x")
     return Store(folder)
 
 
@@ -142,7 +140,7 @@ def test_slices_of_a_stretched_patch_are_transformed_alike_and_never_mixed(tmp_p
         Volume(moved.astype(np.float32) + 1, Geometry(shape, (1.0, 1.0, 1.0))), grid, (still + 1).astype(np.int16)
     )
     write_case(tmp_path, "a", case, 25)
-    StoreManifest(made_from="x", placements={"a": case.placement}).save(tmp_path / "manifest.json")
+    write_manifest(tmp_path, ["a"], "x")
     always = AugmentationSet(
         rotation_degrees=180.0,
         stretched_rotation_degrees=180.0,
@@ -179,7 +177,7 @@ def sparse(tmp_path):
     grid = Grid(spacing_mm=(1.0, 1.0, 1.0), normalization=(ZScore(),))
     case = prepare(Volume(image, Geometry(label.shape, (1.0, 1.0, 1.0))), grid, label)
     write_case(tmp_path, "a", case, 3)
-    StoreManifest(made_from="x", placements={"a": case.placement}).save(tmp_path / "manifest.json")
+    write_manifest(tmp_path, ["a"], "x")
     return Store(tmp_path)
 
 

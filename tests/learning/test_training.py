@@ -3,7 +3,10 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +29,7 @@ from voxfit.planning.plan import Configuration
 from voxfit.planning.recipe import SGD, Annealed, Plateau, Recipe
 from voxfit.planning.stages import Topology, paper_stages
 from voxfit.preprocessing.case import prepare
-from voxfit.preprocessing.store import Store, StoreManifest, write_case
+from voxfit.preprocessing.store import Store, write_case, write_manifest
 
 NAMES = ("a", "b", "c")
 
@@ -52,7 +55,6 @@ class Ear(Listener):
 def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
     grid = Grid(spacing_mm=(1.0, 1.0, 1.0), normalization=(ZScore(),))
-    placements = {}
     for seed, name in enumerate(NAMES):
         rng = np.random.default_rng(seed)
         image = rng.normal(size=(1, 14, 16, 18)).astype(np.float32)
@@ -62,8 +64,7 @@ def store(tmp_path_factory):
         image[0][label == 1] += 4
         case = prepare(Volume(image, Geometry((14, 16, 18), (1.0, 1.0, 1.0))), grid, label)
         write_case(folder, name, case, 2)
-        placements[name] = case.placement
-    StoreManifest(made_from="x", placements=placements).save(folder / "manifest.json")
+    write_manifest(folder, NAMES, "x")
     return Store(folder)
 
 
@@ -151,6 +152,45 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(uninterrupted, store,
     assert same(uninterrupted[0], resumed)
 
 
+def test_a_damaged_checkpoint_does_not_count_as_one_of_the_two_that_are_kept(store, tmp_path):
+    with pytest.raises(Stop):
+        Training(task(), store, tmp_path, "cpu", Ear(stop_after=2)).run()
+    newest = max(tmp_path.glob("checkpoint/*/epoch_*"), key=lambda path: path.name)
+    newest.write_bytes(b"")
+    with pytest.raises(Stop):
+        Training(task(), store, tmp_path, "cpu", Ear(stop_after=1)).run()
+    kept = sorted(tmp_path.glob("checkpoint/*/epoch_*"))
+    assert [path.name[:12] for path in kept] == ["epoch_000001", "epoch_000002"]
+    assert all(path.stat().st_size for path in kept)
+
+
+def test_an_epoch_stands_in_the_history_before_its_checkpoint_does(store, tmp_path):
+    """Killed between the two, a training does the epoch again; the other way round, its line would be lost."""
+    program = f"""
+import sys
+from pathlib import Path
+import safetensors.torch
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_training import Ear, Store, Training, task
+
+written = safetensors.torch.save
+def save_and_die(tensors, metadata):
+    if '"epoch": 2' in metadata["progress"] and '"step": 0' in metadata["progress"]:
+        import os, signal
+        os.kill(os.getpid(), signal.SIGKILL)
+    return written(tensors, metadata)
+
+safetensors.torch.save = save_and_die
+Training(task(), Store(Path({str(store.folder)!r})), Path({str(tmp_path)!r}), "cpu", Ear()).run()
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [json.loads(line)["epoch"] for line in (tmp_path / "history.jsonl").read_text().splitlines()] == [1, 2]
+    Training(task(), store, tmp_path, "cpu", Ear()).run()
+    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert epochs == [1, 2, 3, 4]
+
+
 class Killing(Store):
     """A store of which reading a certain image makes the operating system send SIGTERM to this process."""
 
@@ -204,13 +244,13 @@ def test_terminated_anywhere_it_ends_in_the_same_bytes(uninterrupted, store, tmp
 def with_a_broken_case(store, folder):
     """The store, and a case whose image is not a number anywhere."""
     for name in NAMES:
-        for kind in ("image", "label", "index"):
-            (folder / f"{name}.{kind}.npy").write_bytes((store.folder / f"{name}.{kind}.npy").read_bytes())
+        for path in store.folder.glob(f"{name}.*"):
+            (folder / path.name).write_bytes(path.read_bytes())
     np.save(folder / "broken.image.npy", np.full((1, 14, 16, 18), np.nan, np.float32))
     np.save(folder / "broken.label.npy", store.label("a"))
     np.save(folder / "broken.index.npy", store.index("a"))
-    placements = store.manifest.placements | {"broken": store.manifest.placements["a"]}
-    StoreManifest(made_from="x", placements=placements).save(folder / "manifest.json")
+    (folder / "broken.case.json").write_bytes((folder / "a.case.json").read_bytes())
+    write_manifest(folder, [*NAMES, "broken"], "x")
     return Store(folder)
 
 

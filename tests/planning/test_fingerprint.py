@@ -21,6 +21,7 @@ from voxfit.imaging.verification import LabelledVolume, read_labelled
 from voxfit.planning.fingerprint import (
     CaseFingerprint,
     Fingerprint,
+    Measurements,
     count_components,
     crop_box,
     is_ct,
@@ -61,7 +62,7 @@ def fingerprint_of(
         parts = [restrict(item.image[channel][item.label > 0], uppers) for item in volumes]
         return merge([count(part, MOST_VALUES) for part in parts])
 
-    return summarize(found, 3, [measure_case(item, names, labels) for item in volumes], refine)
+    return summarize(found, 3, Measurements(measure_case(item, names, labels) for item in volumes), refine)
 
 
 def assert_statistics(found: Intensities | None, intensities: NDArray[Any]) -> None:
@@ -275,7 +276,8 @@ def test_classes_of_one_component_where_they_are() -> None:
     measured = [measure_case(volume(image, label), ("MRI",), labels) for label in (first, second)]
     assert [item.components for item in measured] == [(1, 1, 2, 0), (1, 0, 0, 0)]
     # 3 is in two pieces once, 4 is nowhere.
-    assert summarize(dataset(("MRI",), labels), 3, measured, no_second_pass).single_component_labels == (1, 2)
+    found = summarize(dataset(("MRI",), labels), 3, Measurements(measured), no_second_pass)
+    assert found.single_component_labels == (1, 2)
 
 
 # Files

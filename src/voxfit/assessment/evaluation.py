@@ -124,7 +124,7 @@ def _label_files(folder: Path) -> dict[str, Path]:
         raise UsageError(f"{folder}: there are no label files. Name a folder that holds .nii.gz or other images.")
     names = [path.name[: -len(file_ending(path))] for path in files]
     if repeated := [name for name, times in Counter(names).items() if times > 1]:
-        raise UsageError(f"{folder}: there are several files of {', '.join(repeated)}. Keep one file for each case.")
+        raise UsageError(f"{folder}: there are several files of {some(repeated)}. Keep one file for each case.")
     return dict(sorted(zip(names, files, strict=True)))
 
 
@@ -135,11 +135,11 @@ def _require_references(
     if len(alone) == len(predicted):
         raise UsageError(
             f"{predictions}: no file has the name of a reference in {references}. Predictions are there for "
-            f"{', '.join(predicted)}, references for {', '.join(known)}. Give both the same names, endings aside."
+            f"{some(list(predicted))}, references for {some(list(known))}. Give both the same names, endings aside."
         )
     if alone:
         raise UsageError(
-            f"{predictions}: {', '.join(alone)} have no reference in {references}. "
+            f"{predictions}: {some(alone)} have no reference in {references}. "
             "Add the references, or take these predictions out of the folder."
         )
 

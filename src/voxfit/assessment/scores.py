@@ -84,6 +84,7 @@ class Scores(Record):
     """
 
     schema_name: ClassVar[str] = "voxfit.scores/1"
+    most_bytes: ClassVar[int] = 2**33  # 300 for each label of each case: 10,000 cases with a hundred labels have 300 MB
     labels: tuple[str, ...]
     tolerance_mm: float
     mean: MeanScores

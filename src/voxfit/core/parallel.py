@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -75,28 +75,32 @@ def map_cases(
     Raises:
         WorkerError: a task killed its process twice.
     """
-    job = _Job(function, tasks, name, progress, {})
-    most = min(workers or available_cores(), len(tasks))
-    queue = list(range(len(tasks)))
-    if most <= 1:
-        queue = job.run_here(queue, lambda seconds: True)
-    elif light and workers is None:
-        queue = job.run_here(queue, lambda seconds: seconds * (1 - 1 / most) <= _START_SECONDS)
-    deaths = job.run_in_workers(queue, most)
-    second = {index: job.run_in_workers([index], 1).get(index) for index in sorted(deaths)}
-    if dead := [f"{name(tasks[index])} ({death})" for index, death in second.items() if death]:
-        raise WorkerError(
-            f"{', '.join(dead)}: the worker process died twice while it held this case, the second time alone. Most "
-            "often the system ended it for lack of memory: look at the size of the case, free memory, or leave the "
-            "case out."
-        )
-    for index, death in deaths.items():
-        if warn:
-            warn(
-                f"{name(tasks[index])}: the worker process that held this case died ({death}). Done again alone, it "
-                "went well. If memory is short, use fewer --workers."
-            )
-    return [job.done[index] for index in range(len(tasks))]
+    return list(each_case(function, tasks, name=name, workers=workers, light=light, progress=progress, warn=warn))
+
+
+def each_case(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    *,
+    name: Callable[[Task], str] = str,
+    workers: int | None = None,
+    light: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> Iterator[Result]:
+    """The results of `map_cases` one by one, for whoever need not have all of them in memory.
+
+    Each comes as soon as it and all before it are there. Only a task whose worker died holds up those after it.
+    """
+    early: dict[int, Result] = {}
+    following = 0
+    for done, (index, result) in enumerate(_Job(function, tasks, name, warn).run(workers, light=light), 1):
+        if progress:
+            progress(done, len(tasks))
+        early[index] = result
+        while following in early:
+            yield early.pop(following)
+            following += 1
 
 
 @dataclass
@@ -118,6 +122,17 @@ class _Worker:
             status = Path(f"/proc/{self.process.pid}/status").read_text()
             self.peak = int(status.split("VmHWM:")[1].split(maxsplit=1)[0]) * 1024
 
+    def receive(self) -> tuple[Any] | None:
+        """The result of its task; None where it died instead. What the function raised is raised here."""
+        try:
+            fine, answer, where = self.pipe.recv()
+        except (EOFError, OSError):
+            return None
+        self.index = None
+        if not fine:
+            raise answer from _InWorkerError(where)
+        return (answer,)
+
     def end(self) -> None:
         """End the process, whatever it is doing."""
         self.pipe.close()
@@ -134,73 +149,91 @@ class _Worker:
 
 @dataclass(frozen=True)
 class _Job(Generic[Task, Result]):
-    """What is to be done, and the results so far."""
+    """What is to be done. Its results come with the number of their task, in the order in which they are done."""
 
     function: Callable[[Task], Result]
     tasks: Sequence[Task]
     name: Callable[[Task], str]
-    progress: Callable[[int, int], None] | None
-    done: dict[int, Result]
+    warn: Callable[[str], None] | None
 
-    def finish(self, index: int, result: Result) -> None:
-        """Note a result."""
-        self.done[index] = result
-        if self.progress:
-            self.progress(len(self.done), len(self.tasks))
+    def run(self, workers: int | None, *, light: bool) -> Iterator[tuple[int, Result]]:
+        """All results; see `map_cases`."""
+        most = min(workers or available_cores(), len(self.tasks))
+        queue = list(range(len(self.tasks)))
+        if most <= 1:
+            queue = yield from self._run_here(queue, lambda seconds: True)
+        elif light and workers is None:
+            queue = yield from self._run_here(queue, lambda seconds: seconds * (1 - 1 / most) <= _START_SECONDS)
+        deaths = yield from self._run_in_workers(queue, most)
+        twice = []
+        for index, death in sorted(deaths.items()):
+            case = self.name(self.tasks[index])
+            again = yield from self._run_in_workers([index], 1)
+            if again:
+                twice.append(f"{case} ({again[index]})")
+            elif self.warn:
+                self.warn(
+                    f"{case}: the worker process that held this case died ({death}). Done again alone, it went well. "
+                    "If memory is short, use fewer --workers."
+                )
+        if twice:
+            raise WorkerError(
+                f"{', '.join(twice)}: the worker process died twice while it held this case, the second time alone. "
+                "Most often the system ended it for lack of memory: look at the size of the case, free memory, or "
+                "leave the case out."
+            )
 
-    def run_here(self, queue: list[int], go_on: Callable[[float], bool]) -> list[int]:
+    def _run_here(
+        self, queue: list[int], go_on: Callable[[float], bool]
+    ) -> Generator[tuple[int, Result], None, list[int]]:
         """Run tasks in this process as long as `go_on` says so of the seconds that the others will take.
 
         Returns:
             the tasks that are left.
         """
-        seconds = float("inf")
+        shortest = float("inf")
         for position, index in enumerate(queue):
             begun = monotonic()
-            self.finish(index, self.function(self.tasks[index]))
+            result = self.function(self.tasks[index])
             # The first task is slower than others: modules are imported, matrices are made.
-            seconds = min(seconds, monotonic() - begun)
-            if position and not go_on(seconds * (len(queue) - position - 1)):
+            shortest = min(shortest, monotonic() - begun)
+            yield index, result
+            if position and not go_on(shortest * (len(queue) - position - 1)):
                 return queue[position + 1 :]
         return []
 
-    def run_in_workers(self, queue: list[int], most: int) -> dict[int, str]:
+    def _run_in_workers(self, queue: list[int], most: int) -> Generator[tuple[int, Result], None, dict[int, str]]:
         """Run tasks in up to `most` processes; returns the tasks that a dead process held, and how it died."""
         waiting, workers, deaths = list(reversed(queue)), list[_Worker](), dict[int, str]()
         try:
             while waiting or any(worker.index is not None for worker in workers):
                 while len(workers) < min(most, len(waiting) + len(workers)):
                     workers.append(_start())
-                for worker in workers:
-                    if waiting and worker.index is None:
-                        worker.index = waiting.pop()
-                        with contextlib.suppress(OSError):  # it is dead: its pipe will say so below
-                            worker.pipe.send((self.function, self.tasks[worker.index]))
+                self._hand_out(waiting, workers)
                 ready = wait([worker.pipe for worker in workers], _LOOK_SECONDS)
                 for worker in list(workers):
                     worker.look()
-                    if worker.pipe in ready and not self._receive(worker):
+                    if worker.pipe not in ready:
+                        continue
+                    index, answer = worker.index, worker.receive()
+                    if answer is None:
                         workers.remove(worker)
-                        if worker.index is not None:
-                            deaths[worker.index] = worker.death()
+                        if index is not None:
+                            deaths[index] = worker.death()
                         worker.end()
+                    elif index is not None:
+                        yield index, answer[0]
         finally:
             for worker in workers:
                 worker.end()
         return deaths
 
-    def _receive(self, worker: _Worker) -> bool:
-        """Take the answer of a worker; False where it died instead."""
-        try:
-            fine, answer, where = worker.pipe.recv()
-        except (EOFError, OSError):
-            return False
-        index, worker.index = worker.index, None
-        if not fine:
-            raise answer from _InWorkerError(where)
-        if index is not None:
-            self.finish(index, answer)
-        return True
+    def _hand_out(self, waiting: list[int], workers: Sequence[_Worker]) -> None:
+        for worker in workers:
+            if waiting and worker.index is None:
+                worker.index = waiting.pop()
+                with contextlib.suppress(OSError):  # it is dead: its pipe will say so
+                    worker.pipe.send((self.function, self.tasks[worker.index]))
 
 
 class _InWorkerError(Exception):

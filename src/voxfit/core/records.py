@@ -20,7 +20,7 @@ from voxfit.core.durability import UNFINISHED, sync_folder
 from voxfit.core.errors import RecordError, WorkspaceError
 
 MOST_JSON_BYTES = 64 * 2**20
-"""No description or record is longer; a file that is longer is refused before it is read."""
+"""No description is longer, nor any record but those that say otherwise; a longer file is refused before it is read."""
 
 
 class Record(BaseModel):
@@ -28,6 +28,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
     schema_name: ClassVar[str] = ""
+    most_bytes: ClassVar[int] = MOST_JSON_BYTES
 
     def to_json(self) -> str:
         """The readable JSON form, with `schema` first."""
@@ -39,9 +40,9 @@ class Record(BaseModel):
         """Sixteen hexadecimal digits that change when the content does."""
         return digest_of(self.model_dump(mode="json"))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, durable: bool = True) -> None:
         """Write the JSON form to `path` in one step: readers see the old file or the whole new one."""
-        write_atomically(path, self.to_json().encode())
+        write_atomically(path, self.to_json().encode(), durable=durable)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -51,7 +52,7 @@ class Record(BaseModel):
             RecordError: naming file, key and reason.
         """
         try:
-            _check_size(path)
+            _check_size(path, cls.most_bytes)
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise RecordError(f"{path}: there is no such file.") from None
@@ -93,8 +94,13 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a file in one step, on the disk before it gets its name.
+
+    Args:
+        path: its place.
+        content: of it.
+        durable: also after a power cut; not needed where the whole folder is brought to the disk later.
 
     Raises:
         WorkspaceError: the folder cannot be written or the disk is full; nothing half-made is left behind.
@@ -106,10 +112,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
@@ -125,7 +133,7 @@ def read_json(path: Path) -> Any:
         RecordError: naming the file and the reason.
     """
     try:
-        _check_size(path)
+        _check_size(path, MOST_JSON_BYTES)
         value = json.loads(path.read_text(encoding="utf-8-sig"))
         json.dumps(value, ensure_ascii=False).encode()  # "\\ud800" is half a character: no record could hold it
         return value
@@ -135,11 +143,10 @@ def read_json(path: Path) -> Any:
         raise RecordError(f"{path}: is not readable JSON ({error}).") from error
 
 
-def _check_size(path: Path) -> None:
-    if (size := path.stat().st_size) > MOST_JSON_BYTES:
+def _check_size(path: Path, most: int) -> None:
+    if (size := path.stat().st_size) > most:
         raise RecordError(
-            f"{path}: has {size >> 20} MiB, more than {MOST_JSON_BYTES >> 20} MiB; this is no description. "
-            "Restore the file."
+            f"{path}: has {size >> 20} MiB, more than {most >> 20} MiB; this is no description. Restore the file."
         )
 
 

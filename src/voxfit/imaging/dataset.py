@@ -8,7 +8,7 @@ and in the direction of `labels` (value to name, or name to value).
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Dataset:
     splits: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
     problems: tuple[Problem, ...] = field(default=())
 
-    def without(self, names: Collection[str]) -> Dataset:
+    def without(self, names: Set[str]) -> Dataset:
         """The same without some of the training cases."""
         return replace(
             self,

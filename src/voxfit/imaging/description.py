@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ class Description:
         self.description = description
         self.problems: list[Problem] = []
         self.ending = self._ending()
+        self._channels: dict[Path, dict[tuple[str, str], tuple[str, ...]]] = {}
 
     def _ending(self) -> str:
         """The files that count, where nnU-Net's `file_ending` says so; its reader classes are not needed here."""
@@ -201,8 +201,20 @@ class Description:
         stem = image.name[: len(image.name) - len(ending)]
         if image.is_file():
             return (str(image),), stem
-        files = sorted(image.parent.glob(f"{glob.escape(stem)}_[0-9][0-9][0-9][0-9]{glob.escape(ending)}"))
-        return tuple(str(path) for path in files), stem
+        return self._channel_files(image.parent).get((stem, ending), ()), stem
+
+    def _channel_files(self, folder: Path) -> dict[tuple[str, str], tuple[str, ...]]:
+        """The files of a folder that are numbered as channels, by name without number and ending; read once."""
+        if folder not in self._channels:
+            found: dict[tuple[str, str], tuple[str, ...]] = {}
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                ending = file_ending(path) or path.suffix
+                stem = path.name[: len(path.name) - len(ending)]
+                if CHANNEL_SUFFIX.search(stem):
+                    key = CHANNEL_SUFFIX.sub("", stem), ending
+                    found[key] = (*found.get(key, ()), str(path))
+            self._channels[folder] = found
+        return self._channels[folder]
 
     def _check_numbers(self, case: Case) -> None:
         """Files of channels are numbered from 0 without gaps."""

@@ -215,7 +215,7 @@ def _regions(structures: dict[str, tuple[int, ...]], order: object) -> tuple[Lab
     return Labels(classes=classes, regions=regions), []
 
 
-def some(values: Sequence[int]) -> str:
+def some(values: Sequence[object]) -> str:
     """The first values of a list, for a message."""
     text = ", ".join(str(value) for value in values[:8])
     return text + (f" and {len(values) - 8} more" if len(values) > 8 else "")

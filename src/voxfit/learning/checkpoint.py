@@ -39,7 +39,9 @@ def save_checkpoint(folder: Path, model: torch.nn.Module, optimizer: torch.optim
 def load_checkpoint(
     folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress | None, list[str]]:
-    """Bring model and optimiser to the newest usable checkpoint.
+    """Bring model and optimiser to the newest usable checkpoint; others are removed.
+
+    They would count as one of the two that are kept, and a good one would go for them.
 
     Returns:
         its progress, or None where there is no usable one; and a warning for each damaged file.
@@ -50,12 +52,14 @@ def load_checkpoint(
         match = _NAME.search(path.name)
         if match is None or hashlib.sha256(content).hexdigest()[:16] != match[3]:
             warnings.append(f"{path} is damaged (its checksum differs); the checkpoint before it is used.")
+            path.unlink()
             continue
         try:
             with safe_open(path, framework="pt") as file:
                 progress = Progress.from_json((file.metadata() or {})["progress"], str(path))
         except (SafetensorError, KeyError, RecordError) as error:
             warnings.append(f"{path} cannot be used ({error}); the checkpoint before it is.")
+            path.unlink()
             continue
         _restore(safetensors.torch.load(content), model, optimizer)
         return progress, warnings

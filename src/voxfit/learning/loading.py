@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -59,9 +58,8 @@ class ResidentStore:
 
 
 def stored_bytes(store: Store, cases: Sequence[str], channels: int) -> int:
-    """The memory that cases take, from their shapes alone: no file is opened."""
-    voxels = sum(math.prod(store.manifest.placements[name].shape) for name in cases)
-    return voxels * (4 * channels + 2)
+    """The memory that cases take; none of their files is opened."""
+    return sum(store.manifest.voxels[name] for name in cases) * (4 * channels + 2)
 
 
 def resident(store: Store, cases: Sequence[str], channels: int, device: torch.device) -> ResidentStore | None:

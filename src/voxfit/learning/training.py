@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from time import perf_counter
 
@@ -143,7 +144,6 @@ class Training:
         training_loss = sum(self.progress.losses) / len(self.progress.losses)
         rate = float(self.engine.optimizer.param_groups[0]["lr"])
         self.progress = advance(self.task.recipe.schedule, self.progress, training_loss, validation_loss, seconds)
-        self._save(0.0)
         done = 1.0 if self.progress.finished else self._share_done(0.0, 0)
         speed = steps * self._step_operations / training_seconds
         report = EpochReport(
@@ -161,7 +161,8 @@ class Training:
             teraflops=speed / 1e12,
             peak_share=speed / peak_flops(self.device),
         )
-        self._record(report, total)
+        self._record(report, total)  # first: of a history that is longer than the training, the rest is cut off
+        self._save(0.0)
         return report
 
     @property
@@ -284,3 +285,5 @@ class Training:
         }
         with (self.folder / "history.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -124,6 +124,31 @@ class CaseMeasurement:
     components: tuple[int, ...]
 
 
+class Measurements:
+    """What cases add up to, one by one: the memory for their intensities does not grow with their number.
+
+    Attributes:
+        cases: shapes and spacing of each.
+        counted: the foreground intensities of each CT channel, of all cases.
+        components: of each foreground class, the most that a case has.
+    """
+
+    def __init__(self, cases: Iterable[CaseMeasurement] = ()) -> None:
+        self.cases: list[CaseFingerprint] = []
+        self.counted: dict[int, Counts] = {}
+        self.components: tuple[int, ...] = ()
+        for case in cases:
+            self.add(case)
+
+    def add(self, case: CaseMeasurement) -> None:
+        """One more case."""
+        self.cases.append(case.geometry)
+        for channel, counts in case.counted.items():
+            known = self.counted.get(channel)
+            self.counted[channel] = merge([known, counts]) if known else counts
+        self.components = tuple(map(max, self.components or case.components, case.components))
+
+
 def crop_box(image: NDArray[np.float32]) -> Box:
     """The box of voxels that are nonzero in any channel; the whole image where there are none (method.md [P1])."""
     box = nonzero_box((image != 0).any(axis=0))
@@ -159,28 +184,25 @@ def count_components(label: NDArray[np.integer[Any]], classes: int) -> tuple[int
 def summarize(
     dataset: Dataset,
     dimension: int,
-    measurements: Sequence[CaseMeasurement],
+    measured: Measurements,
     refine: Callable[[int, tuple[int, ...]], Counts],
     made_from: str = "",
 ) -> Fingerprint:
-    """Put the measurements of all training cases together.
+    """The fingerprint of all training cases.
 
     Args:
         dataset: what was measured.
         dimension: 2 or 3.
-        measurements: of every training case.
+        measured: all training cases.
         refine: counts the foreground values of a channel that have certain upper halves, over all cases; called only
             where a channel has too many distinct values for one pass (`voxfit.planning.intensities`).
         made_from: digest of the files.
     """
     intensities = tuple(
-        statistics(merge([measurement.counted[channel] for measurement in measurements]), partial(refine, channel))
-        if is_ct(name)
-        else None
+        statistics(measured.counted[channel], partial(refine, channel)) if is_ct(name) else None
         for channel, name in enumerate(dataset.channel_names)
     )
-    components = np.array([measurement.components for measurement in measurements])
-    single = tuple(index + 1 for index in range(components.shape[1]) if components[:, index].max() == 1)
+    single = tuple(index for index, most in enumerate(measured.components, 1) if most == 1)
     if dataset.labels.ignore is not None:
         single = ()  # where annotation is missing, nobody knows what is connected
     return Fingerprint(
@@ -188,7 +210,7 @@ def summarize(
         dimension=dimension,
         channel_names=dataset.channel_names,
         labels=dataset.labels,
-        cases=tuple(measurement.geometry for measurement in measurements),
+        cases=tuple(measured.cases),
         intensities=intensities,
         single_component_labels=single,
         made_from=made_from,

@@ -9,8 +9,9 @@ values that the percentiles lie among. Both ways give the percentile of all voxe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,12 +74,9 @@ def count(values: NDArray[np.float32], most: int = MOST_VALUES_OF_A_CASE) -> Cou
     return _bounded(Counts(keys, counts.astype(np.int64), True, len(values), mean, deviations), most)
 
 
-def merge(parts: Sequence[Counts]) -> Counts:
-    """The counts of several cases together."""
-    result = parts[0]
-    for part in parts[1:]:
-        result = _join(result, part)
-    return result
+def merge(parts: Iterable[Counts]) -> Counts:
+    """The counts of several cases together; of parts that are made one by one, no more than one is kept."""
+    return reduce(_join, parts)
 
 
 def statistics(counts: Counts, refine: Callable[[tuple[int, ...]], Counts]) -> Intensities | None:

@@ -2,12 +2,16 @@
 
 `NAME.image.npy` (channel, z, y, x) float32, `NAME.label.npy` (z, y, x) int8 or int16, and `NAME.index.npy`
 (class, z): how many voxels of each class each slice has. The index finds a uniformly random voxel of a class by
-reading one slice, without a list of voxels.
+reading one slice, without a list of voxels. `NAME.case.json` says where the case lies in its image. So nothing that
+training reads grows with the number of cases but a line for each in the manifest of the store.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+import math
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,17 +19,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.core.durability import save_array
-from voxfit.core.errors import WorkspaceError
+from voxfit.core.errors import RecordError, WorkspaceError
 from voxfit.core.records import Record
 from voxfit.preprocessing.case import Placement, PreparedCase
 
+_REMEDY = "Delete the store folder; `fit` makes it again."
+_OPEN_FILES = 96
+"""Memory maps that a store keeps, three a case: each holds a file open, and some systems allow a process 256."""
+
 
 class StoreManifest(Record):
-    """What a store was made from, and where each of its cases lies in its image."""
+    """What a store was made from, and how many voxels each of its prepared cases has."""
 
-    schema_name: ClassVar[str] = "voxfit.store/1"
+    schema_name: ClassVar[str] = "voxfit.store/2"
     made_from: str
-    placements: dict[str, Placement]
+    voxels: dict[str, int]
+
+
+class StoredCase(Record):
+    """Where a prepared case lies in its image, and a checksum of its arrays."""
+
+    schema_name: ClassVar[str] = "voxfit.prepared_case/1"
+    placement: Placement
+    checksum: int
 
 
 class Store:
@@ -34,7 +50,14 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest = StoreManifest.load(folder / "manifest.json")
-        self._open = lru_cache(maxsize=256)(_open)
+        self._open = lru_cache(maxsize=_OPEN_FILES)(_open)
+
+    def placement(self, name: str) -> Placement:
+        """Where a case lies in its image."""
+        try:
+            return StoredCase.load(_case_file(self.folder, name)).placement
+        except RecordError as error:
+            raise WorkspaceError(f"{error} {_REMEDY}") from None
 
     def image(self, name: str) -> NDArray[np.float32]:
         """Memory-mapped (channel, z, y, x)."""
@@ -59,23 +82,52 @@ def write_case(folder: Path, name: str, case: PreparedCase, classes: int) -> Non
         raise WorkspaceError(f"{name}: only cases with a label go into a store.")
     label = case.label.astype(np.int8 if classes <= np.iinfo(np.int8).max else np.int16)
     index = np.stack([(label == index).sum(axis=(1, 2)) for index in range(classes)]).astype(np.int64)
+    arrays, paths = (case.image, label, index), _array_files(folder, name)
     try:
-        save_array(folder / f"{name}.image.npy", case.image, durable=False)
-        save_array(folder / f"{name}.label.npy", label, durable=False)
-        save_array(folder / f"{name}.index.npy", index, durable=False)
+        for path, array in zip(paths, arrays, strict=True):
+            save_array(path, array, durable=False)
     except OSError as error:
-        for part in ("image", "label", "index"):
-            (folder / f"{name}.{part}.npy").unlink(missing_ok=True)
+        for path in paths:
+            path.unlink(missing_ok=True)
         raise WorkspaceError(
             f"{folder}: {name} cannot be written ({error.strerror}). Free space and run again."
         ) from error
+    record = StoredCase(placement=case.placement, checksum=_checksum(arrays))
+    record.save(_case_file(folder, name), durable=False)
+
+
+def is_written(folder: Path, name: str) -> bool:
+    """Whether a case is there as it was written. A power cut may have left files without their content."""
+    try:
+        arrays = [_open(path) for path in _array_files(folder, name)]
+        return StoredCase.load(_case_file(folder, name)).checksum == _checksum(arrays)
+    except (RecordError, WorkspaceError):
+        return False
+
+
+def write_manifest(folder: Path, names: Sequence[str], made_from: str) -> None:
+    """Make a store of a folder into which cases were written."""
+    shapes = {name: StoredCase.load(_case_file(folder, name)).placement.shape for name in names}
+    voxels = {name: math.prod(shape) for name, shape in shapes.items()}
+    StoreManifest(made_from=made_from, voxels=voxels).save(folder / "manifest.json")
+
+
+def _array_files(folder: Path, name: str) -> list[Path]:
+    return [folder / f"{name}.{part}.npy" for part in ("image", "label", "index")]
+
+
+def _case_file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.case.json"
+
+
+def _checksum(arrays: Sequence[NDArray[Any]]) -> int:
+    """Four gigabytes a second."""
+    return reduce(lambda found, array: zlib.crc32(np.ascontiguousarray(array).data, found), arrays, 0)
 
 
 def _open(path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise WorkspaceError(
-            f"{path}: cannot be read ({error}). Delete the store folder; `fit` makes it again."
-        ) from None
+    except (OSError, ValueError, EOFError) as error:  # the last of an empty file
+        raise WorkspaceError(f"{path}: cannot be read ({error}). {_REMEDY}") from None
     return array

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from voxfit.core.errors import DatasetError, Problem
 from voxfit.core.listening import Listener
-from voxfit.core.parallel import map_cases
+from voxfit.core.parallel import each_case, map_cases
+from voxfit.core.records import digest_of
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Labels
 from voxfit.imaging.verification import CaseSummary, read_labelled, summarize_case, verify_together
 from voxfit.imaging.volume import Volume
-from voxfit.planning.fingerprint import CaseMeasurement, Fingerprint, SkippedCase, measure_case, summarize
+from voxfit.planning.fingerprint import (
+    CaseMeasurement,
+    Fingerprint,
+    Measurements,
+    SkippedCase,
+    measure_case,
+    summarize,
+)
 from voxfit.planning.grid import Grid
 from voxfit.planning.intensities import MOST_VALUES, Counts, count, merge, restrict
-from voxfit.preprocessing.case import Placement, prepare
-from voxfit.preprocessing.store import StoreManifest, write_case
+from voxfit.preprocessing.case import prepare
+from voxfit.preprocessing.store import is_written, write_case, write_manifest
 
 _SMALL_BYTES = 2**17
 """Gzip packs at most 1032 bytes into one: a case of shorter files has less than 2**28 voxels, a GiB as float32."""
@@ -41,7 +51,12 @@ def measure_dataset(
     Raises:
         DatasetError: with every problem of every case.
     """
-    results = map_cases(
+    problems: list[Problem] = []
+    summaries: list[CaseSummary] = []
+    # Which cases have the wrong number of dimensions is known only when all have been read.
+    measured: defaultdict[int, Measurements] = defaultdict(Measurements)
+    unusable = {problem.case for problem in dataset.problems if problem.fatal}
+    for found, measurement, summary in each_case(
         _examine,
         [(case, dataset.channel_names, dataset.labels) for case in dataset.cases],
         name=lambda task: task[0].name,
@@ -49,26 +64,42 @@ def measure_dataset(
         light=are_small(dataset.cases),
         progress=listener.progress,
         warn=listener.warn,
-    )
-    summaries = [summary for _, _, summary in results if summary]
-    problems = [problem for found, _, _ in results for problem in found]
+    ):
+        problems += found
+        if summary and measurement:
+            summaries.append(summary)
+            if summary.case.name not in unusable:
+                measured[summary.dimension].add(measurement)
     problems += verify_together(summaries, dataset.labels)
     skipped = leave_out([*dataset.problems, *problems]) if skip else ()
-    dataset = dataset.without([case.name for case in skipped])
+    dataset = dataset.without({case.name for case in skipped})
     report_problems([problem for problem in problems if not (skip and problem.fatal and problem.case)], listener)
     left = {case.name for case in dataset.cases}
-    summaries = [summary for summary in summaries if summary.case.name in left]
-    if not summaries:
+    dimension = next((summary.dimension for summary in summaries if summary.case.name in left), None)
+    if dimension is None:
         raise DatasetError(Problem("imagesTr", "no training case can be used.", "Correct the files."))
-    measurements = [measured for _, measured, summary in results if measured and summary in summaries]
+    facts = summarize(dataset, dimension, measured[dimension], partial(_count_again, dataset, workers), made_from)
+    return facts.model_copy(update={"skipped": skipped})
 
-    def refine(channel: int, uppers: tuple[int, ...]) -> Counts:
-        tasks = [(case, dataset.channel_names, dataset.labels, channel, uppers) for case in dataset.cases]
-        light = are_small(dataset.cases)
-        return merge(map_cases(_recount, tasks, name=lambda task: task[0].name, workers=workers, light=light))
 
-    found = summarize(dataset, summaries[0].dimension, measurements, refine, made_from)
-    return found.model_copy(update={"skipped": skipped})
+def _count_again(dataset: Dataset, workers: int | None, channel: int, uppers: tuple[int, ...]) -> Counts:
+    """The second pass over a channel with very many distinct values."""
+    tasks = [(case, dataset.channel_names, dataset.labels, channel, uppers) for case in dataset.cases]
+    light = are_small(dataset.cases)
+    return merge(each_case(_recount, tasks, name=lambda task: task[0].name, workers=workers, light=light))
+
+
+def digest_of_files(dataset: Dataset) -> str:
+    """Digest of the training files, by name, size and time of change."""
+    return digest_of([_stamp(path) for case in dataset.cases for path in (*case.images, case.label or "")])
+
+
+def _stamp(path: str) -> list[str | int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return [path, -1, -1]
+    return [Path(path).name, status.st_size, status.st_mtime_ns]
 
 
 def leave_out(problems: Sequence[Problem]) -> tuple[SkippedCase, ...]:
@@ -109,20 +140,22 @@ def report_problems(problems: Sequence[Problem], listener: Listener) -> None:
 def fill_store(
     dataset: Dataset, grid: Grid, folder: Path, listener: Listener, workers: int | None, made_from: str
 ) -> None:
-    """Prepare every training case into a store folder, and write its manifest."""
-    tasks = [_Preparation(case, len(dataset.channel_names), dataset.labels, grid, folder) for case in dataset.cases]
-    placements = map_cases(
+    """Prepare every training case into a store folder, and write its manifest; cases that are there stay."""
+    names, channels = [case.name for case in dataset.cases], len(dataset.channel_names)
+    left = [case for case in dataset.cases if not is_written(folder, case.name)]
+    there = len(names) - len(left)
+    if there:
+        listener.say(f"{there} of {len(names)} cases are prepared already.")
+    map_cases(
         _prepare_case,
-        tasks,
+        [_Preparation(case, channels, dataset.labels, grid, folder) for case in left],
         name=lambda task: task.case.name,
         workers=workers,
-        light=are_small(dataset.cases),
-        progress=listener.progress,
+        light=are_small(left),
+        progress=lambda done, _: listener.progress(there + done, len(names)),
         warn=listener.warn,
     )
-    names = [case.name for case in dataset.cases]
-    manifest = StoreManifest(made_from=made_from, placements=dict(zip(names, placements, strict=True)))
-    manifest.save(folder / "manifest.json")
+    write_manifest(folder, names, made_from)
 
 
 @dataclass(frozen=True)
@@ -134,17 +167,16 @@ class _Preparation:
     folder: Path
 
 
-def _prepare_case(task: _Preparation) -> Placement:
+def _prepare_case(task: _Preparation) -> None:
     case, problems = read_labelled(task.case, task.channels, task.labels)
     if case is None:
         raise DatasetError([problem for problem in problems if problem.fatal])
     prepared = prepare(Volume(case.image, case.geometry), task.grid, case.label)
     write_case(task.folder, task.case.name, prepared, task.labels.count)
-    return prepared.placement
 
 
 def _recount(task: tuple[Case, tuple[str, ...], Labels, int, tuple[int, ...]]) -> Counts:
-    """The second pass over a channel with very many distinct values."""
+    """The second pass over a case."""
     case, channel_names, labels, channel, uppers = task
     found, problems = read_labelled(case, len(channel_names), labels)
     if found is None:

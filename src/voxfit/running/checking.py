@@ -41,7 +41,7 @@ def check_dataset(dataset: Dataset, listener: Listener, workers: int | None, *, 
     skipped = leave_out(problems) if skip else ()
     for case in skipped:
         listener.warn(f"{case.name} is left out: {' '.join(case.reasons)}")
-    usable = dataset.without([case.name for case in skipped])
+    usable = dataset.without({case.name for case in skipped})
     problems += [*verify_folds(usable, Recipe().folds), *empty_folds(usable)]
     report_problems([problem for problem in problems if not (skip and problem.fatal and problem.case)], listener)
     return usable

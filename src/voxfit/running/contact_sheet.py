@@ -47,7 +47,7 @@ def draw_contact_sheet(run: Path, name: str, path: Path, *, rows: int = 4, colum
     store, recipe = Store(folder), Recipe()
     if (run / "recipe.json").exists():
         recipe = Recipe.load(run / "recipe.json")
-    cases = sorted(store.manifest.placements)
+    cases = sorted(store.manifest.voxels)
     channels = len(plan.channel_names)
     sampler = PatchSampler(store, cases, configuration, recipe, labels=plan.labels, channels=channels, seed=recipe.seed)
     image, label = sampler.finish(

@@ -5,13 +5,12 @@ What needs torch is imported where it is used: everything up to the prepared sto
 
 from __future__ import annotations
 
-import os
 from functools import cached_property, partial
 from pathlib import Path
 from time import monotonic
 
 from voxfit.assessment.selection import Selection, choose
-from voxfit.core.errors import UsageError
+from voxfit.core.errors import RecordError, UsageError
 from voxfit.core.listening import Listener
 from voxfit.core.records import digest_of
 from voxfit.imaging.dataset import Dataset
@@ -22,9 +21,9 @@ from voxfit.planning.grid import Grid
 from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.planning.planners import plan_by, plan_origin
 from voxfit.planning.recipe import Recipe
-from voxfit.preprocessing.store import Store, StoreManifest
+from voxfit.preprocessing.store import Store
 from voxfit.running.budget import counted_recipe, fit_to_budget
-from voxfit.running.cases import fill_store, measure_dataset, report_problems
+from voxfit.running.cases import digest_of_files, fill_store, measure_dataset, report_problems
 from voxfit.running.reporting import record_dataset, write_run_report
 from voxfit.running.request import FitRequest, FitResult
 from voxfit.running.space import check_space
@@ -40,6 +39,7 @@ class Run:
         self.listener = listener or Listener()
         self.root = Path(request.run)
         self.workspace = Workspace(self.root)
+        self._stores: dict[str, Store] = {}
 
     # -- what the dataset is --------------------------------------------------------------------------------------
 
@@ -58,7 +58,7 @@ class Run:
         skipped = self.fingerprint.skipped
         for case in skipped:
             self.listener.warn(f"{case.name} is left out: {' '.join(case.reasons)}")
-        dataset = self.described.without([case.name for case in skipped])
+        dataset = self.described.without({case.name for case in skipped})
         if skipped:
             report_problems([*verify_folds(dataset, self.request.recipe.folds), *empty_folds(dataset)], self.listener)
         record_dataset(dataset, self.root / "dataset.json", skipped)
@@ -67,14 +67,14 @@ class Run:
     @cached_property
     def files(self) -> str:
         """Digest of the training files, by name, size and time of change."""
-        return _files(self.dataset)
+        return digest_of_files(self.dataset)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """Every training case verified and measured, in one pass."""
         path = self.root / "fingerprint.json"
         dataset, skip = self.described, self.request.skip_bad_cases
-        origin = digest_of([_files(dataset), dataset.labels.digest(), dataset.channel_names])
+        origin = digest_of([digest_of_files(dataset), dataset.labels.digest(), dataset.channel_names])
         if path.exists():
             found = Fingerprint.load(path)
             # Without the wish to skip, the cases that were skipped are looked at again, and are an error.
@@ -211,10 +211,21 @@ class Run:
 
     def store(self, grid: Grid) -> Store:
         """All training cases prepared for a grid, on disk."""
+        key = grid.digest()
+        if key not in self._stores:
+            self._stores[key] = self._make_store(grid)
+        return self._stores[key]
+
+    def _make_store(self, grid: Grid) -> Store:
         folder = self.root / "store" / grid.folder
         origin = digest_of([grid.digest(), self.files, self.dataset.labels.digest()])
-        if (folder / "manifest.json").exists() and StoreManifest.load(folder / "manifest.json").made_from == origin:
-            return Store(folder)
+        if (folder / "manifest.json").exists():
+            try:
+                found = Store(folder)
+                if found.manifest.made_from == origin:
+                    return found
+            except RecordError as error:  # damaged, or written by a voxfit that had another form of it
+                self.listener.warn(f"{error} The cases are prepared again.")
         self.listener.stage(f"Preparing {len(self.dataset.cases)} cases at {folder.name} mm")
         with self.workspace.building(folder, origin) as part:
             fill_store(self.dataset, grid, part, self.listener, self.request.workers, origin)
@@ -278,15 +289,3 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
             run.listener.stage("Writing the report")
             write_run_report(run.root)
         return FitResult(selection, model, run.root)
-
-
-def _files(dataset: Dataset) -> str:
-    return digest_of([_stamp(path) for case in dataset.cases for path in (*case.images, case.label or "")])
-
-
-def _stamp(path: str) -> list[str | int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return [path, -1, -1]
-    return [Path(path).name, status.st_size, status.st_mtime_ns]

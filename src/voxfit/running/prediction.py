@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -43,8 +43,8 @@ def find_cases(inputs: Sequence[Path], channels: int) -> tuple[Case, ...]:
     cases.extend(group_channels(files) if channels > 1 or len(files) != 1 else _single(files[0]))
     if not cases:
         raise UsageError(f"{', '.join(str(path) for path in inputs)}: there are no images.")
-    names = [case.name for case in cases]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
+    names = Counter(case.name for case in cases)
+    if repeated := sorted(name for name, times in names.items() if times > 1):
         raise UsageError(f"{repeated[0]}: several images have this name. Predict them into different folders.")
     return tuple(cases)
 

@@ -34,7 +34,7 @@ from voxfit.planning.folds import Folds
 from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.planning.recipe import Recipe
 from voxfit.preprocessing.case import prepare
-from voxfit.preprocessing.store import Store, StoreManifest, write_case
+from voxfit.preprocessing.store import Store, write_case, write_manifest
 from voxfit.running.reporting import DatasetRecord
 
 _MOST_CASES = 32
@@ -178,13 +178,11 @@ def _patches(sampler: PatchSampler, tiles: int) -> Iterator[torch.Tensor]:
 
 def _prepare(task: _Task, name: ConfigurationName, cases: Sequence[Case], folder: Path) -> Store:
     """Cases prepared for a configuration."""
-    placements = {}
     for case in cases:
         volume = _read(task, case)
         prepared = prepare(Volume(volume.image, volume.geometry), task.plan.grid(name), volume.label)
         write_case(folder, case.name, prepared, task.plan.labels.count)
-        placements[case.name] = prepared.placement
-    StoreManifest(made_from="", placements=placements).save(folder / "manifest.json")
+    write_manifest(folder, [case.name for case in cases], "")
     return Store(folder)
 
 

@@ -82,7 +82,7 @@ def _validate(
 ) -> None:
     """Segment one case, with and without mirroring; its own label file comes last and says that all is there."""
     plan, _ = run.settings
-    placement = run.store(plan.grid(name)).manifest.placements[case]
+    placement = run.store(plan.grid(name)).placement(case)
     source: Source = predictor.source(seen)
     extras = _extras(run, name)
     if extras:  # all that the network says is needed anyway
@@ -117,7 +117,7 @@ def _next_segmentation(run: Run, name: ConfigurationName, case: str, source: Sou
     """The segmentation of a case on the grid of the stage after a configuration."""
     plan, _ = run.settings
     after = next(other for other in run.configurations if plan.configurations[other].previous == name)
-    return upsampled(source, run.store(plan.grid(after)).manifest.placements[case].shape, plan, after)
+    return upsampled(source, run.store(plan.grid(after)).placement(case).shape, plan, after)
 
 
 def candidates(run: Run) -> list[Candidate]:
@@ -147,7 +147,7 @@ def _score_pair(run: Run, names: tuple[str, str]) -> Scores:
             for name in members:
                 file = run.root / name / "cross_validation" / "probabilities" / f"{case}.npy"
                 values = np.load(file).astype(np.float32)
-                parts.append((Computed(values), stores[name].manifest.placements[case]))
+                parts.append((Computed(values), stores[name].placement(case)))
             found = to_values(segment(parts, plan), plan.labels.values)
             write_label(part / f"{case}.nii.gz", found, parts[0][1].geometry)
             run.listener.progress(index + 1, len(cases))

@@ -12,8 +12,12 @@ from voxfit.assessment.report.markup import (
     paragraph,
 )
 from voxfit.assessment.selection import REPORTED_ONLY
+from voxfit.imaging.labels import some
 from voxfit.planning.plan import Plan
 from voxfit.planning.recipe import Plateau, Recipe
+
+_MOST_WARNINGS = 20
+"""Of single cases, that are listed."""
 
 
 def show_caveats(findings: Findings) -> Markup:
@@ -39,9 +43,11 @@ def show_caveats(findings: Findings) -> Markup:
         "reference do, a higher Dice means nothing.",
     ]
     if scores and scores.missing:
-        items.append(f"References without a prediction, in no mean: {', '.join(scores.missing)}.")
+        items.append(f"References without a prediction, in no mean: {some(scores.missing)}.")
     if scores:
-        items += scores.warnings
+        items += scores.warnings[:_MOST_WARNINGS]
+    if scores and len(scores.warnings) > _MOST_WARNINGS:
+        items.append(f"There are {len(scores.warnings) - _MOST_WARNINGS:,} more such warnings in scores.json.")
     last = "This is a research tool. It is no medical device, and these numbers are no clinical validation."
     return join(listing(item for item in items if item), paragraph(last))
 
@@ -80,9 +86,9 @@ def _skipped(findings: Findings) -> str:
     skipped = findings.fingerprint.skipped if findings.fingerprint else ()
     if not skipped:
         return ""
-    reasons = " ".join(" ".join(case.reasons) for case in skipped)
+    reasons = " ".join(" ".join(case.reasons) for case in skipped[:_MOST_WARNINGS])
     return f"{count(len(skipped), 'training case')} could not be used and {'was' if len(skipped) == 1 else 'were'} " + (
-        f"left out: {', '.join(case.name for case in skipped)}. {reasons}"
+        f"left out: {some([case.name for case in skipped])}. {reasons}"
     )
 
 

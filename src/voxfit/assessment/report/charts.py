@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,8 +23,20 @@ _LEFT, _RIGHT, _TOP = 46.0, 330.0, 12.0
 _STRIP = (440.0, 38.0)
 _INSET = 14.0
 """Room beside a strip for its first and last point and their tick labels."""
+MOST_DOTS = 500
+"""Of more cases so many are drawn, from the whole range of values."""
 _MOST_POINTS = 200
 """A curve of more values is averaged over neighbours."""
+
+
+Item = TypeVar("Item")
+
+
+def thinned(items: Sequence[Item]) -> Sequence[Item]:
+    """Of many sorted items `MOST_DOTS`: the first, the last, and as many of every part between them."""
+    if len(items) <= MOST_DOTS:
+        return items
+    return [items[round(rank)] for rank in np.linspace(0, len(items) - 1, MOST_DOTS)]
 
 
 @dataclass(frozen=True)
@@ -133,7 +146,7 @@ def scatter(points: Mapping[str, tuple[float, float]], names: tuple[str, str], c
         element(
             "circle", element("title", name), class_=f"dot c{colour % COLOURS}", cx=x.place(a), cy=y.place(b), r=3.0
         )
-        for name, (a, b) in points.items()
+        for name, (a, b) in thinned(sorted(points.items(), key=lambda item: item[1][1] - item[1][0]))
     ]
     side = element("text", names[1], class_="name", x=_LEFT + 6, y=_TOP + 8)
     return _chart(x, y, names[0], [equal, *dots, side], description)
@@ -186,7 +199,7 @@ def strip(values: Mapping[str, float], low: float, colour: int, description: str
             cy=height * (0.12 + 0.76 * lifts[rank % len(lifts)]),
             r=2.6,
         )
-        for rank, (name, value) in enumerate(sorted(values.items(), key=lambda item: item[1]))
+        for rank, (name, value) in enumerate(thinned(sorted(values.items(), key=lambda item: item[1])))
     ]
     median = element("path", class_="median", d=f"M{quartiles[1]:.1f} 1V{height - 1:g}")
     size = f"0 0 {width:g} {height:g}"

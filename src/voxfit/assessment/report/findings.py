@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,7 +69,7 @@ class Findings:
             return self.selection.chosen
         return max(self.candidates, key=lambda item: item.foreground_dice or 0.0).name if self.scores else ""
 
-    @property
+    @cached_property
     def cases(self) -> tuple[CaseScores, ...]:
         """The cases of that candidate, from the worst to the best, those without a score last."""
         found = self.scores.get(self.shown)

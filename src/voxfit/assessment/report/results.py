@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from voxfit.assessment.report.charts import scatter, strip, strip_axis
+from voxfit.assessment.report.charts import MOST_DOTS, scatter, strip, strip_axis
 from voxfit.assessment.report.findings import Findings, case_dice, scores_of
 from voxfit.assessment.report.markup import (
     NONE,
@@ -27,6 +27,8 @@ from voxfit.assessment.scores import CaseScores, LabelScores, Scores
 from voxfit.assessment.selection import REPORTED_ONLY, Candidate
 
 _LABELS_A_TABLE = 3
+_MOST_ROWS = 500
+"""Of more cases the worst are listed: the page must stay one that a browser opens."""
 
 
 def show_result(findings: Findings) -> Markup:
@@ -104,6 +106,7 @@ def show_spread(findings: Findings) -> Markup:
         "line is the median."
     )
     text += "" if low == 0 else f" The scale begins at {low:.1f}, not at 0."
+    text += _drawn(findings, "Dice")
     numbers = table("Dice by label", head, rows, kind="numbers strips")
     return join(paragraph(text), numbers, _means(findings.scores[findings.shown]))
 
@@ -158,9 +161,18 @@ def show_volumes(findings: Findings) -> Markup:
         "prediction minus reference; 95% of them lie about within the limits of agreement (mean +/- 1.96 standard "
         "deviations; Bland and Altman, Lancet 1:307, 1986). The sum ratio is all predicted by all reference volume."
     )
+    text += _drawn(findings, "difference")
     text += " 2D images count as 1 mm thick." if findings.fingerprint and findings.fingerprint.dimension == 2 else ""
     numbers = table("Agreement of volumes", head, rows, kind="numbers")
     return join(paragraph(text), element("div", *charts, class_="panels"), numbers)
+
+
+def _drawn(findings: Findings, what: str) -> str:
+    """Where not every case is a point."""
+    cases = len(findings.cases)
+    if cases <= MOST_DOTS:
+        return ""
+    return f" Of {cases:,} cases {MOST_DOTS} are drawn, evenly by their rank of {what}; all numbers are of all cases."
 
 
 def _agreement(pairs: Sequence[tuple[float, float]]) -> list[str]:
@@ -189,10 +201,15 @@ def show_cases(findings: Findings) -> Markup:
         "From the worst to the best mean Dice over labels. HD95 is the 95th percentile Hausdorff distance; "
         f"{NONE} stands where a value is not defined."
     )
-    return join(paragraph(text), *(_cases_table(findings.cases, chunk) for chunk in chunks))
+    cases, title = findings.cases, "All cases"
+    if len(cases) > _MOST_ROWS:
+        title = f"The worst {_MOST_ROWS} cases"
+        file = (findings.folder / "scores.json").relative_to(findings.run)
+        text += f" These are the worst {_MOST_ROWS} of {len(cases):,} cases; all of them are in {file}."
+    return join(paragraph(text), *(_cases_table(title, cases[:_MOST_ROWS], chunk) for chunk in chunks))
 
 
-def _cases_table(cases: Sequence[CaseScores], labels: Sequence[str]) -> Markup:
+def _cases_table(title: str, cases: Sequence[CaseScores], labels: Sequence[str]) -> Markup:
     columns = ("Dice", "HD95, mm", "Reference, ml", "Predicted, ml")
     groups = element(
         "tr",
@@ -204,7 +221,7 @@ def _cases_table(cases: Sequence[CaseScores], labels: Sequence[str]) -> Markup:
         for case in cases
     )
     head = ("Case", "Mean Dice", *(column for _ in labels for column in columns))
-    return table(f"All cases: {', '.join(labels)}", head, rows, groups=groups, kind="numbers long")
+    return table(f"{title}: {', '.join(labels)}", head, rows, groups=groups, kind="numbers long")
 
 
 def _case_cells(item: LabelScores) -> tuple[str, ...]:

@@ -1,0 +1,116 @@
+"""Preparing cases goes on where it was ended, and begins again where what is there no longer fits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from voxfit.core.listening import Listener
+from voxfit.planning.grid import Grid
+from voxfit.running.pipeline import Run
+from voxfit.running.request import FitRequest
+
+
+class Stop(Exception):
+    """Ends preparing as a signal would."""
+
+
+class Ear(Listener):
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.stop_after = stop_after
+        self.preparing = False
+        self.sentences: list[str] = []
+        self.warnings: list[str] = []
+        self.counts: list[tuple[int, int]] = []
+
+    def stage(self, text: str) -> None:
+        self.preparing = text.startswith("Preparing")
+
+    def say(self, text: str) -> None:
+        self.sentences.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def progress(self, done: int, total: int) -> None:
+        if self.preparing:
+            self.counts.append((done, total))
+            if done == self.stop_after:
+                raise Stop
+
+
+def run_of(boxes: Path, folder: Path, ear: Ear) -> tuple[Run, Grid]:
+    run = Run(FitRequest(boxes, folder, workers=1), ear)
+    return run, run.base_plan.grid("3d")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def whole(boxes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The store of a run that was left alone."""
+    run, grid = run_of(boxes, tmp_path_factory.mktemp("whole"), Ear())
+    return contents(run.store(grid).folder)
+
+
+def leave(path: Path) -> None:
+    """Nothing is damaged."""
+
+
+def lose_an_image(part: Path) -> None:
+    (part / "box_01.image.npy").unlink()
+
+
+def lose_content(part: Path) -> None:
+    """As a power cut may, before the files are on the disk."""
+    path = part / "box_01.label.npy"
+    path.write_bytes(path.read_bytes()[:200].ljust(path.stat().st_size, b"\0"))
+
+
+@pytest.mark.parametrize(("damage", "kept"), [(leave, 4), (lose_an_image, 3), (lose_content, 3)])
+def test_what_was_prepared_is_not_prepared_again(
+    boxes: Path, tmp_path: Path, whole: dict[str, bytes], damage: Callable[[Path], None], kept: int
+) -> None:
+    run, grid = run_of(boxes, tmp_path, Ear(stop_after=4))
+    with pytest.raises(Stop):
+        run.store(grid)
+    (part,) = (tmp_path / "store").glob(".*.part-*")
+    damage(part)
+    before = {path.name: path.stat().st_mtime_ns for path in part.iterdir()}
+    run, grid = run_of(boxes, tmp_path, ear := Ear())
+    folder = run.store(grid).folder
+    assert f"{kept} of 6 cases are prepared already." in ear.sentences
+    assert ear.counts == [(done, 6) for done in range(kept + 1, 7)]
+    assert contents(folder) == whole
+    same = {name for name, stamp in before.items() if (folder / name).stat().st_mtime_ns == stamp}
+    assert len(same) >= 4 * kept
+
+
+@pytest.mark.parametrize("content", ["", '{"schema": "voxfit.store/1", "made_from": "x", "placements": {}}'])
+def test_a_manifest_that_is_no_longer_understood_means_preparing_again(
+    boxes: Path, tmp_path: Path, whole: dict[str, bytes], content: str
+) -> None:
+    run, grid = run_of(boxes, tmp_path, Ear())
+    manifest = run.store(grid).folder / "manifest.json"
+    manifest.write_text(content)
+    run, grid = run_of(boxes, tmp_path, ear := Ear())
+    assert contents(run.store(grid).folder) == whole
+    (warning,) = ear.warnings
+    assert str(manifest) in warning
+    assert "prepared again" in warning
+
+
+def test_a_finished_store_is_found_again(boxes: Path, tmp_path: Path) -> None:
+    run, grid = run_of(boxes, tmp_path, Ear())
+    folder = run.store(grid).folder
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    run, grid = run_of(boxes, tmp_path, ear := Ear())
+    assert run.store(grid).folder == folder
+    assert not ear.counts
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert json.loads((folder / "manifest.json").read_text())["voxels"].keys() == {f"box_{n:02}" for n in range(6)}
