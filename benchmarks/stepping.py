@@ -66,7 +66,7 @@ def ready(subject: Subject, setting: Setting) -> None:
     """What both train on: nnU-Net's prepared cases, and our store of the same files."""
     from voxfit.core.listening import Listener
     from voxfit.imaging.dataset import Dataset
-    from voxfit.running.cases import fill_store
+    from voxfit.running.cases import Destination, fill_stores
 
     found = planned(subject, setting)
     part = read_plans(subject, found)
@@ -74,7 +74,7 @@ def ready(subject: Subject, setting: Setting) -> None:
     if not (folder / "manifest.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         dataset = Dataset.open(found.workspace.raw / subject.dataset)
-        fill_store(dataset, part.plan.grid(part.name), folder, Listener(), 1, "")
+        fill_stores(dataset, [Destination(part.plan.grid(part.name), folder, "")], Listener(), 1)
 
 
 def read_plans(subject: Subject, found: Trained) -> Any:

@@ -114,6 +114,11 @@ def check_memory(path: Path, voxels: int) -> None:
         raise _fault(path, what, "Look at the file's header, or cut or resample the image.")
 
 
+def complex_voxels(where: str) -> DatasetError:
+    """What is said of them."""
+    return DatasetError(Problem(where, "its voxels are complex numbers.", "Save their magnitude."))
+
+
 def memory_bytes() -> int:
     """Of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from voxfit.core.errors import DatasetError, Problem
-from voxfit.imaging.headers import INCOMPLETE, check_spacing
+from voxfit.imaging.headers import INCOMPLETE, check_memory, check_spacing, complex_voxels
 
 _CHUNK = 1 << 20
 _MOST_DEFLATED = 1100
@@ -31,6 +31,8 @@ _TYPE_BYTES = {
     **{1024: 8, 1280: 8, 1536: 16, 1792: 16, 2048: 32, 2304: 4},
 }
 """NIfTI's numbers of types."""
+_COMPLEX_TYPES = {32, 1792, 2048}
+_COLOURS = {128: 3, 2304: 4}
 
 
 @dataclass(frozen=True)
@@ -72,17 +74,23 @@ class _Header:
         length: of itself.
         offset: where voxels start.
         voxel_bytes: how many bytes they take.
+        numbers: how many they are, each colour one.
         float_type: their type if it is a float.
+        is_complex: they are complex numbers.
     """
 
     length: int
     offset: int
     voxel_bytes: int
+    numbers: int
     float_type: np.dtype[np.floating[Any]] | None
+    is_complex: bool
 
 
 def check_nifti(path: Path, ending: str) -> None:
     """Compare a NIfTI file with its header: length, checksum where it is compressed, NaN where it holds floats.
+
+    What it leaves unsaid can be read: it fits into memory, and holds real numbers.
 
     Args:
         path: the file.
@@ -123,6 +131,9 @@ def check_nifti(path: Path, ending: str) -> None:
     if bad:
         what = f"{bad} voxels are NaN or infinite."
         raise DatasetError(Problem(where, what, "Replace them (by 0, say) and save it again."))
+    if header.is_complex:
+        raise complex_voxels(where)
+    check_memory(path, header.numbers)
 
 
 def _scan(stream: BufferedIOBase, header: _Header) -> tuple[int, int]:
@@ -173,8 +184,15 @@ def _read_header(stream: BufferedIOBase, where: str) -> _Header:
         check_spacing(spacing[1 : min(dim[0], 3) + 1], where)
         _check_forms(header, order, layout, where)
         kind = _FLOAT_TYPES.get(datatype)
-        voxel_bytes = math.prod(dim[1 : dim[0] + 1]) * _TYPE_BYTES[datatype]
-        return _Header(layout.length, int(offset), voxel_bytes, np.dtype(order + kind) if kind else None)
+        voxels = math.prod(dim[1 : dim[0] + 1])
+        return _Header(
+            layout.length,
+            int(offset),
+            voxels * _TYPE_BYTES[datatype],
+            voxels * _COLOURS.get(datatype, 1),
+            np.dtype(order + kind) if kind else None,
+            datatype in _COMPLEX_TYPES,
+        )
     raise DatasetError(
         Problem(where, "is not a NIfTI file (its header makes no sense).", "Replace or remove the file.")
     )

@@ -21,15 +21,7 @@ from voxfit.core.durability import UNFINISHED, put_in_place
 from voxfit.core.errors import DatasetError, Problem, RecordError, UsageError
 from voxfit.core.records import read_json
 from voxfit.imaging.geometry import Geometry
-from voxfit.imaging.headers import (
-    READERS,
-    Source,
-    bytes_of,
-    check_claim,
-    check_memory,
-    check_spacing,
-    locate_nrrd,
-)
+from voxfit.imaging.headers import READERS, Source, bytes_of, check_claim, check_spacing, complex_voxels, locate_nrrd
 from voxfit.imaging.metaimage import locate_metaimage
 from voxfit.imaging.nifti import check_nifti
 from voxfit.imaging.pictures import check_picture
@@ -218,7 +210,7 @@ def _read(path: Path) -> sitk.Image:
 
 
 def _look_into(path: Path, ending: str) -> Source | None:
-    """Compare a file with what it promises; where its voxels are, if that is not settled yet."""
+    """Compare a file with what it promises; where its voxels are, if SimpleITK must be asked how many there are."""
     if ending in (".nii", ".nii.gz"):
         check_nifti(path, ending)
         return None
@@ -254,21 +246,21 @@ def _execute(path: Path, reader_name: str, source: Source | None) -> sitk.Image:
     reader.SetImageIO(reader_name)
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
-        components = reader.GetNumberOfComponents()
-        voxels = math.prod(reader.GetSize()) * components
-        pixel = sitk.GetPixelIDValueAsString(reader.GetPixelID())
-        if "complex" in pixel:
-            raise DatasetError(Problem(str(path), "its voxels are complex numbers.", "Save their magnitude."))
-        if source is None:
-            check_memory(path, voxels)
-        else:
-            check_claim(path, source, voxels, bytes_of(pixel))
+        if source is not None:
+            _check_header(path, reader, source)
         image: sitk.Image = reader.Execute()
         return image
     except (RuntimeError, MemoryError) as error:
         what, remedy = _explain(error, path)
         raise DatasetError(Problem(str(path), what, remedy)) from None
+
+
+def _check_header(path: Path, reader: sitk.ImageFileReader, source: Source) -> None:
+    reader.ReadImageInformation()
+    pixel = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    if "complex" in pixel:
+        raise complex_voxels(str(path))
+    check_claim(path, source, math.prod(reader.GetSize()) * reader.GetNumberOfComponents(), bytes_of(pixel))
 
 
 def _explain(error: BaseException, path: Path) -> tuple[str, str]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import scipy.ndimage
 from numpy.typing import NDArray
 
 from voxfit.core.errors import DatasetError, Problem
@@ -160,6 +159,8 @@ def _filled(image: NDArray[np.float32], *, slices: bool = True) -> NDArray[np.bo
     if not mask.any():
         return np.ones_like(mask)
     if slices and mask.shape[0] == 1:  # in three dimensions every hole would be open
+        import scipy.ndimage
+
         return np.asarray(scipy.ndimage.binary_fill_holes(mask[0]))[None]
     # What is zero and connected by faces to no side of the volume is a hole; SciPy's way takes five times as long.
     parts, count = cc3d.connected_components(~mask, connectivity=6, return_N=True)

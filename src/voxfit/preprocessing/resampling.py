@@ -16,7 +16,6 @@ from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import scipy.ndimage
 from numpy.typing import NDArray
 
 _NEGLIGIBLE = 1e-9
@@ -60,6 +59,8 @@ def axis_matrix(old: int, new: int, order: Literal[1, 3]) -> NDArray[np.float32]
         new: voxels after.
         order: of the spline, 1 or 3.
     """
+    import scipy.ndimage  # late: it takes a quarter of a second, and often no axis is resampled
+
     # Zooming the second axis by 1 keeps it as it is.
     factors = np.array([new / old, 1.0])
     matrix = np.asarray(scipy.ndimage.zoom(np.eye(old), factors, order=order, mode="nearest", grid_mode=True))

@@ -82,7 +82,8 @@ def write_case(folder: Path, name: str, case: PreparedCase, classes: int) -> Non
         raise WorkspaceError(f"{name}: only cases with a label go into a store.")
     label = case.label.astype(np.int8 if classes <= np.iinfo(np.int8).max else np.int16)
     index = np.stack([(label == index).sum(axis=(1, 2)) for index in range(classes)]).astype(np.int64)
-    arrays, paths = (case.image, label, index), _array_files(folder, name)
+    arrays: tuple[NDArray[Any], ...] = (case.image, label, index)
+    paths = _array_files(folder, name)
     try:
         for path, array in zip(paths, arrays, strict=True):
             save_array(path, array, durable=False)

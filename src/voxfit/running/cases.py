@@ -137,25 +137,47 @@ def report_problems(problems: Sequence[Problem], listener: Listener) -> None:
         raise DatasetError(fatal)
 
 
-def fill_store(
-    dataset: Dataset, grid: Grid, folder: Path, listener: Listener, workers: int | None, made_from: str
-) -> None:
-    """Prepare every training case into a store folder, and write its manifest; cases that are there stay."""
-    names, channels = [case.name for case in dataset.cases], len(dataset.channel_names)
-    left = [case for case in dataset.cases if not is_written(folder, case.name)]
-    there = len(names) - len(left)
+@dataclass(frozen=True)
+class Destination:
+    """A store that is filled.
+
+    Attributes:
+        grid: of its cases.
+        folder: where they go.
+        made_from: digest of what determines them.
+    """
+
+    grid: Grid
+    folder: Path
+    made_from: str
+
+
+def fill_stores(dataset: Dataset, destinations: Sequence[Destination], listener: Listener, workers: int | None) -> None:
+    """Prepare every training case into some stores, and write their manifests; cases that are there stay.
+
+    Each case is read once for all stores.
+    """
+    cases, channels = dataset.cases, len(dataset.channel_names)
+    missing = [[place for place in destinations if not is_written(place.folder, case.name)] for case in cases]
+    tasks = [
+        _Preparation(case, channels, dataset.labels, tuple(places))
+        for case, places in zip(cases, missing, strict=True)
+        if places
+    ]
+    there = len(cases) - len(tasks)
     if there:
-        listener.say(f"{there} of {len(names)} cases are prepared already.")
+        listener.say(f"{there} of {len(cases)} cases are prepared already.")
     map_cases(
         _prepare_case,
-        [_Preparation(case, channels, dataset.labels, grid, folder) for case in left],
+        tasks,
         name=lambda task: task.case.name,
         workers=workers,
-        light=are_small(left),
-        progress=lambda done, _: listener.progress(there + done, len(names)),
+        light=are_small([task.case for task in tasks]),
+        progress=lambda done, _: listener.progress(there + done, len(cases)),
         warn=listener.warn,
     )
-    write_manifest(folder, names, made_from)
+    for place in destinations:
+        write_manifest(place.folder, [case.name for case in cases], place.made_from)
 
 
 @dataclass(frozen=True)
@@ -163,16 +185,16 @@ class _Preparation:
     case: Case
     channels: int
     labels: Labels
-    grid: Grid
-    folder: Path
+    destinations: tuple[Destination, ...]
 
 
 def _prepare_case(task: _Preparation) -> None:
     case, problems = read_labelled(task.case, task.channels, task.labels)
     if case is None:
         raise DatasetError([problem for problem in problems if problem.fatal])
-    prepared = prepare(Volume(case.image, case.geometry), task.grid, case.label)
-    write_case(task.folder, task.case.name, prepared, task.labels.count)
+    for place in task.destinations:
+        prepared = prepare(Volume(case.image, case.geometry), place.grid, case.label)
+        write_case(place.folder, task.case.name, prepared, task.labels.count)
 
 
 def _recount(task: tuple[Case, tuple[str, ...], Labels, int, tuple[int, ...]]) -> Counts:

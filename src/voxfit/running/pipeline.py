@@ -5,6 +5,9 @@ What needs torch is imported where it is used: everything up to the prepared sto
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from time import monotonic
@@ -23,7 +26,7 @@ from voxfit.planning.planners import plan_by, plan_origin
 from voxfit.planning.recipe import Recipe
 from voxfit.preprocessing.store import Store
 from voxfit.running.budget import counted_recipe, fit_to_budget
-from voxfit.running.cases import digest_of_files, fill_store, measure_dataset, report_problems
+from voxfit.running.cases import Destination, digest_of_files, fill_stores, measure_dataset, report_problems
 from voxfit.running.reporting import record_dataset, write_run_report
 from voxfit.running.request import FitRequest, FitResult
 from voxfit.running.space import check_space
@@ -211,30 +214,43 @@ class Run:
 
     def store(self, grid: Grid) -> Store:
         """All training cases prepared for a grid, on disk."""
-        key = grid.digest()
-        if key not in self._stores:
-            self._stores[key] = self._make_store(grid)
-        return self._stores[key]
-
-    def _make_store(self, grid: Grid) -> Store:
-        folder = self.root / "store" / grid.folder
-        origin = digest_of([grid.digest(), self.files, self.dataset.labels.digest()])
-        if (folder / "manifest.json").exists():
-            try:
-                found = Store(folder)
-                if found.manifest.made_from == origin:
-                    return found
-            except RecordError as error:  # damaged, or written by a voxfit that had another form of it
-                self.listener.warn(f"{error} The cases are prepared again.")
-        self.listener.stage(f"Preparing {len(self.dataset.cases)} cases at {folder.name} mm")
-        with self.workspace.building(folder, origin) as part:
-            fill_store(self.dataset, grid, part, self.listener, self.request.workers, origin)
-        return Store(folder)
+        self._prepare([grid])
+        return self._stores[grid.digest()]
 
     def prepare(self) -> None:
         """The stores of all models asked for."""
-        for name in self.configurations:
-            self.store(self.base_plan.grid(name))
+        self._prepare([self.base_plan.grid(name) for name in self.configurations])
+
+    def _prepare(self, grids: Sequence[Grid]) -> None:
+        wanted = {grid.digest(): grid for grid in grids}
+        missing = []
+        for key, grid in wanted.items():
+            origin = digest_of([key, self.files, self.dataset.labels.digest()])
+            folder = self.root / "store" / grid.folder
+            if key not in self._stores and not self._find_store(key, folder, origin):
+                missing.append(Destination(grid, folder, origin))
+        if not missing:
+            return
+        spacings = " and ".join(place.folder.name for place in missing)
+        self.listener.stage(f"Preparing {len(self.dataset.cases)} cases at {spacings} mm")
+        with ExitStack() as stack:
+            parts = [stack.enter_context(self.workspace.building(place.folder, place.made_from)) for place in missing]
+            destinations = [replace(place, folder=part) for place, part in zip(missing, parts, strict=True)]
+            fill_stores(self.dataset, destinations, self.listener, self.request.workers)
+        self._stores |= {place.grid.digest(): Store(place.folder) for place in missing}
+
+    def _find_store(self, key: str, folder: Path, origin: str) -> bool:
+        """Whether a store is there, made from the same."""
+        if not (folder / "manifest.json").exists():
+            return False
+        try:
+            found = Store(folder)
+        except RecordError as error:  # damaged, or written by a voxfit that had another form of it
+            self.listener.warn(f"{error} The cases are prepared again.")
+            return False
+        if found.manifest.made_from == origin:
+            self._stores[key] = found
+        return key in self._stores
 
     def select(self) -> Selection:
         """Cross-validation of every model and every pair, and the choice."""
