@@ -12,7 +12,9 @@ import os
 import signal
 import sys
 import traceback
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -37,6 +39,9 @@ _THREAD_VARIABLES = (
 
 _START_SECONDS = 2.0
 """Workers take about this long before they are of use: a new interpreter each, and its imports."""
+
+_MOST_THREADS = 4
+"""More would only wait for each other."""
 
 _LOOK_SECONDS = 0.2
 """How often the memory of workers is looked at."""
@@ -67,8 +72,8 @@ def map_cases(
         tasks: picklable values.
         name: what to call a task in errors.
         workers: processes; 1 runs everything here; default: the available cores.
-        light: no task needs much memory. Then the first ones are done here, and where `workers` is not given,
-            processes are started only if what is left takes longer than starting them.
+        light: no task needs much memory. Then, where `workers` is not given, they are done by threads of this process,
+            and workers are started only if what is left takes longer than starting them.
         progress: called with (done, total).
         warn: hears of deaths that the repetition made good.
 
@@ -161,9 +166,11 @@ class _Job(Generic[Task, Result]):
         most = min(workers or available_cores(), len(self.tasks))
         queue = list(range(len(self.tasks)))
         if most <= 1:
-            queue = yield from self._run_here(queue, lambda seconds: True)
-        elif light and workers is None:
-            queue = yield from self._run_here(queue, lambda seconds: seconds * (1 - 1 / most) <= _START_SECONDS)
+            for index in queue:
+                yield index, self.function(self.tasks[index])
+            return
+        if light and workers is None:
+            queue = yield from self._run_in_threads(queue, most)
         deaths = yield from self._run_in_workers(queue, most)
         twice = []
         for index, death in sorted(deaths.items()):
@@ -183,24 +190,30 @@ class _Job(Generic[Task, Result]):
                 "leave the case out."
             )
 
-    def _run_here(
-        self, queue: list[int], go_on: Callable[[float], bool]
-    ) -> Generator[tuple[int, Result], None, list[int]]:
-        """Run tasks in this process as long as `go_on` says so of the seconds that the others will take.
+    def _run_in_threads(self, queue: list[int], most: int) -> Generator[tuple[int, Result], None, list[int]]:
+        """Run tasks in threads of this process, which are there at once; what reads files lets go of Python's lock.
 
         Returns:
-            the tasks that are left.
+            the tasks that are left, where workers would be done with them sooner.
         """
-        shortest = float("inf")
-        for position, index in enumerate(queue):
-            begun = monotonic()
-            result = self.function(self.tasks[index])
-            # The first task is slower than others: modules are imported, matrices are made.
-            shortest = min(shortest, monotonic() - begun)
-            yield index, result
-            if position and not go_on(shortest * (len(queue) - position - 1)):
-                return queue[position + 1 :]
-        return []
+        waiting, running = deque(queue), deque[tuple[int, Future[tuple[Result, float]]]]()
+        shortest, here = float("inf"), True
+        with ThreadPoolExecutor(min(most, _MOST_THREADS), "voxfit-case") as pool:
+            while running or (waiting and here):
+                while waiting and here and len(running) <= _MOST_THREADS:
+                    index = waiting.popleft()
+                    running.append((index, pool.submit(self._timed, index)))
+                index, future = running.popleft()
+                result, seconds = future.result()
+                yield index, result
+                # The first task is slower than others: modules are imported, matrices are made.
+                shortest = min(shortest, seconds)
+                here = here and shortest * len(waiting) * (1 - 1 / most) <= _START_SECONDS
+        return list(waiting)
+
+    def _timed(self, index: int) -> tuple[Result, float]:
+        begun = monotonic()
+        return self.function(self.tasks[index]), monotonic() - begun
 
     def _run_in_workers(self, queue: list[int], most: int) -> Generator[tuple[int, Result], None, dict[int, str]]:
         """Run tasks in up to `most` processes; returns the tasks that a dead process held, and how it died."""
