@@ -65,6 +65,8 @@ class Predictor:
         tile_weights: see `voxfit.inference.tiling.gaussian_profile`.
         plain_too: put the averages without mirroring behind those with it; this doubles the outputs and costs no pass.
 
+    On a GPU networks compute in half precision, as they were trained, and in single where that is not enough.
+
     Attributes:
         per_batch: tiles (or mirrored variants) of one pass.
         pass_bytes: what a pass takes, about; 0 where it was not limited.
@@ -159,9 +161,9 @@ class Predictor:
 
     def _run(self, network: Network, batch: torch.Tensor) -> torch.Tensor:
         if self.slice_axis is None:
-            logits = network(batch).float()
+            logits = self._logits(network, batch)
         else:
-            logits = network(batch.squeeze(self.slice_axis + 2)).float().unsqueeze(self.slice_axis + 2)
+            logits = self._logits(network, batch.squeeze(self.slice_axis + 2)).unsqueeze(self.slice_axis + 2)
         match self.activation:
             case "softmax":
                 return logits.softmax(dim=1)
@@ -169,6 +171,15 @@ class Predictor:
                 return logits.sigmoid()
             case None:
                 return logits
+
+
+    def _logits(self, network: Network, batch: torch.Tensor) -> torch.Tensor:
+        if self.device.type == "cuda":
+            with torch.autocast("cuda", torch.float16):
+                logits = network(batch)
+            if torch.isfinite(logits).all():
+                return logits.float()
+        return network(batch).float()
 
 
 class Prediction:

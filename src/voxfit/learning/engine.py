@@ -82,6 +82,8 @@ class Engine:
         self.largest_gradient = recipe.largest_gradient
         self.fabric = make_fabric(device)
         self.device = self.fabric.device
+        # Steps have one shape: cuDNN may try which of its algorithms is fastest, unless bits must repeat.
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         network = build_network(topology, seed, deep_supervision=recipe.deep_supervision)
         self._format = torch.contiguous_format
         if execution.channels_last:
