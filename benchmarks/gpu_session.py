@@ -111,8 +111,12 @@ class Session:
         """
         spare = str(self.place / "rehearsal.json")
         whole = ("--repeats", "1", "--results", spare)
-        first = self.bench("train3d,train2d,predict,sliding", "--ready")
-        later = [self.bench("train3d$", *whole), self.bench("train2d$", *whole)]
+        first = self.bench("train3d,train2d", "--ready")
+        later = [
+            self.bench("predict", "--ready"),
+            self.bench("train3d$", *whole),
+            self.bench("train2d$", *whole),
+        ]
         script = " & ".join(shlex.join(line) for line in later)
         for name, line in (
             ("hippocampus", ["bash", "-c", f"{shlex.join(first)}; {script} & wait"]),
