@@ -41,6 +41,11 @@ class Measured:
     peak_mib: float = 0.0
     before_mib: float | None = None
 
+    @property
+    def own_mib(self) -> float:
+        """What the work itself took: a function's is what it added to imports and inputs."""
+        return self.peak_mib - (self.before_mib or 0.0)
+
 
 def make_ready(row: Row, setting: Setting, say: Say) -> None:
     """Make what a row needs, and does not time."""
@@ -129,7 +134,7 @@ class _Resident:
         return float(self._answer()["seconds"])
 
     def finish(self) -> tuple[float, float]:
-        """Peak memory, and what it was before the first run, in MiB."""
+        """Peak memory, and what was there before the first run, in MiB."""
         assert self.process.stdin
         self.process.stdin.close()
         said = self._answer()

@@ -56,7 +56,7 @@ def make_entry(row: Row, measured: dict[str, Measured], missing: dict[str, str],
                 "ours": our.name,
                 "theirs": their.name,
                 "speed": asdict(ratio_of_pairs(measured[their.name].seconds, measured[our.name].seconds)),
-                "memory": measured[their.name].peak_mib / measured[our.name].peak_mib,
+                "memory": measured[their.name].own_mib / measured[our.name].own_mib,
             }
             for our in ours
             for their in theirs
@@ -137,7 +137,7 @@ def _cells(entry: Entry, ours: str, target: Target) -> list[str]:
         f"{_seconds(side['median'])} / {_each(_seconds(their['median']) for their in sides) or '-'}",
         _each(_speed(Ratio(**pair["speed"])) for pair in pairs),
         _limit(target.speed, "x", target.seconds, "s"),
-        f"{side['peak_mib']:.0f} / {_each(format(their['peak_mib'], '.0f') for their in sides) or '-'}",
+        f"{_memory(side)} / {_each(_memory(their) for their in sides) or '-'}",
         _each(f"{pair['memory']:.2f}" for pair in pairs),
         _limit(target.memory, "x", target.mib, "MiB"),
         entry["check"] or "-",
@@ -159,6 +159,11 @@ def _digits(value: float) -> str:
 
 def _seconds(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _memory(side: dict[str, Any]) -> str:
+    before = side["before_mib"]
+    return f"{side['peak_mib']:.0f}" if before is None else f"{before:.0f}+{side['peak_mib'] - before:.0f}"
 
 
 def _limit(ratio: float | None, sign: str, most: float | None, unit: str) -> str:

@@ -23,7 +23,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from voxfit import cli
-from voxfit.inference.model import Member, ModelDescription, checksum_of
+from voxfit.inference.description import Member, ModelDescription
+from voxfit.inference.model import checksum_of
 from voxfit.networks.unet import build_network
 from voxfit.planning.plan import Limits
 from voxfit.running.pipeline import Run

@@ -50,8 +50,8 @@ def test_a_line_has_every_figure():
         "1 / 5; 3.5",
         "**4.00** (4.00 to 5.00); **3.50** (2.90 to 3.50)",
         "3x",
-        "100 / 400; 250",
-        "4.00; 2.50",
+        "50+50 / 50+350; 50+200",
+        "7.00; 4.00",
         "2x",
         "every voxel equal",
         "2026-01-02, abc1234, load 0.2, 3 runs",
@@ -63,7 +63,8 @@ def test_a_line_has_every_figure():
     [
         (Target(speed=3, memory=2), True),
         (Target(speed=3.6), False),  # A is slow enough, B is not
-        (Target(memory=3), False),
+        (Target(memory=3), True),
+        (Target(memory=5), False),  # B has 4 times ours
         (Target(seconds=1), True),
         (Target(seconds=0.9), False),
         (Target(mib=99), False),

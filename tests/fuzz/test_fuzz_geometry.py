@@ -13,7 +13,8 @@ from voxfit.imaging.volume import Volume, from_sitk, read_label, to_sitk, write_
 from voxfit.planning.fingerprint import resampled_shape
 from voxfit.planning.grid import Grid, ZScore
 from voxfit.preprocessing.case import prepare
-from voxfit.preprocessing.restoring import Computed, restore
+from voxfit.preprocessing.regridding import Computed
+from voxfit.preprocessing.restoring import restore
 
 SHAPES = st.tuples(*[st.integers(1, 40)] * 3)
 SPACINGS = st.tuples(*[st.floats(0.05, 20)] * 3)

@@ -16,7 +16,7 @@ from fuzz.budget import SETTINGS
 from synthetic import write_boxes
 from voxfit.core.errors import DatasetError, Problem, RecordError
 from voxfit.imaging.dataset import Dataset
-from voxfit.inference.model import Member, ModelDescription
+from voxfit.inference.description import Member, ModelDescription
 from voxfit.networks.unet import UNet
 from voxfit.planning.plan import Limits, Plan
 from voxfit.running.pipeline import Run

@@ -118,7 +118,7 @@ def emulate(network, ranges, batch):
             axis = 1 if isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d) else 0
             others = tuple(other for other in range(module.weight.ndim) if other != axis)
             largest = module.weight.abs().amax(dim=others, keepdim=True)
-            module.weight.copy_(torch.round(module.weight / largest * 127) / 127 * largest)
+            module.weight.copy_(torch.round(module.weight / largest * 63) / 63 * largest)
     logits = network(batch)
     for handle in handles:
         handle.remove()

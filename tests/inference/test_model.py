@@ -10,7 +10,8 @@ import SimpleITK as sitk
 import torch
 
 from voxfit.imaging.labels import Label, Labels
-from voxfit.inference.model import Member, Model, ModelDescription
+from voxfit.inference.description import Member, ModelDescription
+from voxfit.inference.model import Model
 from voxfit.networks.unet import build_network
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.grid import ClipAndScale

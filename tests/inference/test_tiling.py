@@ -1,5 +1,6 @@
-"""Tiles in closed form; weights against SciPy."""
+"""Tiles in closed form; weights against SciPy and brute force."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -8,7 +9,7 @@ import scipy.ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxfit.inference.tiling import gaussian_weights, tile_starts, tiles
+from voxfit.inference.tiling import axis_shares, gaussian_profile, tile_starts, tiles
 
 PATCH = (8, 12, 10)
 
@@ -56,35 +57,48 @@ def test_starts(size, edge, expected):
 
 def test_tiles_are_the_product_of_the_axes():
     found = tiles((16, 24, 20), PATCH)
-    assert [box.start for box in found] == list(itertools.product([0, 4, 8], [0, 6, 12], [0, 5, 10]))
-    assert {box.shape for box in found} == {PATCH}
+    assert [tile.box.start for tile in found] == list(itertools.product([0, 4, 8], [0, 6, 12], [0, 5, 10]))
+    assert [tile.index for tile in found] == list(itertools.product(range(3), repeat=3))
+    assert {tile.box.shape for tile in found} == {PATCH}
 
 
-def test_centred_weights_are_scipys_gaussian():
-    patch = (16, 25, 32)
-    weights = gaussian_weights(patch)
-    point = np.zeros(patch)
-    centre = tuple(size // 2 for size in patch)
-    # SciPy can only place its peak on a voxel: compare on the axis whose middle is one.
-    point[centre] = 1
-    expected = scipy.ndimage.gaussian_filter1d(point[centre[0], :, centre[2]], 25 / 8, mode="constant", truncate=10)
-    line = weights[8, :, 16]
-    # The line does not pass through the peak of the other axes, so that its floor is a little higher.
-    assert line / line.max() == pytest.approx(
-        np.maximum(expected / expected.max(), weights.min() / line.max()), abs=2e-3
-    )
-    assert weights.max() == pytest.approx(1, abs=0.1)
-    assert weights.min() > 0
-    assert np.array_equal(weights, weights[::-1, ::-1, ::-1])
+@pytest.mark.parametrize("edge", [16, 25, 7, 32])
+def test_a_centred_profile_is_scipys_gaussian(edge):
+    # SciPy can only place its peak on a voxel: the profile is every second one of an axis twice as fine.
+    point = np.zeros(2 * edge - 1)
+    point[edge - 1] = 1
+    expected = scipy.ndimage.gaussian_filter1d(point, edge / 4, mode="constant", truncate=10)[::2]
+    profile = gaussian_profile(edge)
+    assert profile == pytest.approx(expected / expected.max(), rel=1e-6)
+    assert np.array_equal(profile, profile[::-1])
 
 
 @pytest.mark.parametrize("patch", [(16, 20, 24), (7, 9, 32), (5, 1, 12), (56, 40), (2, 2, 3), (1, 1, 1)])
-def test_shifted_weights_are_scipys_blurred_point(patch):
+def test_shifted_profiles_are_scipys_blurred_point(patch):
     point = np.zeros(patch)
     point[tuple(size // 2 for size in patch)] = 1
     expected = scipy.ndimage.gaussian_filter(point, [size / 8 for size in patch], mode="constant")
-    weights = gaussian_weights(patch, "shifted")
-    assert weights.dtype == np.float32
+    weights = product([gaussian_profile(edge, "shifted") for edge in patch])
     assert weights.min() > 0
-    # One rounding to single precision, half a step of 1.2e-7.
-    assert np.abs(weights / (expected / expected.max()) - 1).max() < 1e-7
+    assert np.abs(weights / (expected / expected.max()) - 1).max() < 1e-12
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.tuples(*[st.integers(1, 12)] * 3), st.tuples(*[st.integers(0, 25)] * 3), st.sampled_from(["centred", "shifted"])
+)
+def test_shares_are_weights_over_their_sum_at_each_voxel(patch, more, kind):
+    """Against the mean as it is written down: all tiles' weights added up in the whole image, then divided."""
+    shape = tuple(edge + beyond for edge, beyond in zip(patch, more, strict=True))
+    weights = product([gaussian_profile(edge, kind) for edge in patch])
+    sums = np.zeros(shape)
+    for tile in tiles(shape, patch):
+        sums[tile.box.to_slices()] += weights
+    shares = [axis_shares(size, edge, kind) for size, edge in zip(shape, patch, strict=True)]
+    for tile in tiles(shape, patch):
+        share = product([axis[number] for axis, number in zip(shares, tile.index, strict=True)])
+        np.testing.assert_allclose(share, weights / sums[tile.box.to_slices()], rtol=1e-6)
+
+
+def product(profiles):
+    return functools.reduce(np.multiply.outer, profiles)

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from voxfit.inference.model import Model, ModelDescription, load_network
+from voxfit.inference.description import ModelDescription
+from voxfit.inference.loading import load_network
+from voxfit.inference.model import Model
 from voxfit.interop.nnunet_model import import_nnunet
 from voxfit.interop.nnunet_network import axis_order, read_stages, translate_weights
 from voxfit.networks.unet import UNet

@@ -13,7 +13,8 @@ from voxfit.imaging.labels import IGNORED
 from voxfit.imaging.volume import Volume, read_image, read_label, to_sitk
 from voxfit.planning.grid import ClipAndScale, Grid, Preparation, ZScore
 from voxfit.preprocessing.case import OUTSIDE, prepare
-from voxfit.preprocessing.restoring import Computed, Regridding, restore
+from voxfit.preprocessing.regridding import Computed, Regridding
+from voxfit.preprocessing.restoring import restore
 
 AS_PAPER = Preparation()
 AS_NNUNET = Preparation(first="normalize", coarse_axis_ratio=3.0, labels="linear")

@@ -9,16 +9,8 @@ from hypothesis import strategies as st
 from voxfit.core.errors import MemoryLimitError
 from voxfit.imaging.geometry import Box, Geometry
 from voxfit.preprocessing.case import Placement
-from voxfit.preprocessing.restoring import (
-    Computed,
-    Regridding,
-    chunk_planes,
-    column_bytes,
-    columns,
-    regridded,
-    restore,
-    stream_axis,
-)
+from voxfit.preprocessing.regridding import Computed, Regridding, chunk_planes
+from voxfit.preprocessing.restoring import column_bytes, columns, regridded, restore, stream_axis
 
 shapes = st.tuples(*[st.integers(1, 12)] * 3)
 

@@ -11,12 +11,12 @@ from voxfit.assessment.selection import Selection
 from voxfit.core.errors import UsageError
 from voxfit.imaging.geometry import Box
 from voxfit.inference.cascade import upsampled
-from voxfit.inference.model import ModelDescription
+from voxfit.inference.description import ModelDescription
 from voxfit.inference.predictor import NetworkInput
 from voxfit.planning.folds import Folds
 from voxfit.planning.plan import Limits, Plan
 from voxfit.planning.recipe import Recipe
-from voxfit.preprocessing.restoring import Computed
+from voxfit.preprocessing.regridding import Computed
 
 LIMITS = Limits(voxel_budget=8**3, plane_voxels=512, base_features=4, cascade_factor=2)
 

@@ -13,12 +13,6 @@ def processor_name() -> str:
     return _described().get("model name") or platform.processor() or platform.machine()
 
 
-def multiplies_bytes() -> bool | None:
-    """Whether it has instructions (VNNI) that sum products of 8-bit integers exactly; None where nobody knows."""
-    flags = _described().get("flags")
-    return None if flags is None else any(flag in flags.split() for flag in ("avx512_vnni", "avx_vnni"))
-
-
 def _described() -> dict[str, str]:
     """The first processor of Linux's list."""
     try:

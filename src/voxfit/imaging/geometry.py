@@ -65,6 +65,13 @@ class Box:
         """Slices of the spatial axes; only for boxes inside the array."""
         return tuple(slice(start, stop) for start, stop in zip(self.start, self.stop, strict=True))
 
+    def moved(self, by: Sequence[int]) -> Box:
+        """The box, so many voxels further along each axis."""
+        return Box(
+            tuple(start + step for start, step in zip(self.start, by, strict=True)),
+            tuple(stop + step for stop, step in zip(self.stop, by, strict=True)),
+        )
+
     @staticmethod
     def whole(shape: Sequence[int]) -> Box:
         """The box that covers an array of this shape."""

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.planning.plan import ConfigurationName, Plan
+from voxfit.preprocessing.regridding import Regridding, Source
 from voxfit.preprocessing.resampling import coarse_axis
-from voxfit.preprocessing.restoring import Regridding, Source, regridded
+from voxfit.preprocessing.restoring import regridded
 
 
 def upsampled(

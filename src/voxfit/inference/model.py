@@ -6,136 +6,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import Annotated, ClassVar, Literal, overload
+from pathlib import Path
+from typing import Literal, overload
 
 import numpy as np
-import safetensors.torch
 import SimpleITK as sitk
-import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
-from safetensors import SafetensorError
-from typing_extensions import Self
 
-from voxfit.core.errors import DatasetError, ModelError, Problem, RecordError, UsageError
+from voxfit.core.errors import DatasetError, Problem, UsageError
 from voxfit.core.listening import Listener
-from voxfit.core.memory import used_bytes
-from voxfit.core.records import Record, checksum_of, digest_of
+from voxfit.core.memory import return_freed_memory, used_bytes
+from voxfit.core.records import digest_of
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.verification import read_case_image
 from voxfit.imaging.volume import Volume, from_sitk, read_geometry, to_sitk
 from voxfit.inference.backends import Backend, Execution, parse_backend, require_int8
 from voxfit.inference.cascade import upsampled
+from voxfit.inference.description import ModelDescription, model_folder
+from voxfit.inference.loading import choose_device, load_networks, make_predictor
 from voxfit.inference.postprocessing import segment, to_values
-from voxfit.inference.predictor import Network, NetworkInput, Predictor
+from voxfit.inference.predictor import NetworkInput, Predictor
 from voxfit.inference.quantization import open_quantization
-from voxfit.networks.unet import UNet, build_network
 from voxfit.planning.fingerprint import resampled_shape
 from voxfit.planning.grid import Grid
-from voxfit.planning.plan import ConfigurationName, Plan
-from voxfit.planning.stages import Topology, activation_bytes
+from voxfit.planning.plan import ConfigurationName
 from voxfit.preprocessing.case import PreparedCase, prepare
-from voxfit.preprocessing.restoring import Part, Regridding, column_bytes, columns, stream_axis
-
-Adapter = Callable[[Sequence[UNet], Topology, Sequence[int], str], Sequence[Network]]
-"""Takes networks, their topology, their patch and the device; returns what computes the same."""
-
-
-class Member(Record):
-    """The networks of one configuration.
-
-    Attributes:
-        configuration: its name.
-        weights: a file for each fold, relative to the model and inside of it.
-        checksums: SHA-256 of each file; none in models that were made before there were any.
-    """
-
-    configuration: ConfigurationName
-    weights: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)]
-    checksums: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _inside(self) -> Self:
-        for name in self.weights:
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name or "\0" in name:
-                raise ValueError(f"the weights {name!r} are not inside of the model folder")
-        if len(self.checksums) not in (0, len(self.weights)):
-            raise ValueError("checksums needs one entry for each weights file")
-        return self
-
-    def only(self, files: Collection[str]) -> Member:
-        """The same with some of its files."""
-        kept = [index for index, file in enumerate(self.weights) if file in files]
-        return self.model_copy(
-            update={
-                "weights": tuple(self.weights[index] for index in kept),
-                "checksums": tuple(self.checksums[index] for index in kept if self.checksums),
-            }
-        )
-
-
-class Fast(Record):
-    """The member that predicts alone, with one fold and without mirroring, where speed matters most.
-
-    Attributes:
-        configuration: of the members.
-        cross_validated_dice: mean foreground Dice of this way of predicting.
-    """
-
-    configuration: ConfigurationName
-    cross_validated_dice: float
-
-
-class ModelDescription(Record):
-    """What `model.json` holds.
-
-    Attributes:
-        name: of the chosen candidate, "3d" or "2d+3d".
-        plan: how cases are prepared and networks are built.
-        members: their probabilities are averaged.
-        stages: the previous stages that members need.
-        cross_validated_dice: mean foreground Dice of the candidate, None where it was not measured.
-        fast: the fastest way to predict; None where it was not measured.
-        made_from: digest of the selection and the weights.
-        made_by: program and version.
-    """
-
-    schema_name: ClassVar[str] = "voxfit.model/1"
-    name: str
-    plan: Plan
-    members: tuple[Member, ...]
-    stages: tuple[Member, ...] = ()
-    cross_validated_dice: float | None
-    fast: Fast | None = None
-    made_from: str
-    made_by: str
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if not self.members:
-            raise ValueError("members is empty")
-        there = {member.configuration for member in (*self.stages, *self.members)}
-        for name in there:
-            if name not in self.plan.configurations:
-                raise ValueError(f"the plan has no configuration {name!r}")
-            previous = self.plan.configurations[name].previous
-            if previous and previous not in there:
-                raise ValueError(f"{name} needs {previous}, which is not among the stages")
-        return self
-
-    def cost_of_speed(self) -> str:
-        """What `Model.open(fast=True)` does, and what that costs, in words."""
-        if self.fast is None or self.cross_validated_dice is None:
-            return "Fast: one fold, no mirroring. What that costs was not measured for this model."
-        return (
-            f"Fast: {self.fast.configuration} alone, one fold, no mirroring. In cross-validation that had the Dice "
-            f"{self.fast.cross_validated_dice:.4f}, and {self.name} with mirroring {self.cross_validated_dice:.4f}."
-        )
+from voxfit.preprocessing.regridding import Regridding
+from voxfit.preprocessing.restoring import Part, column_bytes, columns, stream_axis
 
 
 @dataclass(frozen=True)
@@ -173,7 +74,9 @@ class Model:
         self.description = description
         self.plan = description.plan
         self.max_memory = max_memory
-        wanted = _fast_members(description) if fast else (*description.stages, *description.members)
+        if max_memory is not None:
+            return_freed_memory()
+        wanted = description.fast_members() if fast else (*description.stages, *description.members)
         first = {member.configuration for member in description.stages}
         self.members = tuple(member.configuration for member in wanted if member.configuration not in first)
         execution = execution or Execution()
@@ -183,7 +86,7 @@ class Model:
             member.configuration: make_predictor(
                 self.plan,
                 member.configuration,
-                _load_networks(self.plan, member, folder),
+                load_networks(self.plan, member, folder),
                 device,
                 mirror=mirror and not fast,
                 memory=max_memory,
@@ -406,126 +309,3 @@ class Model:
         if self.max_memory is None:
             return None
         return max(self.max_memory - used_bytes() - self._beside_outputs(ready.geometry), 0)
-
-
-def model_folder(path: str | Path) -> tuple[Path, ModelDescription]:
-    """The folder with `model.json`, and what that says.
-
-    Args:
-        path: this folder, or a run folder with `model/`.
-
-    Raises:
-        ModelError: it is no model, or `model.json` is damaged.
-    """
-    folder = Path(path)
-    if not (folder / "model.json").is_file() and (folder / "model" / "model.json").is_file():
-        folder = folder / "model"
-    if not (folder / "model.json").is_file():
-        raise ModelError(
-            f"{path}: holds no model (no model.json). Name a finished run of `voxfit fit`, or its model folder."
-        )
-    try:
-        return folder, ModelDescription.load(folder / "model.json")
-    except RecordError as error:
-        raise ModelError(str(error)) from None
-
-
-def _fast_members(description: ModelDescription) -> tuple[Member, ...]:
-    """The member that predicts fast, and the stage before it, each with its first fold."""
-    name = description.fast.configuration if description.fast else description.members[0].configuration
-    previous = description.plan.configurations[name].previous
-    return tuple(
-        member.only(member.weights[:1])
-        for member in (*description.stages, *description.members)
-        if member.configuration in (name, previous)
-    )
-
-
-def make_predictor(
-    plan: Plan,
-    name: ConfigurationName,
-    networks: Sequence[UNet],
-    device: str,
-    *,
-    mirror: bool = True,
-    plain_too: bool = False,
-    memory: int | None = None,
-    adapter: Adapter | None = None,
-) -> Predictor:
-    """The predictor of one configuration, its networks moved to a device.
-
-    Args:
-        plan: patch, outputs, and how predictions are averaged.
-        name: of the configuration.
-        networks: one for each fold.
-        device: where to.
-        mirror: test-time mirroring.
-        plain_too: see `Predictor`.
-        memory: bytes; passes are kept small enough that they take no more than a quarter of it.
-        adapter: lets a backend run the networks; None: PyTorch, the same bits every time.
-    """
-    configuration, inference = plan.configurations[name], plan.inference
-    axes = (0, 1, 2) if inference.mirror_axes is None else inference.mirror_axes
-    placed = [network.to(device).eval() for network in networks]
-    predictor = Predictor(
-        adapter(placed, plan.topology(name), configuration.patch_size, device) if adapter else placed,
-        configuration.patch_box,
-        slice_axis=configuration.slice_axis,
-        outputs=plan.labels.outputs,
-        activation=None if inference.averages == "logits" else "sigmoid" if plan.labels.regions else "softmax",
-        device=device,
-        mirror_axes=axes if mirror else (),
-        tile_weights=inference.tile_weights,
-        plain_too=plain_too,
-    )
-    predictor.limit_pass(activation_bytes(plan.topology(name), configuration.patch_size), memory)
-    return predictor
-
-
-def _load_networks(plan: Plan, member: Member, folder: Path) -> list[UNet]:
-    """The networks of a member, their files compared with the checksums."""
-    for file, checksum in zip(member.weights, member.checksums, strict=False):
-        path = folder / file
-        if path.is_file() and checksum_of(path) != checksum:
-            raise ModelError(
-                f"{path}: the weights are not those that the model was made with. Restore the model folder from its "
-                "source."
-            )
-    return [load_network(plan, member.configuration, folder / file) for file in member.weights]
-
-
-def load_network(plan: Plan, name: ConfigurationName, path: Path) -> UNet:
-    """Build a network and load its weights.
-
-    Raises:
-        ModelError: the file is missing, damaged, or of another network.
-    """
-    network = build_network(plan.topology(name))
-    try:
-        network.load_state_dict(safetensors.torch.load_file(path))
-    except FileNotFoundError:
-        raise ModelError(f"{path}: the weights file is missing. Restore the model folder from its source.") from None
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: the weights file is damaged ({error}). Restore it from its source.") from None
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ModelError(f"{path}: the weights are of another network ({reason}).") from None
-    return network
-
-
-def choose_device(name: str) -> str:
-    """ "auto" becomes the best device there is.
-
-    Raises:
-        UsageError: the device is not there.
-    """
-    available = ["cpu"]
-    if torch.backends.mps.is_available():
-        available.append("mps")
-    if torch.cuda.is_available():
-        available.append("cuda")
-    if name == "auto":
-        return available[-1]
-    if name.split(":", maxsplit=1)[0] not in available:
-        raise UsageError(f"--device {name}: not there. This machine has: {', '.join(available)}.")
-    return name

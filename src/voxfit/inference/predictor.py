@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from voxfit.imaging.geometry import Box, cut
-from voxfit.inference.tiling import gaussian_weights, tiles
+from voxfit.inference.tiling import Tile, axis_shares, tiles
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 """Takes (batch, channel, *patch), returns (batch, output, *patch) logits."""
@@ -62,7 +62,7 @@ class Predictor:
         activation: what makes probabilities of logits; None averages the logits themselves.
         device: where the networks are.
         mirror_axes: average over all variants mirrored along these axes of (z, y, x) [I2].
-        tile_weights: see `voxfit.inference.tiling.gaussian_weights`.
+        tile_weights: see `voxfit.inference.tiling.gaussian_profile`.
         plain_too: put the averages without mirroring behind those with it; this doubles the outputs and costs no pass.
 
     Attributes:
@@ -98,7 +98,7 @@ class Predictor:
         self.flips = [
             [axis + 2 for axis, flipped in enumerate(variant) if flipped] for variant in itertools.product(*chosen)
         ]
-        self.weights = torch.from_numpy(gaussian_weights(self.patch_box, tile_weights))
+        self.tile_weights: Literal["centred", "shifted"] = tile_weights
 
     def limit_pass(self, tile_bytes: int, memory: int | None) -> None:
         """Keep the tiles of one pass to a quarter of a memory limit.
@@ -174,13 +174,15 @@ class Predictor:
 class Prediction:
     """The outputs of a predictor for one case, made slab by slab (a `voxfit.preprocessing.restoring.Source`).
 
-    Tiles are taken in rows along one axis. What no later row touches is divided by the sum of its weights and handed
-    out; its memory is used again. So the memory is that of a slab as thick as a tile, however long the image is.
+    Tiles are taken in rows along one axis. What no later row touches is handed out; its memory is used again. So the
+    memory is that of a slab as thick as a tile, however long the image is.
     """
 
     def __init__(self, predictor: Predictor, case: NetworkInput) -> None:
         self.predictor, self.case = predictor, case
         self.outputs, self.shape = predictor.outputs, case.shape
+        # Tiles larger than the image reach beyond it on both sides.
+        self._tiled = [max(size, edge) for size, edge in zip(self.shape, predictor.patch_box, strict=True)]
 
     def slabs(self, region: Box, axis: int, planes: int) -> Iterator[NDArray[np.float32]]:
         """All of `region`, in slabs (output, z, y, x) of at most `planes` planes along `axis`.
@@ -188,81 +190,104 @@ class Prediction:
         A slab is valid until the next one is asked for.
         """
         rows = self._rows(region, axis)
-        ring = _Ring(region, axis, self._thickness(rows, region, axis), self.outputs, self.predictor)
-        for number, boxes in enumerate(rows):
-            self._add(boxes, ring)
-            after = rows[number + 1][0].start[axis] if number + 1 < len(rows) else region.stop[axis]
+        ring = self._ring(region, axis, self._thickness(rows, region, axis))
+        for number, row in enumerate(rows):
+            self._add(row, ring)
+            after = rows[number + 1][0].box.start[axis] if number + 1 < len(rows) else region.stop[axis]
             yield from ring.finished(after, planes)
 
     def whole(self) -> NDArray[np.float32]:
-        """All of it, (output, z, y, x); the sums are as large as the result, and become it."""
+        """All of it, (output, z, y, x)."""
         region = Box.whole(self.shape)
-        ring = _Ring(region, 0, self.shape[0], self.outputs, self.predictor)
-        for boxes in self._rows(region, 0):
-            self._add(boxes, ring)
-        return np.asarray(ring.total.div_(ring.norm).cpu().numpy())
+        ring = self._ring(region, 0, self.shape[0])
+        for row in self._rows(region, 0):
+            self._add(row, ring)
+        return np.asarray(ring.total.cpu().numpy())
 
     def slab_bytes(self, region: Box, axis: int) -> int:
         """Memory of the sums for a region."""
         thickness = self._thickness(self._rows(region, axis), region, axis)
         plane = math.prod(region.shape) // region.shape[axis]
-        return 4 * (self.outputs + 1) * thickness * plane
+        return 4 * self.outputs * thickness * plane
 
-    def _rows(self, region: Box, axis: int) -> list[list[Box]]:
+    def _ring(self, region: Box, axis: int, thickness: int) -> _Ring:
+        sizes = zip(self._tiled, self.predictor.patch_box, strict=True)
+        shares = [axis_shares(size, edge, self.predictor.tile_weights) for size, edge in sizes]
+        return _Ring(region, axis, thickness, self.outputs, shares, self.predictor.device_of_sums)
+
+    def _rows(self, region: Box, axis: int) -> list[list[Tile]]:
         """The tiles that a region needs, in rows of (at least) one batch: each begins further along the axis."""
-        patch = self.predictor.patch_box
-        whole = [max(size, edge) for size, edge in zip(self.shape, patch, strict=True)]
         # As nnU-Net v2 does it, so that imported models agree: what does not halve goes behind the image.
-        before = [(full - size) // 2 for full, size in zip(whole, self.shape, strict=True)]
-        rows: dict[int, list[Box]] = {}
-        for tile in tiles(whole, patch):
-            start = tuple(first - offset for first, offset in zip(tile.start, before, strict=True))
-            box = Box(start, tuple(first + edge for first, edge in zip(start, patch, strict=True)))
+        before = [-((full - size) // 2) for full, size in zip(self._tiled, self.shape, strict=True)]
+        rows: dict[int, list[Tile]] = {}
+        for tile in tiles(self._tiled, self.predictor.patch_box):
+            box = tile.box.moved(before)
             if all(low < stop and start < high for low, high, start, stop in _ends(box, region)):
-                rows.setdefault(box.start[axis], []).append(box)
-        groups: list[list[Box]] = []
-        for _, boxes in sorted(rows.items()):
-            if groups and len(groups[-1]) + len(boxes) <= self.predictor.per_batch:
-                groups[-1].extend(boxes)
+                rows.setdefault(box.start[axis], []).append(Tile(tile.index, box))
+        groups: list[list[Tile]] = []
+        for _, row in sorted(rows.items()):
+            if groups and len(groups[-1]) + len(row) <= self.predictor.per_batch:
+                groups[-1].extend(row)
             else:
-                groups.append(boxes)
+                groups.append(row)
         return groups
 
     @staticmethod
-    def _thickness(rows: Sequence[Sequence[Box]], region: Box, axis: int) -> int:
+    def _thickness(rows: Sequence[Sequence[Tile]], region: Box, axis: int) -> int:
         """Planes that are in work at once."""
         return max(
-            min(boxes[-1].stop[axis], region.stop[axis]) - max(boxes[0].start[axis], region.start[axis])
-            for boxes in rows
+            min(row[-1].box.stop[axis], region.stop[axis]) - max(row[0].box.start[axis], region.start[axis])
+            for row in rows
         )
 
     @torch.inference_mode()
-    def _add(self, boxes: Sequence[Box], ring: _Ring) -> None:
+    def _add(self, row: Sequence[Tile], ring: _Ring) -> None:
         predictor = self.predictor
-        for first in range(0, len(boxes), predictor.per_batch):
-            some = boxes[first : first + predictor.per_batch]
-            parts = [torch.from_numpy(self.case.tile(box)) for box in some]
+        for first in range(0, len(row), predictor.per_batch):
+            some = row[first : first + predictor.per_batch]
+            parts = [torch.from_numpy(self.case.tile(tile.box)) for tile in some]
             batch = parts[0][None] if len(parts) == 1 else torch.stack(parts)
             averages = predictor.average(batch.to(predictor.device)).to(ring.device)
-            for box, part in zip(some, averages, strict=True):
-                ring.add(box, part)
+            for tile, part in zip(some, averages, strict=True):
+                ring.add(tile, part)
 
 
 class _Ring:
-    """Weighted sums over a window of planes that moves along an axis: plane p lies at p modulo its thickness."""
+    """Sums over a window of planes that moves along an axis: plane p lies at p modulo its thickness.
 
-    def __init__(self, region: Box, axis: int, thickness: int, outputs: int, predictor: Predictor) -> None:
+    Args:
+        region: what is summed.
+        axis: along which the window moves.
+        thickness: planes of the window.
+        outputs: channels.
+        shares: for each axis and tile, see `axis_shares`.
+        device_of: where sums of so many bytes are kept.
+    """
+
+    def __init__(
+        self,
+        region: Box,
+        axis: int,
+        thickness: int,
+        outputs: int,
+        shares: Sequence[Sequence[NDArray[np.float32]]],
+        device_of: Callable[[int], torch.device],
+    ) -> None:
         self.region, self.axis, self.thickness = region, axis, thickness
-        shape = list(region.shape)
-        shape[axis] = thickness
-        self.device = predictor.device_of_sums(4 * (outputs + 1) * math.prod(shape))
-        self.weights = predictor.weights.to(self.device)
-        self.total = torch.zeros((outputs, *shape), device=self.device)
-        self.norm = torch.zeros(shape, device=self.device)
+        shape = [outputs, *region.shape]
+        shape[axis + 1] = thickness
+        self.device = device_of(4 * math.prod(shape))
+        self.shares = [[torch.from_numpy(share).to(self.device) for share in one] for one in shares]
+        if self.device.type == "cpu":
+            # NumPy asks the system for large pages, PyTorch does not: they are there in a quarter of the time.
+            self.total = torch.from_numpy(np.zeros(shape, np.float32))
+        else:
+            self.total = torch.zeros(shape, device=self.device)
         self.done = region.start[axis]
 
-    def add(self, box: Box, part: torch.Tensor) -> None:
-        """Add the weighted outputs (output, *box) of a tile, as far as it lies in the region."""
+    def add(self, tile: Tile, part: torch.Tensor) -> None:
+        """Add the outputs (output, *box) of a tile, times its shares, as far as it lies in the region."""
+        box = tile.box
         low = [max(start, first) for start, first in zip(box.start, self.region.start, strict=True)]
         high = [min(stop, last) for stop, last in zip(box.stop, self.region.stop, strict=True)]
         for first, last in self._pieces(low[self.axis], high[self.axis]):
@@ -270,9 +295,9 @@ class _Ring:
             source = tuple(
                 slice(start - first, stop - first) for start, stop, first in zip(low, high, box.start, strict=True)
             )
-            target = self._at(low, high)
-            self.total[(slice(None), *target)].addcmul_(part[(slice(None), *source)], self.weights[source])
-            self.norm[target] += self.weights[source]
+            z, y, x = (one[number][piece] for one, number, piece in zip(self.shares, tile.index, source, strict=True))
+            weights = z[:, None, None] * (y[:, None] * x)
+            self.total[(slice(None), *self._at(low, high))].addcmul_(part[(slice(None), *source)], weights)
 
     def finished(self, end: int, planes: int) -> Iterator[NDArray[np.float32]]:
         """The averages of all planes before `end` that were not handed out yet."""
@@ -280,11 +305,9 @@ class _Ring:
         for first, last in self._pieces(self.done, end):
             for start in range(first, last, planes):
                 low[self.axis], high[self.axis] = start, min(start + planes, last)
-                target = self._at(low, high)
-                total, norm = self.total[(slice(None), *target)], self.norm[target]
-                yield total.div_(norm).cpu().numpy()
+                total = self.total[(slice(None), *self._at(low, high))]
+                yield total.cpu().numpy()
                 total.zero_()
-                norm.zero_()
         self.done = max(end, self.done)
 
     def _pieces(self, first: int, last: int) -> Iterator[tuple[int, int]]:

@@ -12,7 +12,6 @@ from typing import ClassVar
 from pydantic import PositiveInt
 
 from voxfit.core.errors import ModelError, RecordError, UsageError
-from voxfit.core.processor import multiplies_bytes
 from voxfit.core.records import Record, checksum_of
 from voxfit.inference.rounding import Range
 
@@ -75,7 +74,7 @@ class Quantization(Record):
         measured_with: version of OpenVINO, and the processor.
     """
 
-    schema_name: ClassVar[str] = "voxfit.int8/1"
+    schema_name: ClassVar[str] = "voxfit.int8/2"
     networks: tuple[QuantizedNetwork, ...]
     dice: DiceLoss
     tiles: PositiveInt
@@ -88,7 +87,7 @@ def open_quantization(folder: Path, *, accept_loss: bool = False) -> dict[str, d
 
     Args:
         folder: of the model.
-        accept_loss: even where it costs `MOST_LOSS` or more, or the processor's integers are not those measured.
+        accept_loss: even where it costs `MOST_LOSS` or more.
 
     Raises:
         ModelError: there is no INT8 form, it is damaged, or the weights are not those that it was made for.
@@ -103,7 +102,6 @@ def open_quantization(folder: Path, *, accept_loss: bool = False) -> dict[str, d
         raise ModelError(f"{error} Make it again with `voxfit quantize`.") from None
     if not accept_loss:
         _require_small(made.dice, path)
-        _require_exact_sums()
     for network in made.networks:
         if checksum(folder / network.weights) != network.checksum:
             raise ModelError(
@@ -130,13 +128,4 @@ def _require_small(dice: DiceLoss, path: Path) -> None:
         raise UsageError(
             f"{path}: the mean Dice that INT8 loses is {found} on {dice.cases} cases, and {MOST_LOSS} is the limit. "
             "Leave --precision int8 out, or add --accept-loss."
-        )
-
-
-def _require_exact_sums() -> None:
-    """Older x86 processors saturate the sums of products of 8-bit integers: the Dice was not measured with these."""
-    if multiplies_bytes() is False:
-        raise UsageError(
-            "--precision int8: this processor has no VNNI instructions, so INT8 is neither fast nor exact on it. "
-            "Leave it out, or add --accept-loss."
         )

@@ -5,12 +5,26 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.imaging.geometry import Box
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One of the tiles of an image.
+
+    Attributes:
+        index: which one it is along each axis.
+        box: its voxels (z, y, x).
+    """
+
+    index: tuple[int, ...]
+    box: Box
 
 
 def tile_starts(size: int, edge: int) -> list[int]:
@@ -29,31 +43,46 @@ def tile_starts(size: int, edge: int) -> list[int]:
     return [round(step * index) for index in range(count)]
 
 
-def tiles(shape: Sequence[int], patch: Sequence[int]) -> list[Box]:
+def tiles(shape: Sequence[int], patch: Sequence[int]) -> list[Tile]:
     """All tiles of an image (z, y, x), first axis slowest."""
     starts = [tile_starts(size, edge) for size, edge in zip(shape, patch, strict=True)]
     return [
-        Box(start, tuple(first + edge for first, edge in zip(start, patch, strict=True)))
-        for start in itertools.product(*starts)
+        Tile(index, Box(start, tuple(first + edge for first, edge in zip(start, patch, strict=True))))
+        for index, start in zip(
+            itertools.product(*(range(len(axis)) for axis in starts)), itertools.product(*starts), strict=True
+        )
     ]
 
 
-def gaussian_weights(patch: Sequence[int], kind: Literal["centred", "shifted"] = "centred") -> NDArray[np.float32]:
-    """The weight of each voxel of a tile: a Gaussian of sigma = edge / 8, 1 at its peak.
+def gaussian_profile(edge: int, kind: Literal["centred", "shifted"] = "centred") -> NDArray[np.float64]:
+    """The weight of each voxel of a tile along one axis: a Gaussian of sigma = edge / 8, 1 at its largest.
+
+    The weight of a voxel is the product of those of its axes; no axis has less than 3e-4.
 
     Args:
-        patch: edges of the tile, (z, y, x).
-        kind: "centred" about the centre of the tile. The smallest weights are raised to a thousandth, so that image
-            corners, which only one tile covers, are never divided by something that rounds to nothing. "shifted" about
-            the voxel `edge // 2`, half a voxel behind the centre of an even edge, and nothing is raised (nnU-Net v2).
+        edge: of the tile.
+        kind: "centred" about the centre of the tile; "shifted" about the voxel `edge // 2`, half a voxel behind the
+            centre of an even edge (nnU-Net v2).
     """
-    shifted = kind == "shifted"
-    weights = np.ones((1,) * len(patch))
-    for axis, edge in enumerate(patch):
-        offsets = np.arange(edge) - (edge // 2 if shifted else (edge - 1) / 2)
-        profile = np.exp(-0.5 * (offsets / (edge / 8)) ** 2) if edge > 1 else np.ones(1)
-        weights = weights * (profile / profile.max()).reshape(
-            [-1 if other == axis else 1 for other in range(len(patch))]
-        )
-    # No voxel is more than four sigma away along an axis: 4e-11 is the least, which nothing needs to be raised to.
-    return (weights if shifted else np.maximum(weights, 1e-3)).astype(np.float32)
+    offsets = np.arange(edge) - (edge // 2 if kind == "shifted" else (edge - 1) / 2)
+    profile = np.exp(-0.5 * (offsets / (edge / 8)) ** 2)
+    return np.asarray(profile / profile.max(), np.float64)
+
+
+def axis_shares(size: int, edge: int, kind: Literal["centred", "shifted"] = "centred") -> list[NDArray[np.float32]]:
+    """For each tile of an axis, the share of each of its voxels in the mean over all tiles.
+
+    Tiles are a product of axes, and so are their weights. The sum of the weights at a voxel is then the product of the
+    sums along the axes, and the mean over tiles is the sum of their outputs, each times its three shares: nothing is
+    left to be divided in the end.
+
+    Args:
+        size: of the image, at least `edge`.
+        edge: of the tile.
+        kind: see `gaussian_profile`.
+    """
+    profile, starts = gaussian_profile(edge, kind), tile_starts(size, edge)
+    sums = np.zeros(size)
+    for start in starts:
+        sums[start : start + edge] += profile
+    return [(profile / sums[start : start + edge]).astype(np.float32) for start in starts]

@@ -19,7 +19,7 @@ import safetensors.torch
 from voxfit.core.errors import ModelError, WorkspaceError
 from voxfit.core.records import checksum_of, digest_of, write_atomically
 from voxfit.core.version import VERSION
-from voxfit.inference.model import Member, ModelDescription
+from voxfit.inference.description import Member, ModelDescription
 from voxfit.interop.nnunet_checkpoint import Checkpoint, read_checkpoint
 from voxfit.interop.nnunet_network import translate_weights
 from voxfit.interop.nnunet_plans import Part, combine, read_part

@@ -12,7 +12,7 @@ from voxfit.assessment.selection import Selection
 from voxfit.core.errors import RecordError
 from voxfit.core.records import checksum_of, digest_of
 from voxfit.core.version import VERSION
-from voxfit.inference.model import Fast, Member, ModelDescription
+from voxfit.inference.description import Fast, Member, ModelDescription
 from voxfit.planning.plan import ConfigurationName
 from voxfit.running.folds import fold_folder, fold_origin
 

@@ -203,7 +203,7 @@ class Run:
     @cached_property
     def device(self) -> str:
         """Where networks run."""
-        from voxfit.inference.model import choose_device
+        from voxfit.inference.loading import choose_device
 
         return choose_device(self.request.device)
 

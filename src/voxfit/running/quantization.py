@@ -24,7 +24,9 @@ from voxfit.imaging.files import Case
 from voxfit.imaging.verification import LabelledVolume, read_labelled
 from voxfit.imaging.volume import Volume
 from voxfit.inference.backends import Execution, require_openvino
-from voxfit.inference.model import Member, Model, ModelDescription, load_network, model_folder
+from voxfit.inference.description import Member, ModelDescription, model_folder
+from voxfit.inference.loading import load_network
+from voxfit.inference.model import Model
 from voxfit.inference.quantization import FILE, DiceLoss, Quantization, QuantizedNetwork, checksum
 from voxfit.inference.rounding import Range, observe_ranges
 from voxfit.learning.sampling import VALIDATION, PatchSampler, Previous

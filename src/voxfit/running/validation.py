@@ -19,11 +19,12 @@ from voxfit.core.durability import save_array
 from voxfit.core.records import Record, digest_of
 from voxfit.imaging.volume import write_label
 from voxfit.inference.cascade import upsampled
-from voxfit.inference.model import load_network, make_predictor
+from voxfit.inference.loading import load_network, make_predictor
 from voxfit.inference.postprocessing import keep_largest_components, segment, to_values
 from voxfit.inference.predictor import NetworkInput, Predictor
 from voxfit.planning.plan import ConfigurationName, Plan
-from voxfit.preprocessing.restoring import Computed, Part, Source, restore
+from voxfit.preprocessing.regridding import Computed, Source
+from voxfit.preprocessing.restoring import Part, restore
 from voxfit.running.folds import fold_folder, fold_origin, previous_stage
 
 if TYPE_CHECKING:
