@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from datetime import datetime, timezone
@@ -10,7 +11,7 @@ from pathlib import Path
 from time import perf_counter
 
 from benchmarks.machine import commit, describe_machine, versions
-from benchmarks.measuring import BenchmarkError, check_row, counted, measure_row
+from benchmarks.measuring import BenchmarkError, check_row, counted, make_ready, measure_row
 from benchmarks.results import PAGE, RESULTS, Entry, key, load, make_entry, reached, save, write_page
 from benchmarks.row import ROOT, Row, Setting, asked_for
 from benchmarks.rows import ROWS
@@ -19,6 +20,9 @@ from benchmarks.rows import ROWS
 def main(arguments: list[str]) -> int:
     """Run from the command line; returns the exit code: 1 where a row failed or its sides differ."""
     options = _parser().parse_args(arguments)
+    if options.take:
+        _take(options.take)
+        return 0
     try:
         rows = asked_for(ROWS, options.rows, options.device)
     except ValueError as error:
@@ -29,19 +33,22 @@ def main(arguments: list[str]) -> int:
     # As few cores as asked for, for all sides alike.
     if options.cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
-    results = work / "quick.json" if options.quick else RESULTS
+    results = options.results or (work / "quick.json" if options.quick else RESULTS)
     begun, failed = perf_counter(), []
     for number, row in enumerate(rows, 1):
         print(f"[{number}/{len(rows)}, {perf_counter() - begun:.0f} s] {row.name}: {row.title}", flush=True)
         try:
-            entry = _measure(row, setting, options.repeats)
+            if options.ready:
+                make_ready(row, setting, _say)
+                continue
+            entry = _measure(row, setting, options)
         except BenchmarkError as error:
             print(f"  FAILED: {error}", flush=True)
             failed.append(row.name)
             continue
         entries = load(results) | {key(row.name, options.device): entry}
         save(results, entries)
-        if not options.quick:
+        if results == RESULTS:
             write_page(PAGE, entries, [row.name for row in ROWS])
         failed += [] if entry["same"] else [row.name]
     print(f"{len(rows)} rows in {(perf_counter() - begun) / 60:.1f} minutes; {results}")
@@ -50,15 +57,24 @@ def main(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
-def _measure(row: Row, setting: Setting, repeats: int) -> Entry:
+def _take(path: Path) -> None:
+    """Put the rows that another machine measured into ours, and onto the page."""
+    entries = load(RESULTS) | load(path)
+    save(RESULTS, entries)
+    write_page(PAGE, entries, [row.name for row in ROWS])
+
+
+def _measure(row: Row, setting: Setting, options: argparse.Namespace) -> Entry:
     reasons = {side.name: side.missing(setting) for side in row.sides}
+    if options.ours:
+        reasons |= {side.name: "not asked for" for side in row.theirs}
     missing = {name: reason for name, reason in reasons.items() if reason}
     sides = [side for side in row.sides if side.name not in missing]
     if all(side.name in missing for side in row.ours):
         sides = []
     load_before, begun = os.getloadavg()[0], perf_counter()
-    measured = measure_row(row, sides, setting, repeats, _say) if sides else {}
-    said = check_row(row, setting) if sides else {"same": True, "words": ""}
+    measured = measure_row(row, sides, setting, options.repeats, _say, options.seconds) if sides else {}
+    said = check_row(row, setting) if sides and not options.ours else {"same": True, "words": ""}
     entry = make_entry(
         row,
         measured,
@@ -70,7 +86,7 @@ def _measure(row: Row, setting: Setting, repeats: int) -> Entry:
         load=round(load_before, 2),
         machine=describe_machine(),
         versions=versions(),
-        repeats=counted(row, repeats),
+        repeats=counted(row, options.repeats),
         minutes=round((perf_counter() - begun) / 60, 1),
         check=said["words"],
         same=said["same"],
@@ -96,8 +112,17 @@ def _tell(entry: Entry) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rows", default="", help="names, or how they begin: resample,predict; default: all")
+    parser.add_argument(
+        "--rows", default="", help="how names begin: resample,predict; or predict20$ alone; default: all"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="counted runs of each side")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="of a row, after which it is not repeated again"
+    )
+    parser.add_argument("--ours", action="store_true", help="leave the peers out")
+    parser.add_argument("--ready", action="store_true", help="only make what rows need")
+    parser.add_argument("--results", type=Path, help="another file of results; the page stays as it is")
+    parser.add_argument("--take", type=Path, help="measure nothing; take the rows of such a file over")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--cores", type=int, default=2, help="how many may be used; 0 for all")
     parser.add_argument("--quick", action="store_true", help="small inputs, to see that rows run; changes no page")

@@ -31,8 +31,8 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Of the working tree; with a "+" where files differ from it."""
-    name = _said(["git", "rev-parse", "--short", "HEAD"]) or "unknown"
+    """Of the working tree; with a "+" where files differ from it. A copy without git is told by VOXFIT_COMMIT."""
+    name = _said(["git", "rev-parse", "--short", "HEAD"]) or os.environ.get("VOXFIT_COMMIT") or "unknown"
     # What this program writes itself is no difference.
     own = [":!docs/benchmarks.md", ":!benchmarks/results.json"]
     return name + "+" * bool(_said(["git", "status", "--porcelain", "--untracked-files=no", "--", ".", *own]))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -17,6 +18,9 @@ from typing import Any
 from benchmarks.row import ROOT, Command, Kernel, Row, Setting, Side
 
 Say = Callable[[str], None]
+
+_FAREWELL = 5.0
+"""Seconds that a process has to come to its end."""
 
 
 class BenchmarkError(Exception):
@@ -43,7 +47,16 @@ class Measured:
         return self.peak_mib - (self.before_mib or 0.0)
 
 
-def measure_row(row: Row, sides: list[Side], setting: Setting, repeats: int, say: Say) -> dict[str, Measured]:
+def make_ready(row: Row, setting: Setting, say: Say) -> None:
+    """Make what a row needs, and does not time."""
+    if row.ready:
+        say("  making ready")
+        _call(row, "ready", "", setting, setting.folder(row.name))
+
+
+def measure_row(
+    row: Row, sides: list[Side], setting: Setting, repeats: int, say: Say, seconds: float = math.inf
+) -> dict[str, Measured]:
     """Time `sides` in turn, after one run of each to warm up where the row wants that.
 
     Args:
@@ -52,20 +65,21 @@ def measure_row(row: Row, sides: list[Side], setting: Setting, repeats: int, say
         setting: where and how.
         repeats: how many times; the row may want fewer.
         say: hears of progress.
+        seconds: after which no further repetition begins, once there is one.
     """
-    folder = setting.folder(row.name)
-    if row.ready:
-        say("  making ready")
-        _call(row, "ready", "", setting, folder)
+    begun = perf_counter()
+    make_ready(row, setting, say)
     measured = {side.name: Measured() for side in sides}
     with ExitStack() as stack:
         runs = {side.name: stack.enter_context(_OPEN[type(side)](row, side, setting)) for side in sides}
         for number in range(0 if row.warm else 1, counted(row, repeats) + 1):
+            if number > 1 and perf_counter() - begun > seconds:
+                break
             for name, run in runs.items():
-                seconds = run.once()
+                took = run.once()
                 if number:
-                    measured[name].seconds.append(seconds)
-                say(f"  {name}: {seconds:.3f} s{'' if number else ' (warm-up)'}")
+                    measured[name].seconds.append(took)
+                say(f"  {name}: {took:.3f} s{'' if number else ' (warm-up)'}")
         for name, run in runs.items():
             measured[name].peak_mib, measured[name].before_mib = run.finish()
     return measured
@@ -104,6 +118,10 @@ class _Resident:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        # One that was told to finish ends the processes that it started; killed, it leaves them behind.
+        if self.process.stdin and self.process.stdin.closed:
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(_FAREWELL)
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()

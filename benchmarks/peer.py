@@ -203,8 +203,10 @@ class Workspace:
 
     def _description(self, dataset: str) -> dict[str, Any]:
         described: dict[str, Any] = json.loads((self.raw / dataset / "dataset.json").read_text())
-        # The planner and the preprocessor look for it there.
-        _write_json(self.preprocessed / dataset / "dataset.json", described)
+        # The planner and the preprocessor look for it there; others may read it at the same time.
+        path = self.preprocessed / dataset / "dataset.json"
+        if not path.exists():
+            _write_json(path, described)
         return described
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
-BIN = Path(sys.executable).parent
-"""Commands of the environment of the peers."""
+BIN = Path(os.environ.get("VOXFIT_BENCH_BIN") or Path(sys.executable).parent)
+"""Commands of the environment of the peers; packages that were installed apart have theirs elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +136,14 @@ class Row:
 def asked_for(rows: tuple[Row, ...], wanted: str, device: str) -> list[Row]:
     """The rows of a device whose names begin as one of `wanted` (comma-separated) does; all where that is empty.
 
+    A word with a "$" behind it is a whole name.
+
     Raises:
         ValueError: a word fits no row.
     """
     there = [row for row in rows if device in row.devices]
     words = [word.strip() for word in wanted.split(",") if word.strip()]
     for word in words:
-        if not any(row.name.startswith(word) for row in there):
+        if not any(f"{row.name}$".startswith(word) for row in there):
             raise ValueError(f"{word}: no row of {device} begins so. There are: {', '.join(row.name for row in there)}")
-    return [row for row in there if not words or any(row.name.startswith(word) for word in words)]
+    return [row for row in there if not words or any(f"{row.name}$".startswith(word) for word in words)]

@@ -96,7 +96,8 @@ class _Enough(Exception):
 def our_steps(subject: Subject, setting: Setting) -> Callable[[], Any]:
     """Epochs of `learning.training`, each some steps and a batch of validation."""
     from voxfit.core.listening import EpochReport, Listener
-    from voxfit.learning.training import Training, TrainingTask
+    from voxfit.learning.task import TrainingTask
+    from voxfit.learning.training import Training
     from voxfit.planning.recipes import recipe_named
     from voxfit.preprocessing.store import Store
 
@@ -122,8 +123,9 @@ def our_steps(subject: Subject, setting: Setting) -> Callable[[], Any]:
         validation_cases=names[:1],
         seed=0,
     )
-    folder = fresh(setting.folder(f"training_{subject.configuration}"))
-    training = Training(task, store, folder, setting.device, Hearing())
+    folder = fresh(setting.folder(f"training_{subject.dataset}_{subject.configuration}"))
+    execution, ways = best_execution(task, setting)
+    training = Training(task, store, folder, setting.device, Hearing(), execution=execution)
     parameters = sum(item.numel() for item in training.network.parameters())
 
     def run() -> dict[str, Any]:
@@ -137,9 +139,29 @@ def our_steps(subject: Subject, setting: Setting) -> Callable[[], Any]:
             "steps": task.recipe.steps_per_epoch,
             "loss": reports[-1].training_loss,
             "waiting": reports[-1].wait_share,
+            "teraflops": reports[-1].teraflops,
+            "peak_share": reports[-1].peak_share,
+            "execution": training.engine.execution.words,
+            "ways": ways,
         }
 
     return run
+
+
+def best_execution(task: Any, setting: Setting) -> tuple[Any, str]:
+    """On a GPU, the way of executing steps that a training of a day finds: the peer compiles there, too.
+
+    Elsewhere None: a training of the recipe's length finds its own.
+    """
+    from voxfit.learning.engine import choose_execution
+    from voxfit.learning.task import measure_step
+    from voxfit.planning.recipe import Annealed
+
+    if setting.device != "cuda":
+        return None, ""
+    long = task.recipe.model_copy(update={"schedule": Annealed(learning_rate=1e-2, seconds=86400.0)})
+    chosen, words = choose_execution(long, lambda way: measure_step(task, setting.device, way), print)
+    return chosen, words
 
 
 def their_steps(subject: Subject, setting: Setting) -> Callable[[], Any]:
@@ -148,8 +170,7 @@ def their_steps(subject: Subject, setting: Setting) -> Callable[[], Any]:
     import torch
 
     found = planned(subject, setting)
-    # Its worker processes help a GPU; on two cores they only take turns with the network.
-    os.environ.update(nnUNet_n_proc_DA="2" if setting.device == "cuda" else "0")
+    _set_up_peer(setting)
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     space = found.workspace
@@ -192,6 +213,18 @@ def their_steps(subject: Subject, setting: Setting) -> Callable[[], Any]:
     return run
 
 
+def _set_up_peer(setting: Setting) -> None:
+    """What nnUNetv2_train does before it trains on a device, and its defaults there."""
+    import torch
+
+    if setting.device != "cuda":
+        os.environ.update(nnUNet_n_proc_DA="0")  # its worker processes would only take turns with the network
+        return
+    os.environ.update(nnUNet_n_proc_DA=str(min(12, len(os.sched_getaffinity(0)))), nnUNet_compile="true")
+    torch.set_num_threads(1)
+    torch.backends.cudnn.benchmark = True
+
+
 def check(setting: Setting, folder: Path) -> str:
     """The same network, batch, patch and number of steps; and in how far the loader kept up."""
     ours, theirs = numbers(folder, "voxfit"), numbers(folder, "nnU-Net v2")
@@ -200,9 +233,10 @@ def check(setting: Setting, folder: Path) -> str:
     # Its coarsest head is there without a loss, and its convolutions have a bias that the norm subtracts again.
     apart = abs(ours["parameters"] / theirs["parameters"] - 1)
     assert apart < 0.01, f"parameters: {ours['parameters']} and {theirs['parameters']}"
+    way = f"; ours {ours['execution']}" if ours["ways"] else ""
     return (
         f"batch {ours['batch']}, {ours['steps']} steps, {ours['parameters']} / {theirs['parameters']} parameters; "
-        f"waiting for data {100 * ours['waiting']:.2f} % / {100 * theirs['waiting']:.1f} %"
+        f"waiting for data {100 * ours['waiting']:.2f} % / {100 * theirs['waiting']:.1f} %{way}"
     )
 
 
@@ -255,21 +289,21 @@ ROWS = (
     _row(
         "train3d",
         "training steps with their data, Hippocampus 3D, 40x56x40, batch 9, deep supervision",
-        Subject(DATASET, "3d_fullres", 9, None, {"cpu": 4, "cuda": 50}),
+        Subject(DATASET, "3d_fullres", 9, None, {"cpu": 4, "cuda": 250}),
         Target(speed=1.1),
         BOTH,
     ),
     _row(
         "train2d",
         "training steps with their data, Hippocampus 2D, 56x40, batch 90, deep supervision",
-        Subject(DATASET, "2d", 90, None, {"cpu": 6, "cuda": 50}),
+        Subject(DATASET, "2d", 90, None, {"cpu": 6, "cuda": 250}),
         Target(speed=1.1),
         BOTH,
     ),
     _row(
         "train128",
         "training steps with their data, brain tumours 3D, 4 channels, 128x128x128, batch 2, deep supervision",
-        Subject("Dataset001_BrainTumour6", "3d_fullres", 2, (128, 128, 128), {"cpu": 1, "cuda": 25}),
+        Subject("Dataset001_BrainTumour6", "3d_fullres", 2, (128, 128, 128), {"cpu": 1, "cuda": 40}),
         Target(speed=1.1),
         ("cuda",),
     ),

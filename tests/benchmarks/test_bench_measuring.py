@@ -13,9 +13,9 @@ def python(code, **options):
     return Command("it", lambda setting, output: [[sys.executable, "-c", code, str(output)]], **options)
 
 
-def measure(side, tmp_path, wanted=1, **options):
+def measure(side, tmp_path, wanted=1, seconds=600.0, **options):
     row = Row("row", "", (side,), **options)
-    return measure_row(row, [side], Setting(tmp_path, tmp_path), wanted, lambda words: None)["it"]
+    return measure_row(row, [side], Setting(tmp_path, tmp_path), wanted, lambda words: None, seconds)["it"]
 
 
 def test_time_and_memory_of_a_process(tmp_path):
@@ -40,6 +40,10 @@ def test_each_run_begins_in_an_empty_folder_and_the_first_does_not_count(tmp_pat
 
 def test_long_rows_have_fewer_runs(tmp_path):
     assert len(measure(python("pass"), tmp_path, wanted=5, repeats=2).seconds) == 2
+
+
+def test_rows_are_not_repeated_when_their_time_is_over(tmp_path):
+    assert len(measure(python("pass"), tmp_path, wanted=5, seconds=0.0).seconds) == 1
 
 
 def test_a_command_that_fails(tmp_path):

@@ -122,6 +122,7 @@ def test_rows_by_the_beginning_of_their_names():
     assert {"predict20", "predict20_mirrored", "predict_large"} <= {
         item.name for item in asked_for(ROWS, "resample, predict", "cpu")
     }
+    assert [item.name for item in asked_for(ROWS, "predict20$", "cpu")] == ["predict20"]
     assert "train128" not in {item.name for item in asked_for(ROWS, "", "cpu")}
     assert "train128" in {item.name for item in asked_for(ROWS, "", "cuda")}
     with pytest.raises(ValueError, match="predikt: no row of cpu"):
