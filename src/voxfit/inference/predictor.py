@@ -172,7 +172,6 @@ class Predictor:
             case None:
                 return logits
 
-
     def _logits(self, network: Network, batch: torch.Tensor) -> torch.Tensor:
         if self.device.type == "cuda":
             with torch.autocast("cuda", torch.float16):

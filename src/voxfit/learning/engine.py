@@ -21,7 +21,7 @@ from voxfit.planning.recipe import SGD, Adam, Annealed, Recipe
 from voxfit.planning.stages import Topology
 
 _PEAK_SECONDS = 0.2
-_WORTH_SECONDS = 2 * 3600.0
+_WORTH_SECONDS = {"cpu": 7200.0, "cuda": 900.0}
 """Ways of execution are tried for trainings that take longer: compiling for each takes a minute or two on a CPU."""
 _FEWEST_STEPS = 1000
 """Trainings with fewer steps are not even timed for that."""
@@ -154,7 +154,7 @@ def make_optimizer(network: torch.nn.Module, recipe: Recipe) -> torch.optim.Opti
 
 
 def choose_execution(
-    recipe: Recipe, measure: Callable[[Execution], float], warn: Callable[[str], None]
+    recipe: Recipe, measure: Callable[[Execution], float], warn: Callable[[str], None], device: str = "cpu"
 ) -> tuple[Execution, str]:
     """The fastest way to execute a training that is long enough to repay trying.
 
@@ -162,18 +162,20 @@ def choose_execution(
         recipe: says how long it is.
         measure: seconds of a step; raises where a way does not work.
         warn: hears of ways that do not work.
+        device: where it is.
 
     Returns:
         the way, and a sentence on it; an empty one where nothing was tried.
     """
     begun, schedule = perf_counter(), recipe.schedule
+    worth = _WORTH_SECONDS.get(device.split(":")[0], _WORTH_SECONDS["cpu"])
     timed = schedule.seconds if isinstance(schedule, Annealed) else None
     steps = (schedule.epochs or 0) * recipe.steps_per_epoch
-    if (timed or math.inf) < _WORTH_SECONDS or (timed is None and steps < _FEWEST_STEPS):
+    if (timed or math.inf) < worth or (timed is None and steps < _FEWEST_STEPS):
         return PLAIN, ""
     times = {PLAIN: measure(PLAIN)}
     total = timed or steps * times[PLAIN]
-    if total < _WORTH_SECONDS:
+    if total < worth:
         return PLAIN, ""
     for way in _OTHERS:
         if perf_counter() - begun > total * _TRIED_SHARE:

@@ -123,7 +123,7 @@ def start_engine(
     if path.exists() and any(checkpoint_folder(folder, task).glob("*")):
         chosen = Execution.load(path)
     elif known is None:
-        chosen, said = choose_execution(task.recipe, lambda way: measure_step(task, device, way), listener.warn)
+        chosen, said = choose_execution(task.recipe, lambda way: measure_step(task, device, way), listener.warn, device)
     if said:
         listener.say(f"{task.name}: {said}.")
     elif chosen.compiled and not _compiles(task, device, chosen, listener):
