@@ -62,6 +62,14 @@ def test_a_page_that_leads_back(tmp_path: Path) -> None:
         read_image(path)
 
 
+def test_a_page_beyond_any_file(tmp_path: Path) -> None:
+    """A BigTIFF whose first page lies where no number of the system reaches."""
+    path = tmp_path / "x.tif"
+    path.write_bytes(struct.pack(">2sHHHQ", b"MM", 43, 8, 0, 2**63))
+    with pytest.raises(DatasetError, match="ends before the end of page 1"):
+        read_image(path)
+
+
 def test_a_bmp_that_is_compressed(tmp_path: Path) -> None:
     path = tmp_path / "x.bmp"
     content = written(path, np.zeros((8, 9), np.uint8))

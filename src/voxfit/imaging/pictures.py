@@ -132,6 +132,8 @@ def _check_tiff(path: Path, stream: BinaryIO) -> None:
             if offset in seen:
                 raise _SenselessPageError("leads back to an earlier one")
             seen.add(offset)
+            if offset >= tiff.length:
+                raise EOFError
             stream.seek(offset)
             page, offset = _read_page(tiff, stream)
             first = first or page

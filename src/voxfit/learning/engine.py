@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -136,6 +137,7 @@ class Engine:
 def make_fabric(device: str) -> lightning_fabric.Fabric:
     """The device and its precision: bf16 where a GPU has it, else float32 (CPUs lose by bf16)."""
     cuda = device.startswith("cuda")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it says the precision each time
     return lightning_fabric.Fabric(
         accelerator="cuda" if cuda else device,
         devices=1,
@@ -168,7 +170,7 @@ def choose_execution(
         the way, and a sentence on it; an empty one where nothing was tried.
     """
     begun, schedule = perf_counter(), recipe.schedule
-    worth = _WORTH_SECONDS.get(device.split(":")[0], _WORTH_SECONDS["cpu"])
+    worth = _WORTH_SECONDS.get(device.split(":", maxsplit=1)[0], _WORTH_SECONDS["cpu"])
     timed = schedule.seconds if isinstance(schedule, Annealed) else None
     steps = (schedule.epochs or 0) * recipe.steps_per_epoch
     if (timed or math.inf) < worth or (timed is None and steps < _FEWEST_STEPS):
