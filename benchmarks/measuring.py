@@ -43,8 +43,8 @@ class Measured:
 
     @property
     def own_mib(self) -> float:
-        """What the work itself took: a function's is what it added to imports and inputs."""
-        return self.peak_mib - (self.before_mib or 0.0)
+        """What the work itself took: a function's is what it added to imports and inputs, a page or two at least."""
+        return max(self.peak_mib - (self.before_mib or 0.0), 1.0)
 
 
 def make_ready(row: Row, setting: Setting, say: Say) -> None:
