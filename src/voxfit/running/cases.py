@@ -193,8 +193,9 @@ def _prepare_case(task: _Preparation) -> None:
     if case is None:
         raise DatasetError([problem for problem in problems if problem.fatal])
     for place in task.destinations:
-        prepared = prepare(Volume(case.image, case.geometry), place.grid, case.label)
-        write_case(place.folder, task.case.name, prepared, task.labels.count)
+        volume = Volume(case.image, case.geometry)
+        # Without a name for it, one prepared case is gone before the next is made.
+        write_case(place.folder, task.case.name, prepare(volume, place.grid, case.label), task.labels.count)
 
 
 def _recount(task: tuple[Case, tuple[str, ...], Labels, int, tuple[int, ...]]) -> Counts:
