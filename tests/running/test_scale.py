@@ -221,7 +221,8 @@ WORKS: dict[str, Callable[[int, Path], Work]] = {
 @pytest.mark.parametrize("name", WORKS)
 def test_ten_times_the_cases_take_ten_times_as_long_and_as_much_memory(name: str, tmp_path: Path) -> None:
     few, many = WORKS[name](FEW, tmp_path), WORKS[name](MANY, tmp_path)
-    assert best_seconds(many, 2) < LINEAR * best_seconds(few, 4)
+    # A busy machine disturbs one comparison; what is quadratic fails all of them.
+    assert any(best_seconds(many, 2) < LINEAR * best_seconds(few, 4) for _ in range(3))
     few, many = WORKS[name](FEW // 4, tmp_path), WORKS[name](MANY // 4, tmp_path)  # memory is measured slowly
     assert most_memory(many) < LINEAR * most_memory(few)
 

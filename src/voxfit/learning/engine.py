@@ -16,6 +16,7 @@ import lightning_fabric
 import torch
 from torch.nn import functional
 
+from voxfit.core.memory import trim_memory
 from voxfit.core.records import Record
 from voxfit.networks.unet import UNet, build_network
 from voxfit.planning.recipe import SGD, Adam, Annealed, Recipe
@@ -245,6 +246,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def release_memory() -> None:
     """Give back what nobody uses any more, after a step that did not fit."""
     gc.collect()
+    trim_memory()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
