@@ -164,11 +164,11 @@ class _Job(Generic[Task, Result]):
     def run(self, workers: int | None, *, light: bool) -> Iterator[tuple[int, Result]]:
         """All results; see `map_cases`."""
         most = min(workers or available_cores(), len(self.tasks))
-        queue = list(range(len(self.tasks)))
         if most <= 1:
-            for index in queue:
-                yield index, self.function(self.tasks[index])
+            for index, task in enumerate(self.tasks):
+                yield index, self.function(task)
             return
+        queue = list(range(len(self.tasks)))
         if light and workers is None:
             queue = yield from self._run_in_threads(queue, most)
         deaths = yield from self._run_in_workers(queue, most)
