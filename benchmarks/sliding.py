@@ -49,14 +49,14 @@ def predictor(setting: Setting) -> Any:
 
     os.environ.update(ENVIRONMENT)  # before PyTorch is imported
     from voxfit.inference.predictor import Predictor
+    from voxfit.inference.torch_networks import TorchArrays, TorchNetwork
 
     return Predictor(
-        [network(setting)],
+        [TorchNetwork(network(setting), None)],
         PATCH,
         slice_axis=None,
         outputs=OUTPUTS,
-        activation=None,
-        device=setting.device,
+        arrays=TorchArrays(setting.device),
         mirror_axes=(),
         tile_weights="shifted",
     )

@@ -18,8 +18,8 @@ from voxfit.core.listening import Listener
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
 from voxfit.imaging.volume import Volume
-from voxfit.inference.backends import Execution as Backends
 from voxfit.inference.predictor import Predictor
+from voxfit.inference.torch_networks import TorchArrays, TorchNetwork, by_torch
 from voxfit.learning.engine import Engine, Execution, determinism, free_bytes, is_out_of_memory, release_memory
 from voxfit.learning.loading import Prefetcher, ResidentStore, resident
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler
@@ -183,7 +183,7 @@ def test_every_backend_gives_the_same_logits(backend):
     image = torch.randn(2, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
     network, ear = build_network(topology(), 0).to(DEVICE).eval(), Ear()
     expected = build_network(topology(), 0).eval()(image)
-    (run,) = Backends(backend, listener=ear).adapt([network], topology(), (32, 32, 32), DEVICE, ["x"])
+    run = by_torch(network, backend, ear)
     with torch.inference_mode():
         assert apart(run(image.to(DEVICE)), expected.detach()) < 1e-4
     assert ear.warnings == []
@@ -197,11 +197,11 @@ def test_a_whole_image_is_predicted_as_on_the_cpu(dimension, mirror):
     found = {}
     for device in ("cpu", DEVICE):
         predictor = Predictor(
-            [network.to(device)],
+            [TorchNetwork(network.to(device), "softmax")],
             (1, 32, 32) if dimension == 2 else (32, 32, 32),
             slice_axis=0 if dimension == 2 else None,
             outputs=3,
-            device=device,
+            arrays=TorchArrays(device),
             mirror_axes=mirror,
         )
         found[device] = predictor.predict(image)
@@ -220,7 +220,9 @@ def test_single_precision_is_there_where_half_overflows():
         convolution.weight.fill_(1e5)
         convolution.bias.zero_()
     image = np.random.default_rng(0).normal(size=(1, 20, 20, 20)).astype(np.float32)
-    predictor = Predictor([convolution], (16, 16, 16), slice_axis=None, outputs=2, device=DEVICE, activation=None)
+    predictor = Predictor(
+        [TorchNetwork(convolution, None)], (16, 16, 16), slice_axis=None, outputs=2, arrays=TorchArrays(DEVICE)
+    )
     found = predictor.predict(image)
     np.testing.assert_allclose(found, 1e5 * np.repeat(image, 2, axis=0), rtol=1e-5, atol=1)
 
@@ -230,15 +232,16 @@ def test_sums_stay_on_the_gpu_while_they_leave_it_two_thirds():
     def identity(batch):
         return torch.cat([-batch, batch], dim=1)
 
-    predictor = Predictor([identity], (32, 32, 32), slice_axis=None, outputs=2, device=DEVICE)
+    arrays = TorchArrays(DEVICE)
+    predictor = Predictor([TorchNetwork(identity, "softmax")], (32, 32, 32), slice_axis=None, outputs=2, arrays=arrays)
     free, _ = torch.cuda.mem_get_info()
-    assert predictor.device_of_sums(1024).type == "cuda"
+    assert arrays.for_sums(1024).device.type == "cuda"
     # Others may take and give back some of it meanwhile.
-    assert predictor.device_of_sums(free // 6).type == "cuda"
-    assert predictor.device_of_sums(free // 2).type == "cpu"
+    assert arrays.for_sums(free // 6).device.type == "cuda"
+    assert arrays.for_sums(free // 2).device.type == "cpu"
     image = np.random.default_rng(0).normal(size=(1, 40, 50, 60)).astype(np.float32)
     on_gpu = predictor.predict(image)
-    predictor.device_of_sums = lambda size: torch.device("cpu")
+    arrays.for_sums = lambda size: TorchArrays()
     np.testing.assert_allclose(predictor.predict(image), on_gpu, atol=1e-6)
     # A network that returns its input has a closed form.
     np.testing.assert_allclose(on_gpu[1], 1 / (1 + np.exp(-2 * image[0])), atol=1e-5)

@@ -8,11 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from voxfit.core.errors import UsageError
+from voxfit.core.errors import ModelError, UsageError
 from voxfit.core.listening import Listener
-from voxfit.inference.backends import Chooser, Execution, cache_folder, candidates, parse_backend, require_int8
+from voxfit.inference.arrays import NumpyArrays
+from voxfit.inference.backends import parse_backend, require_int8, require_openvino
+from voxfit.inference.choosing import Chooser, cache_folder, candidates
 from voxfit.inference.predictor import Predictor
-from voxfit.inference.rounding import LEVELS, observe_ranges, rounded_tensors
+from voxfit.inference.quantization import LEVELS
+from voxfit.inference.rounding import observe_ranges, rounded_tensors
+from voxfit.inference.torch_networks import TorchArrays, TorchNetwork, by_torch
 from voxfit.networks.unet import build_network
 from voxfit.planning.stages import Topology, paper_stages
 
@@ -51,49 +55,91 @@ def tiles(count, channels, patch):
     return torch.randn((count, channels, *patch), generator=torch.Generator().manual_seed(2))
 
 
-def run_by(backend, network, topology, patch):
-    return Execution(backend).adapt([network], topology, patch, "cpu", ["file"])[0]
+def weights_of(network):
+    return {name: tensor.numpy() for name, tensor in network.inference_weights().items()}
+
+
+def openvino_network(network, topology, patch, activation=None, ranges=None):
+    """The network by OpenVINO, for tensors."""
+    pytest.importorskip("openvino")
+    from voxfit.inference.openvino_graph import OpenVinoNetwork
+
+    made = OpenVinoNetwork(topology, weights_of(network), patch, activation, ranges)
+    return lambda batch: torch.from_numpy(made(batch.numpy()))
+
+
+def agree(found, expected):
+    """Within 1e-4 of the range of values; the largest is the same one, but where two are that close."""
+    tolerance = 1e-4 * float(expected.max() - expected.min())
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+    best = expected.topk(2, dim=1).values
+    clear = best[:, 0] - best[:, 1] > 2 * tolerance
+    assert torch.equal(found.argmax(dim=1)[clear], expected.argmax(dim=1)[clear])
+    assert clear.float().mean() > 0.99
 
 
 @pytest.mark.parametrize("backend", ["openvino", "torch-channels-last"])
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.inference_mode()
 def test_backends_agree(name, backend):
-    """Logits within 1e-4 of their range, for any batch size; labels too, but where two logits are that close."""
-    if backend == "openvino":
-        pytest.importorskip("openvino")
+    """For any batch size."""
     network, topology, patch = make(name)
-    adapted = run_by(backend, network, topology, patch)
+    run = openvino_network(network, topology, patch) if backend == "openvino" else by_torch(network, backend)
     for count in (3, 1, 2):
         batch = tiles(count, 2, patch)
-        expected, found = network(batch), adapted(batch)
-        tolerance = 1e-4 * float(expected.max() - expected.min())
-        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
-        best = expected.topk(2, dim=1).values
-        clear = best[:, 0] - best[:, 1] > 2 * tolerance
-        assert torch.equal(found.argmax(dim=1)[clear], expected.argmax(dim=1)[clear])
-        assert clear.float().mean() > 0.99
+        agree(run(batch), network(batch))
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
+def test_backends_make_the_same_probabilities(activation):
+    network, topology, patch = make("3d")
+    batch = tiles(2, 2, patch)
+    expected = TorchNetwork(network, activation)(batch)
+    agree(openvino_network(network, topology, patch, activation)(batch), expected)
+    if activation == "softmax":
+        torch.testing.assert_close(expected.sum(dim=1), torch.ones(2, *patch))
+    assert (float(expected.min()) < 0) == (activation is None)
 
 
 def test_mirrored_folds_agree():
     pytest.importorskip("openvino")
+    from voxfit.inference.openvino_graph import OpenVinoNetwork
+
     network, topology, patch = make("3d", channels=1)
     image = np.random.default_rng(0).normal(size=(1, 13, 17, 20)).astype(np.float32)
-    found = []
-    for backend in ("torch", "openvino"):
-        networks = Execution(backend).adapt([network, network], topology, patch, "cpu", ["a", "b"])
-        found.append(Predictor(networks, patch, slice_axis=None, outputs=3).predict(image))
+    by_openvino = OpenVinoNetwork(topology, weights_of(network), patch, "softmax")
+    found = [
+        Predictor([run, run], patch, slice_axis=None, outputs=3, arrays=arrays).predict(image)
+        for run, arrays in ((TorchNetwork(network, "softmax"), TorchArrays()), (by_openvino, NumpyArrays()))
+    ]
     np.testing.assert_allclose(found[1], found[0], atol=1e-4)
 
 
 def test_a_result_is_not_changed_by_the_next_pass():
-    pytest.importorskip("openvino")
     network, topology, patch = make("2d")
-    adapted = run_by("openvino", network, topology, patch)
-    first = adapted(tiles(1, 2, patch))
+    run = openvino_network(network, topology, patch)
+    first = run(tiles(1, 2, patch))
     kept = first.clone()
-    adapted(-tiles(1, 2, patch))
+    run(-tiles(1, 2, patch))
     assert torch.equal(first, kept)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_of_another_network_are_refused(name):
+    """Every tensor that is missing, or has another shape, or has no place, is named."""
+    pytest.importorskip("openvino")
+    from voxfit.inference.openvino_graph import build_graph
+
+    network, topology, patch = make(name)
+    weights = weights_of(network)
+    build_graph(topology, weights, patch)
+    for key, values in weights.items():
+        with pytest.raises(ModelError, match=rf"of another network \({key} is not there in place of"):
+            build_graph(topology, {other: weights[other] for other in weights if other != key}, patch)
+        with pytest.raises(ModelError, match=rf"of another network \({key} has the shape"):
+            build_graph(topology, weights | {key: np.concatenate([values, values])}, patch)
+    with pytest.raises(ModelError, match=r"which has no encoder\.9"):
+        build_graph(topology, weights | {"encoder.9.0.0.weight": np.zeros(3, np.float32)}, patch)
 
 
 def rounded(values, low, high, levels):
@@ -131,11 +177,10 @@ def test_int8_is_the_network_with_rounded_tensors(name):
 
     Errors of the same size that have nothing to do with each other would be 1.4 times that size apart.
     """
-    pytest.importorskip("openvino")
     network, topology, patch = make(name)
     batch = tiles(2, 2, patch)
     ranges = observe_ranges(network, [batch])
-    found = Execution(None, {"file": ranges}).adapt([network], topology, patch, "cpu", ["file"])[0](batch)
+    found = openvino_network(network, topology, patch, ranges=ranges)(batch)
     with torch.inference_mode():
         exact = network(batch)
     emulated = emulate(network, ranges, batch)
@@ -163,44 +208,60 @@ def test_ranges_are_means_over_tiles_and_hold_zero():
     assert "decoder.0.1" not in ranges
 
 
-def test_a_short_job_stays_with_torch_and_a_long_one_takes_the_fastest(tmp_path):
+def test_a_short_job_tries_nothing_and_a_long_one_takes_the_fastest(tmp_path):
     path = tmp_path / "cache" / "choice.json"
-    chooser = Chooser(("torch", "openvino"), path)
-    for _ in range(11):
-        chooser.note(4, 0.125, first=False)
-    assert (chooser.current, chooser.settled) == ("torch", False)
-    chooser.note(4, 0.125, first=False)
-    assert chooser.current == "openvino"
-    chooser.note(4, 2.0, first=True)  # the conversion counts for nothing
+    chooser = Chooser(("openvino", "torch"), path)
+    for _ in range(19):
+        chooser.note(4, 0.5, first=False)
+    assert (chooser.current, chooser.settled) == ("openvino", False)
+    chooser.note(4, 0.5, first=False)
+    assert chooser.current == "torch"
+    chooser.note(4, 2.0, first=True)  # the import and the conversion count for nothing
     for _ in range(3):
         assert not path.exists()
-        chooser.note(4, 0.0625, first=False)
-    assert (chooser.current, chooser.settled) == ("openvino", True)
-    assert json.loads(path.read_text())["seconds"] == {"torch": 0.03125, "openvino": 0.015625}
-    again = Chooser(("torch", "openvino"), path)
-    assert (again.current, again.settled) == ("openvino", True)
+        chooser.note(4, 0.25, first=False)
+    assert (chooser.current, chooser.settled) == ("torch", True)
+    assert json.loads(path.read_text())["seconds"] == {"openvino": 0.125, "torch": 0.0625}
+    again = Chooser(("openvino", "torch"), path)
+    assert (again.current, again.settled) == ("torch", True)
 
 
 def test_a_slower_backend_is_left_again(tmp_path):
-    chooser = Chooser(("torch", "openvino"), tmp_path / "choice.json")
-    for seconds in (1.0, 1.0, 1.0, 2.0, 2.0, 2.0):
+    chooser = Chooser(("openvino", "torch"), tmp_path / "choice.json")
+    for seconds in (4.0, 4.0, 4.0, 5.0, 5.0, 5.0):
         chooser.note(1, seconds, first=False)
+    assert (chooser.current, chooser.settled) == ("openvino", True)
+
+
+def test_what_fails_is_not_tried_again(tmp_path):
+    chooser = Chooser(("torch", "torch-channels-last", "torch-compiled"), tmp_path / "choice.json")
+    for _ in range(3):
+        chooser.note(1, 1.0, first=False)
+    assert chooser.current == "torch-channels-last"
+    chooser.drop()
+    assert (chooser.current, chooser.settled) == ("torch", False)
+    chooser.note(1, 300.0, first=False)
+    assert chooser.current == "torch-compiled"
+    chooser.drop()
     assert (chooser.current, chooser.settled) == ("torch", True)
+    only = Chooser(("openvino",), tmp_path / "choice.json")
+    only.drop()
+    assert (only.current, only.settled) == ("torch", True)
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"schema": "voxfit.backend/1", "backend": "cuda", "seconds": {}}'])
 def test_a_damaged_cache_is_not_read(tmp_path, content):
     path = tmp_path / "choice.json"
     path.write_text(content)
-    chooser = Chooser(("torch", "openvino"), path)
-    assert (chooser.current, chooser.settled) == ("torch", False)
+    chooser = Chooser(("openvino", "torch"), path)
+    assert (chooser.current, chooser.settled) == ("openvino", False)
 
 
 def test_a_cache_that_cannot_be_written_is_left_out(tmp_path):
     (tmp_path / "file").write_text("")
-    chooser = Chooser(("torch", "openvino"), tmp_path / "file" / "choice.json")
+    chooser = Chooser(("openvino", "torch"), tmp_path / "file" / "choice.json")
     for _ in range(6):
-        chooser.note(1, 1.0, first=False)
+        chooser.note(1, 4.0, first=False)
     assert chooser.settled
 
 
@@ -226,9 +287,9 @@ def test_without_a_compiler_the_network_runs_as_it_is(monkeypatch):
 
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nonexistent/c++",))
     monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
-    network, topology, patch = make("2d", width=3)
+    network, _, patch = make("2d", width=3)
     ear = Ear()
-    adapted = Execution("torch-compiled", listener=ear).adapt([network], topology, patch, "cpu", ["file"])[0]
+    adapted = by_torch(network, "torch-compiled", ear)
     with torch.inference_mode():
         batch = tiles(1, 2, patch)
         assert torch.equal(adapted(batch), network(batch))
@@ -246,9 +307,8 @@ def test_what_cannot_be_had_is_said(monkeypatch):
     assert "openvino" not in candidates("cpu")
     with pytest.raises(UsageError, match=r"pip install 'voxfit\[openvino\]'"):
         require_int8(None, "cpu")
-    network, topology, patch = make("2d")
     with pytest.raises(UsageError, match=r"--backend openvino needs OpenVINO"):
-        run_by("openvino", network, topology, patch)
+        require_openvino("--backend openvino", "cpu")
 
 
 def test_openvino_is_for_cpus():

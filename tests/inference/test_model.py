@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import safetensors.torch
 import SimpleITK as sitk
 import torch
 
+from voxfit.core.listening import Listener
 from voxfit.imaging.labels import Label, Labels
 from voxfit.inference.description import Member, ModelDescription
 from voxfit.inference.model import Model
@@ -64,7 +67,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(folder):
-    opened = Model.open(folder, "cpu")
+    opened = Model.open(folder, "cpu", backend="torch")
     for predictor in opened.predictors.values():
         predictor.networks = (threshold,)
     return opened
@@ -124,3 +127,59 @@ def test_turning_an_array_turns_its_segmentation(model):
     plain = model.predict(array, (1.5, 1.5, 1.5))
     for axes in itertools.permutations(range(3)):
         np.testing.assert_array_equal(model.predict(array.transpose(axes), (1.5,) * 3), plain.transpose(axes))
+
+
+def alone(script):
+    """What a new interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_openvino_does_without_pytorch(folder):
+    """Its import takes more than a second and 170 MiB."""
+    pytest.importorskip("openvino")
+    script = (
+        "import sys, numpy\n"
+        "from voxfit.inference.model import Model\n"
+        f"model = Model.open({str(folder)!r}, 'cpu')\n"
+        "model.predict(numpy.zeros((20, 24, 28), numpy.float32), (1.5, 1.5, 1.5))\n"
+        "print('torch' in sys.modules)"
+    )
+    assert alone(script) == "False"
+
+
+def test_a_gpu_is_found_without_asking_pytorch_first():
+    script = "import sys; from voxfit.inference.device import choose_device; print(choose_device('auto'))"
+    import_first = script.replace("import sys", "import sys, torch")
+    assert alone(script) == alone(import_first)
+
+
+def test_a_backend_that_fails_is_left_with_a_word(folder, monkeypatch, tmp_path):
+    """Whether it fails when it is made or when it runs, and the segmentation is PyTorch's."""
+    openvino_graph = pytest.importorskip("voxfit.inference.openvino_graph", exc_type=ImportError)
+    monkeypatch.setenv("VOXFIT_CACHE", str(tmp_path))
+    image = ball((20, 19, 23), (1.5, 1.7, 1.4), FLIPPED)
+    expected = sitk.GetArrayFromImage(Model.open(folder, "cpu", backend="torch").predict(image))
+
+    class Broken:
+        def __init__(self, *arguments):
+            pass
+
+        def __call__(self, batch):
+            raise RuntimeError("no such instruction\nand more")
+
+    def unmade(*arguments):
+        raise RuntimeError("no such processor")
+
+    class Ear(Listener):
+        def warn(self, text):
+            heard.append(text)
+
+    for broken, reason in ((Broken, "no such instruction"), (unmade, "no such processor")):
+        heard = []
+        monkeypatch.setattr(openvino_graph, "OpenVinoNetwork", broken)
+        found = Model.open(folder, "cpu", listener=Ear()).predict(image)
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(found), expected)
+        # Once for each of the two configurations.
+        assert heard == [f"openvino does not work here, PyTorch goes on without it ({reason})."] * 2

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxfit.imaging.geometry import Box
+from voxfit.inference.arrays import NumpyArrays
 from voxfit.inference.postprocessing import keep_largest_components
 from voxfit.inference.predictor import Predictor
+from voxfit.inference.torch_networks import TorchArrays, TorchNetwork, on_numpy
 
 PATCH = (8, 12, 10)
 SHAPES = [(8, 12, 10), (3, 5, 4), (1, 1, 1), (16, 24, 20), (17, 13, 29), (30, 12, 9)]
@@ -20,12 +22,25 @@ def identity(batch):
     return torch.cat([torch.zeros_like(batch), batch], dim=1)
 
 
+@pytest.fixture(scope="module", params=["numpy", "torch"])
+def predictor_of(request):
+    """Makes a predictor of modules, whose arrays are those of one library or the other."""
+
+    def make(modules, *arguments, activation="softmax", **options):
+        networks = [TorchNetwork(module, activation) for module in modules]
+        if request.param == "torch":
+            return Predictor(networks, *arguments, arrays=TorchArrays(), **options)
+        return Predictor([on_numpy(network) for network in networks], *arguments, arrays=NumpyArrays(), **options)
+
+    return make
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("mirror", [True, False])
 @pytest.mark.parametrize("folds", [1, 3])
-def test_the_input_comes_back(shape, mirror, folds):
+def test_the_input_comes_back(predictor_of, shape, mirror, folds):
     image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
-    predictor = Predictor(
+    predictor = predictor_of(
         [identity] * folds, PATCH, slice_axis=None, outputs=2, mirror_axes=(0, 1, 2) if mirror else ()
     )
     probabilities = predictor.predict(image)
@@ -35,14 +50,14 @@ def test_the_input_comes_back(shape, mirror, folds):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", ["centred", "shifted"])
-def test_logits_and_regions_come_back_too(shape, kind):
+def test_logits_and_regions_come_back_too(predictor_of, shape, kind):
     image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
 
     def network(batch):
         return torch.cat([batch, 2 * batch, -batch], dim=1)
 
     for activation, expected in ((None, lambda x: x), ("sigmoid", lambda x: 1 / (1 + np.exp(-x)))):
-        predictor = Predictor(
+        predictor = predictor_of(
             [network], PATCH, slice_axis=None, outputs=3, activation=activation, mirror_axes=(2,), tile_weights=kind
         )
         assert len(predictor.flips) == 2
@@ -51,19 +66,19 @@ def test_logits_and_regions_come_back_too(shape, kind):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_slices_come_back_along_every_axis(axis):
+def test_slices_come_back_along_every_axis(predictor_of, axis):
     image = np.random.default_rng(0).normal(size=(1, 7, 20, 15)).astype(np.float32)
     box = tuple(1 if other == axis else 12 for other in range(3))
-    predictor = Predictor([identity], box, slice_axis=axis, outputs=2)
+    predictor = predictor_of([identity], box, slice_axis=axis, outputs=2)
     assert predictor.predict(image)[1] == pytest.approx(1 / (1 + np.exp(-image[0])), abs=1e-5)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.tuples(*[st.integers(1, 30)] * 3), st.integers(1, 40), st.data())
-def test_slabs_of_any_region_are_those_of_the_whole(shape, per_batch, data):
+def test_slabs_of_any_region_are_those_of_the_whole(predictor_of, shape, per_batch, data):
     """However a region is cut, and however many tiles share a pass."""
     image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
-    predictor = Predictor([identity], PATCH, slice_axis=None, outputs=2, mirror_axes=())
+    predictor = predictor_of([identity], PATCH, slice_axis=None, outputs=2, mirror_axes=())
     whole = predictor.predict(image)
     predictor.per_batch = per_batch
     start = tuple(data.draw(st.integers(0, size - 1)) for size in shape)
@@ -77,7 +92,7 @@ def test_slabs_of_any_region_are_those_of_the_whole(shape, per_batch, data):
     assert source.slab_bytes(region, axis) >= max(slab.nbytes for slab in slabs)
 
 
-def test_without_mirroring_comes_with_mirroring_at_no_extra_pass():
+def test_without_mirroring_comes_with_mirroring_at_no_extra_pass(predictor_of):
     passes = []
 
     def network(batch):
@@ -85,16 +100,16 @@ def test_without_mirroring_comes_with_mirroring_at_no_extra_pass():
         return torch.cat([torch.zeros_like(batch), batch.roll(1, 2)], dim=1)  # knows a direction
 
     image = np.random.default_rng(0).normal(size=(1, *PATCH)).astype(np.float32)
-    both = Predictor([network, identity], PATCH, slice_axis=None, outputs=2, plain_too=True)
+    both = predictor_of([network, identity], PATCH, slice_axis=None, outputs=2, plain_too=True)
     found = both.predict(image)
     assert sum(passes) == 8
     for mirror, half in (((0, 1, 2), found[:2]), ((), found[2:])):
-        alone = Predictor([network, identity], PATCH, slice_axis=None, outputs=2, mirror_axes=mirror)
+        alone = predictor_of([network, identity], PATCH, slice_axis=None, outputs=2, mirror_axes=mirror)
         np.testing.assert_allclose(half, alone.predict(image), atol=1e-6)
     assert np.abs(found[:2] - found[2:]).max() > 0.01
 
 
-def test_folds_and_variants_are_averaged_as_probabilities():
+def test_folds_and_variants_are_averaged_as_probabilities(predictor_of):
     """A network that sees which way is up: its answer depends on the mirrored axis, and the mean is known."""
 
     def lopsided(batch):
@@ -103,13 +118,13 @@ def test_folds_and_variants_are_averaged_as_probabilities():
         )
         return torch.cat([torch.zeros_like(ramp), ramp - 3], dim=1)
 
-    predictor = Predictor([lopsided, identity], PATCH, slice_axis=None, outputs=2)
+    predictor = predictor_of([lopsided, identity], PATCH, slice_axis=None, outputs=2)
     probabilities = predictor.predict(np.zeros((1, *PATCH), np.float32))
     ramp = np.arange(8) - 3.0
     both = (1 / (1 + np.exp(-ramp)) + 1 / (1 + np.exp(-ramp[::-1]))) / 2
     assert probabilities[1, :, 0, 0] == pytest.approx((both + 0.5) / 2, abs=1e-5)
     assert len(predictor.flips) == 8
-    assert len(Predictor([identity], (1, 8, 8), slice_axis=0, outputs=2).flips) == 4
+    assert len(predictor_of([identity], (1, 8, 8), slice_axis=0, outputs=2).flips) == 4
 
 
 def test_only_the_largest_component_stays():

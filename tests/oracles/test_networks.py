@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from voxfit.inference.description import ModelDescription
-from voxfit.inference.loading import load_network
 from voxfit.inference.model import Model
+from voxfit.inference.torch_networks import load_network
 from voxfit.interop.nnunet_model import import_nnunet
 from voxfit.interop.nnunet_network import axis_order, read_stages, translate_weights
 from voxfit.networks.unet import UNet

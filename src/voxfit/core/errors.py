@@ -83,3 +83,8 @@ class DatasetError(VoxfitError):
 
     def __reduce__(self) -> tuple[type[DatasetError], tuple[list[Problem]]]:
         return DatasetError, (self.problems,)
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

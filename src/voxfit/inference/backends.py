@@ -1,53 +1,26 @@
 """What runs the networks: PyTorch, PyTorch compiled, or OpenVINO; all compute the same, to rounding errors.
 
-"auto" begins with PyTorch and tries another backend once the job has lasted so long that the trial repays if as much
-is still to come. A trial is passes over tiles of the job itself, so it costs the conversion only, and a small job pays
-nothing. The choice is kept for the next time.
+"auto" takes what `voxfit.inference.choosing` finds. PyTorch is imported only where it runs networks.
 """
 
 from __future__ import annotations
 
-import copy
-import importlib.metadata
-import importlib.util
-import os
-from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from statistics import median
 from time import perf_counter
-from typing import ClassVar, Literal, get_args
+from typing import Any
 
-import torch
-
-from voxfit.core.errors import RecordError, UsageError, WorkspaceError
+from voxfit.core.errors import ModelError, UsageError, VoxfitError, first_line
 from voxfit.core.listening import Listener
-from voxfit.core.parallel import available_cores
-from voxfit.core.processor import processor_name
-from voxfit.core.records import Record, digest_of
-from voxfit.inference.predictor import Network
-from voxfit.inference.rounding import Range
-from voxfit.networks.unet import UNet
-from voxfit.planning.stages import Topology
-
-Backend = Literal["torch", "torch-channels-last", "torch-compiled", "openvino"]
-
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
-
-_REPAYS_AFTER: dict[Backend, float] = {"torch-channels-last": 1.0, "openvino": 1.5, "torch-compiled": 300.0}
-"""Seconds of work after which a backend is tried: what its conversion takes, over the share of time it may save."""
-
-_TIMED_PASSES = 3
-
-
-class BackendChoice(Record):
-    """A choice that was measured: the fastest backend, and the seconds that a tile took with each."""
-
-    schema_name: ClassVar[str] = "voxfit.backend/1"
-    backend: Backend
-    seconds: dict[str, float]
+from voxfit.inference.arrays import NumpyArrays
+from voxfit.inference.choosing import BACKENDS, Backend, Chooser, candidates, choice_path, has_openvino
+from voxfit.inference.description import Member
+from voxfit.inference.loading import predictor_of, read_weights, verified_files
+from voxfit.inference.predictor import Network, Predictor
+from voxfit.inference.quantization import Range
+from voxfit.planning.plan import ConfigurationName, Plan
 
 
 def parse_backend(name: str) -> Backend | None:
@@ -60,62 +33,6 @@ def parse_backend(name: str) -> Backend | None:
     if found is None and name != "auto":
         raise UsageError(f"--backend {name}: there are auto, {', '.join(BACKENDS)}.")
     return found
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How the networks of a model are run.
-
-    Attributes:
-        backend: None finds the fastest while the job runs.
-        ranges: by the weights file of a network, of the tensors that 8 bits hold (`voxfit.inference.rounding`): INT8
-            by OpenVINO.
-        listener: hears where a compiler fails; PyTorch goes on then.
-    """
-
-    backend: Backend | None = "torch"
-    ranges: Mapping[str, Mapping[str, Range]] | None = None
-    listener: Listener = field(default_factory=Listener)
-
-    def adapt(
-        self, networks: Sequence[UNet], topology: Topology, patch: Sequence[int], device: str, files: Sequence[str]
-    ) -> tuple[Network, ...]:
-        """Let the backend run the networks of one configuration (its folds). They are not for several threads at once.
-
-        Args:
-            networks: in evaluation mode, on `device`.
-            topology: of all of them.
-            patch: size of the tiles, an edge for each axis that the networks see.
-            device: where the networks are.
-            files: their weights, as in `model.json`.
-
-        Raises:
-            UsageError: OpenVINO is asked for, but it is not installed, or the device is no CPU.
-        """
-        if self.ranges is not None or self.backend == "openvino":
-            require_openvino("--backend openvino", device)
-            ranges = self.ranges or {file: {} for file in files}
-            return tuple(_openvino(network, patch, ranges[file]) for network, file in zip(networks, files, strict=True))
-        if self.backend is not None:
-            return tuple(_by_torch(network, self.backend, self.listener) for network in networks)
-        path = cache_folder() / "backends" / f"{_key(topology, patch, device)}.json"
-        chooser = Chooser(candidates(device), path)
-        return tuple(_Changing(network, patch, device, chooser, self.listener) for network in networks)
-
-
-def candidates(device: str) -> tuple[Backend, ...]:
-    """What may be fastest on a device, in the order of trial."""
-    if device.startswith("cuda"):
-        return "torch", "torch-channels-last", "torch-compiled"
-    if device != "cpu":
-        return ("torch",)
-    # Channels last never won on CPUs where it was measured, nor did compiling against OpenVINO.
-    return ("torch", "openvino") if has_openvino() else ("torch", "torch-compiled")
-
-
-def has_openvino() -> bool:
-    """Whether OpenVINO is installed."""
-    return importlib.util.find_spec("openvino") is not None
 
 
 def require_openvino(option: str, device: str) -> None:
@@ -141,157 +58,154 @@ def require_int8(backend: Backend | None, device: str) -> None:
     require_openvino("--precision int8", device)
 
 
-def cache_folder() -> Path:
-    """Where choices are kept: VOXFIT_CACHE, or `voxfit` in XDG_CACHE_HOME or ~/.cache."""
-    if chosen := os.environ.get("VOXFIT_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voxfit"
-
-
-class Chooser:
-    """Finds the fastest of several backends while they work.
-
-    Args:
-        candidates: in the order of trial; the first one always works.
-        path: the file that keeps the choice; one that is damaged is not read, one that cannot be written is left out.
+@dataclass(frozen=True)
+class Execution:
+    """How the networks of a model are run.
 
     Attributes:
-        current: the backend for the next pass.
-        settled: whether nothing is left to try.
+        backend: None finds the fastest while the job runs.
+        ranges: by the weights file of a network, of the tensors that 8 bits hold (`voxfit.inference.rounding`): INT8
+            by OpenVINO.
+        listener: hears where a compiler fails; PyTorch goes on then.
     """
 
-    def __init__(self, candidates: Sequence[Backend], path: Path) -> None:
-        self.path = path
-        self.current: Backend = candidates[0]
-        self.settled = len(candidates) == 1
-        self._fallback = candidates[0]
-        self._untried = list(candidates[1:])
-        self._worked = 0.0
-        self._seconds: dict[Backend, deque[float]] = {}
+    backend: Backend | None = "torch"
+    ranges: Mapping[str, Mapping[str, Range]] | None = None
+    listener: Listener = field(default_factory=Listener)
+
+    def predictor(
+        self, plan: Plan, member: Member, folder: Path, device: str, *, mirror: bool = True, memory: int | None = None
+    ) -> Predictor:
+        """The predictor of a member of a model. It is not for several threads at once.
+
+        Args:
+            plan: of the model.
+            member: its configuration and weights.
+            folder: of the model.
+            device: where the networks run.
+            mirror: test-time mirroring.
+            memory: bytes that a process may use; nothing is tried then that takes more for a while.
+
+        Raises:
+            ModelError: a weights file is missing, damaged, or not the one that the model was made with.
+            UsageError: OpenVINO is asked for, but it is not installed, or the device is no CPU.
+        """
+        name = member.configuration
+        sources = [_Source(plan, name, path, device, self.listener) for path in verified_files(member, folder)]
+        finish = partial(predictor_of, plan, name, mirror=mirror, memory=memory)
+        if self.ranges is not None or self.backend == "openvino":
+            require_openvino("--backend openvino", device)
+            ranges = [(self.ranges or {}).get(file) for file in member.weights]
+            made = [source.by_openvino(some) for source, some in zip(sources, ranges, strict=True)]
+            return finish(made, NumpyArrays())
+        chooser = self._chooser(plan, name, device, limited=memory is not None)
+        if chooser.current == "openvino":
+            return finish([_Changing(source.for_numpy, chooser, self.listener) for source in sources], NumpyArrays())
+
+        from voxfit.inference.torch_networks import TorchArrays, synchronize
+
+        wait = partial(synchronize, device)
+        changing = [_Changing(source.by_torch, chooser, self.listener, wait) for source in sources]
+        return finish(changing, TorchArrays(device))
+
+    def _chooser(self, plan: Plan, name: ConfigurationName, device: str, *, limited: bool) -> Chooser:
+        path = choice_path(plan.topology(name), plan.configurations[name].patch_size, device)
+        if self.backend is not None:
+            return Chooser((self.backend,), path)
+        return Chooser(candidates(device)[: 1 if limited else None], path)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A network that any backend may run."""
+
+    plan: Plan
+    name: ConfigurationName
+    path: Path
+    device: str
+    listener: Listener
+
+    def by_openvino(self, ranges: Mapping[str, Range] | None = None) -> Network:
+        """For arrays of NumPy; with `ranges` in INT8."""
+        from voxfit.inference.openvino_graph import OpenVinoNetwork
+
+        weights, patch = read_weights(self.path), self.plan.configurations[self.name].patch_size
         try:
-            kept = BackendChoice.load(path)
-        except RecordError:
-            return
-        if kept.backend in candidates:
-            self.current, self.settled = kept.backend, True
+            return OpenVinoNetwork(self.plan.topology(self.name), weights, patch, self.plan.activation, ranges)
+        except ModelError as error:
+            raise ModelError(f"{self.path}: {error}") from None
 
-    def note(self, tiles: int, seconds: float, *, first: bool) -> None:
-        """Hear of a pass of the current backend; the first one over a network includes its conversion."""
-        self._worked += seconds
-        times = self._seconds.setdefault(self.current, deque(maxlen=_TIMED_PASSES))
-        if not first:
-            times.append(seconds / tiles)
-        if self.settled or len(times) < _TIMED_PASSES:
-            return
-        if self._untried and self._worked >= _REPAYS_AFTER[self._untried[0]]:
-            self.current = self._untried.pop(0)
-            return
-        medians: dict[str, float] = {name: median(values) for name, values in self._seconds.items()}
-        self.current = min(self._seconds, key=lambda name: medians[name])
-        if not self._untried:
-            self.settled = True
-            with suppress(WorkspaceError):
-                BackendChoice(backend=self.current, seconds=medians).save(self.path)
+    def by_torch(self, backend: Backend) -> Network:
+        """For tensors on the device."""
+        from voxfit.inference.torch_networks import TorchNetwork, by_torch, load_network
 
-    def drop(self) -> None:
-        """The current backend fails on this machine; the first one goes on."""
-        self._seconds.pop(self.current, None)
-        self.current = self._fallback
-        self.settled = self.settled or not self._untried
+        network = load_network(self.plan, self.name, self.path).to(self.device).eval()
+        return TorchNetwork(by_torch(network, backend, self.listener), self.plan.activation)
+
+    def for_numpy(self, backend: Backend) -> Network:
+        """For arrays of NumPy."""
+        if backend == "openvino":
+            return self.by_openvino()
+        from voxfit.inference.torch_networks import on_numpy
+
+        return on_numpy(self.by_torch(backend))
 
 
 class _Changing:
-    """A network that runs by the backend that the chooser names."""
+    """A network that runs by the backend that the chooser names.
 
-    def __init__(self, network: UNet, patch: Sequence[int], device: str, chooser: Chooser, listener: Listener) -> None:
-        self.network = network
-        self.patch = patch
-        self.device = device
+    Args:
+        make: the network as a backend runs it.
+        chooser: common to all networks of a configuration.
+        listener: hears of a backend that fails.
+        synchronize: waits for what a device still computes.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Backend], Network],
+        chooser: Chooser,
+        listener: Listener,
+        synchronize: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.make = make
         self.chooser = chooser
         self.listener = listener
+        self.synchronize = synchronize
         self.made: dict[Backend, Network] = {}
+        self._network()  # now: what is wrong with the weights is said before images are read
 
-    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        backend = self.chooser.current
-        first = backend not in self.made
+    def __call__(self, batch: Any) -> Any:
+        first = self.chooser.current not in self.made
         begun = perf_counter()
+        network = self._network()
         try:
-            if first:
-                self.made[backend] = self._convert(backend)
-            logits = self.made[backend](batch)
+            outputs = network(batch)
         except Exception as error:  # compilers fail in many ways
-            if backend == "torch":
-                raise
-            self.listener.warn(f"{backend} does not work here, PyTorch goes on without it ({_first_line(error)}).")
-            self.chooser.drop()
+            self._drop(error)
             return self(batch)
-        if not self.chooser.settled:
-            if self.device.startswith("cuda"):
-                torch.cuda.synchronize(self.device)
+        if self.chooser.settled:
+            self.made = {self.chooser.current: network}
+        else:
+            self.synchronize()
             self.chooser.note(len(batch), perf_counter() - begun, first=first)
-        return logits
+        return outputs
 
-    def _convert(self, backend: Backend) -> Network:
-        if backend == "openvino":
-            return _openvino(self.network, self.patch)
-        return torch.compile(self.network) if backend == "torch-compiled" else _by_torch(self.network, backend)
-
-
-class _Compiled:
-    """A compiled network; the plain one where compilation fails."""
-
-    def __init__(self, network: UNet, listener: Listener) -> None:
-        self.network: Network = network
-        self.run: Network = torch.compile(network)
-        self.listener = listener
-
-    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        try:
-            return self.run(batch)
-        except Exception as error:  # compilers fail in many ways
-            if self.run is self.network:
+    def _network(self) -> Network:
+        backend = self.chooser.current
+        if backend not in self.made:
+            try:
+                self.made[backend] = self.make(backend)
+            except VoxfitError:
                 raise
-            self.listener.warn(f"The network cannot be compiled here and runs as it is ({_first_line(error)}).")
-            self.run = self.network
-            return self.run(batch)
+            except Exception as error:
+                self._drop(error)
+                return self._network()
+        return self.made[backend]
 
-
-def _by_torch(network: UNet, backend: Backend, listener: Listener | None = None) -> Network:
-    match backend:
-        case "torch-compiled":
-            return _Compiled(network, listener or Listener())
-        case "torch-channels-last":
-            return _channels_last(network)
-        case _:
-            return network
-
-
-def _channels_last(network: UNet) -> Network:
-    flat = isinstance(network.head, torch.nn.Conv2d)
-    order = torch.channels_last if flat else torch.channels_last_3d
-    # The caller's network keeps its memory order: it is still timed against this one.
-    turned = copy.deepcopy(network).to(memory_format=order)  # type: ignore[call-overload]
-
-    def run(batch: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = turned(batch.contiguous(memory_format=order))
-        return logits
-
-    return run
-
-
-def _openvino(network: UNet, patch: Sequence[int], ranges: Mapping[str, Range] | None = None) -> Network:
-    from voxfit.inference.openvino_graph import OpenVinoNetwork
-
-    return OpenVinoNetwork(network, patch, ranges)
-
-
-def _key(topology: Topology, patch: Sequence[int], device: str) -> str:
-    """Digest of what a choice depends on."""
-    where = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor_name()
-    versions = [torch.__version__, importlib.metadata.version("openvino") if has_openvino() else None]
-    threads = [torch.get_num_threads(), available_cores()]
-    return digest_of([topology.model_dump(mode="json"), list(patch), device, where, threads, versions])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    def _drop(self, error: Exception) -> None:
+        backend = self.chooser.current
+        if backend == "torch":
+            raise error
+        self.listener.warn(f"{backend} does not work here, PyTorch goes on without it ({first_line(error)}).")
+        self.chooser.drop()

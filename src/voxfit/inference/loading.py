@@ -1,59 +1,56 @@
-"""From weights files to predictors on a device."""
+"""From weights files to predictors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import safetensors.torch
-import torch
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from voxfit.core.errors import ModelError, UsageError
+from voxfit.core.errors import ModelError
 from voxfit.core.records import checksum_of
+from voxfit.inference.arrays import Arrays
 from voxfit.inference.description import Member
 from voxfit.inference.predictor import Network, Predictor
-from voxfit.networks.unet import UNet, build_network
 from voxfit.planning.plan import ConfigurationName, Plan
-from voxfit.planning.stages import Topology, activation_bytes
+from voxfit.planning.stages import activation_bytes
 
-Adapter = Callable[[Sequence[UNet], Topology, Sequence[int], str], Sequence[Network]]
-"""Takes networks, their topology, their patch and the device; returns what computes the same."""
+Weights = dict[str, NDArray[np.float32]]
+"""The tensors of a network, by PyTorch's names."""
 
 
-def make_predictor(
+def predictor_of(
     plan: Plan,
     name: ConfigurationName,
-    networks: Sequence[UNet],
-    device: str,
+    networks: Sequence[Network],
+    arrays: Arrays,
     *,
     mirror: bool = True,
     plain_too: bool = False,
     memory: int | None = None,
-    adapter: Adapter | None = None,
 ) -> Predictor:
-    """The predictor of one configuration, its networks moved to a device.
+    """The predictor of one configuration.
 
     Args:
         plan: patch, outputs, and how predictions are averaged.
         name: of the configuration.
         networks: one for each fold.
-        device: where to.
+        arrays: that the networks take.
         mirror: test-time mirroring.
         plain_too: see `Predictor`.
         memory: bytes; passes are kept small enough that they take no more than a quarter of it.
-        adapter: lets a backend run the networks; None: PyTorch, the same bits every time.
     """
     configuration, inference = plan.configurations[name], plan.inference
     axes = (0, 1, 2) if inference.mirror_axes is None else inference.mirror_axes
-    placed = [network.to(device).eval() for network in networks]
     predictor = Predictor(
-        adapter(placed, plan.topology(name), configuration.patch_size, device) if adapter else placed,
+        networks,
         configuration.patch_box,
         slice_axis=configuration.slice_axis,
         outputs=plan.labels.outputs,
-        activation=None if inference.averages == "logits" else "sigmoid" if plan.labels.regions else "softmax",
-        device=device,
+        arrays=arrays,
         mirror_axes=axes if mirror else (),
         tile_weights=inference.tile_weights,
         plain_too=plain_too,
@@ -62,11 +59,11 @@ def make_predictor(
     return predictor
 
 
-def load_networks(plan: Plan, member: Member, folder: Path) -> list[UNet]:
-    """The networks of a member, their files compared with the checksums.
+def verified_files(member: Member, folder: Path) -> list[Path]:
+    """The weights files of a member of a model, compared with the checksums.
 
     Raises:
-        ModelError: a file is missing, damaged, or not the one that the model was made with.
+        ModelError: one is not what the model was made with.
     """
     for file, checksum in zip(member.weights, member.checksums, strict=False):
         path = folder / file
@@ -75,41 +72,41 @@ def load_networks(plan: Plan, member: Member, folder: Path) -> list[UNet]:
                 f"{path}: the weights are not those that the model was made with. Restore the model folder from its "
                 "source."
             )
-    return [load_network(plan, member.configuration, folder / file) for file in member.weights]
+    return [folder / file for file in member.weights]
 
 
-def load_network(plan: Plan, name: ConfigurationName, path: Path) -> UNet:
-    """Build a network and load its weights.
+def read_weights(path: Path) -> Weights:
+    """The tensors of a weights file.
 
     Raises:
-        ModelError: the file is missing, damaged, or of another network.
+        ModelError: it is missing or damaged.
     """
-    network = build_network(plan.topology(name))
     try:
-        network.load_state_dict(safetensors.torch.load_file(path))
+        return safetensors.numpy.load_file(path)
     except FileNotFoundError:
         raise ModelError(f"{path}: the weights file is missing. Restore the model folder from its source.") from None
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: the weights file is damaged ({error}). Restore it from its source.") from None
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ModelError(f"{path}: the weights are of another network ({reason}).") from None
-    return network
 
 
-def choose_device(name: str) -> str:
-    """ "auto" becomes the best device there is.
+def fitting(weights: Mapping[str, NDArray[np.float32]], name: str, shape: Sequence[int]) -> NDArray[np.float32]:
+    """The tensor of a name, of the shape that a network has.
 
     Raises:
-        UsageError: the device is not there.
+        ModelError: there is none, or it has another shape.
     """
-    available = ["cpu"]
-    if torch.backends.mps.is_available():
-        available.append("mps")
-    if torch.cuda.is_available():
-        available.append("cuda")
-    if name == "auto":
-        return available[-1]
-    if name.split(":", maxsplit=1)[0] not in available:
-        raise UsageError(f"--device {name}: not there. This machine has: {', '.join(available)}.")
-    return name
+    values = weights.get(name)
+    if values is None or values.shape != tuple(shape):
+        found = "is not there" if values is None else f"has the shape {list(values.shape)}"
+        raise ModelError(f"the weights are of another network ({name} {found} in place of {list(shape)}).")
+    return values
+
+
+def require_no_others(unused: Iterable[str]) -> None:
+    """Whether a network has a place for all weights.
+
+    Raises:
+        ModelError: it has none for these.
+    """
+    if name := min(unused, default=None):
+        raise ModelError(f"the weights are of another network (which has no {name}).")

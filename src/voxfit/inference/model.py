@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal, overload
 
@@ -24,10 +23,11 @@ from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.verification import read_case_image
 from voxfit.imaging.volume import Volume, from_sitk, read_geometry, to_sitk
-from voxfit.inference.backends import Backend, Execution, parse_backend, require_int8
+from voxfit.inference.backends import Execution, parse_backend, require_int8
 from voxfit.inference.cascade import upsampled
+from voxfit.inference.choosing import Backend
 from voxfit.inference.description import ModelDescription, model_folder
-from voxfit.inference.loading import choose_device, load_networks, make_predictor
+from voxfit.inference.device import choose_device
 from voxfit.inference.postprocessing import segment, to_values
 from voxfit.inference.predictor import NetworkInput, Predictor
 from voxfit.inference.quantization import open_quantization
@@ -83,14 +83,8 @@ class Model:
         # What determines label maps beside the images.
         self.identity = digest_of([description.digest(), mirror, fast, execution.ranges is not None])
         self.predictors: dict[ConfigurationName, Predictor] = {
-            member.configuration: make_predictor(
-                self.plan,
-                member.configuration,
-                load_networks(self.plan, member, folder),
-                device,
-                mirror=mirror and not fast,
-                memory=max_memory,
-                adapter=partial(execution.adapt, files=member.weights),
+            member.configuration: execution.predictor(
+                self.plan, member, folder, device, mirror=mirror and not fast, memory=max_memory
             )
             for member in wanted
         }

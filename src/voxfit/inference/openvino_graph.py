@@ -1,7 +1,7 @@
-"""The U-Net as an OpenVINO graph, written node by node from the module, in float32 or with tensors of 8 bits.
+"""The U-Net as an OpenVINO graph, written node by node from topology and weights, in float32 or with tensors of 8 bits.
 
-Tracing and converting the module takes seconds. Written by hand the graph is there in a tenth of a second, and each
-tensor that 8 bits hold has the name of the module that makes it.
+Tracing and converting a module takes seconds, and PyTorch. Written by hand the graph is there in a tenth of a second,
+and each tensor that 8 bits hold has the name of the module of `voxfit.networks.unet` that makes it.
 Biases in front of an instance norm are left out: the norm subtracts them again.
 
 OpenVINO is optional; only `voxfit.inference.backends` imports this module, when it is wanted.
@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import openvino
-import torch
+from numpy.typing import NDArray
 from openvino import opset13 as ops
-from torch import nn
 
 from voxfit.core.parallel import available_cores
-from voxfit.inference.rounding import LEVELS, Range
-from voxfit.networks.unet import LEAKY_SLOPE, ResidualBlock, UNet
+from voxfit.inference.loading import fitting, require_no_others
+from voxfit.inference.quantization import LEVELS, Range
+from voxfit.planning.plan import Activation
+from voxfit.planning.stages import LEAKY_SLOPE, NORM_EPSILON, Topology
 
 _WEIGHT_LEVELS = 255
 """-127 to 127: symmetric about zero."""
@@ -28,19 +29,33 @@ _WEIGHT_RANGE = 127 / 63
 """Of the largest weight, which becomes 63: a bit stays free. Processors without VNNI sum two products of 8 bits in 16
 bits, and would cut off the sums of full ones; so the integers are the same on every processor."""
 
+Axes = Sequence[int]
+"""A number for each spatial axis."""
+
 
 class OpenVinoNetwork:
     """A network that OpenVINO runs on the CPU. Not for several threads at once.
 
     Args:
-        network: in evaluation mode, on the CPU.
+        topology: of the network.
+        weights: by PyTorch's names of the parameters.
         patch: size of the tiles, an edge for each spatial axis.
+        activation: what makes probabilities of logits.
         ranges: of the tensors that 8 bits hold, see `voxfit.inference.rounding`; None: all is float32.
         threads: default: the available cores.
+
+    Raises:
+        ModelError: the weights are of another network.
     """
 
     def __init__(
-        self, network: UNet, patch: Sequence[int], ranges: Mapping[str, Range] | None = None, threads: int | None = None
+        self,
+        topology: Topology,
+        weights: Mapping[str, NDArray[np.float32]],
+        patch: Axes,
+        activation: Activation = None,
+        ranges: Mapping[str, Range] | None = None,
+        threads: int | None = None,
     ) -> None:
         settings = {
             # OpenVINO's own choice would be bfloat16 or float16 where a processor has them.
@@ -49,27 +64,30 @@ class OpenVinoNetwork:
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": threads or available_cores(),
         }
-        graph = build_graph(network, patch, ranges)
+        graph = build_graph(topology, weights, patch, activation, ranges)
         self._request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
 
-    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """(batch, channel, *patch) float32 to (batch, output, *patch) logits; any batch size."""
-        result = self._request.infer([batch.contiguous().numpy()], share_inputs=True)[0]
-        return torch.from_numpy(result)
+    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(batch, channel, *patch) to (batch, output, *patch); any batch size."""
+        outputs: NDArray[np.float32] = self._request.infer([np.ascontiguousarray(batch)], share_inputs=True)[0]
+        return outputs
 
 
-def build_graph(network: UNet, patch: Sequence[int], ranges: Mapping[str, Range] | None = None) -> openvino.Model:
-    """The graph of a network, for batches of any size.
-
-    Args:
-        network: to translate.
-        patch: size of the input, an edge for each spatial axis.
-        ranges: of the tensors that 8 bits hold; convolutions of these compute with integers.
-    """
-    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Conv3d))
-    image = ops.parameter([-1, first.in_channels, *patch], np.float32, name="image")
-    logits = _Builder(network, len(patch), ranges or {}).network(image)
-    return openvino.Model([logits], [image], "unet")
+def build_graph(
+    topology: Topology,
+    weights: Mapping[str, NDArray[np.float32]],
+    patch: Axes,
+    activation: Activation = None,
+    ranges: Mapping[str, Range] | None = None,
+) -> openvino.Model:
+    """The graph of a network, for batches of any size; see `OpenVinoNetwork`."""
+    image = ops.parameter([-1, topology.in_channels, *patch], np.float32, name="image")
+    builder = _Builder(topology, weights, ranges or {})
+    outputs = builder.network(image)
+    require_no_others(builder.unused)
+    if activation:
+        outputs = ops.softmax(outputs, 1) if activation == "softmax" else ops.sigmoid(outputs)
+    return openvino.Model([outputs], [image], "unet")
 
 
 class _Tensor(NamedTuple):
@@ -77,110 +95,125 @@ class _Tensor(NamedTuple):
 
     Attributes:
         node: of the graph.
+        channels: of it.
         rounded: 8 bits hold it.
     """
 
     node: Any
+    channels: int
     rounded: bool = False
 
 
 class _Builder:
-    """Appends nodes for modules.
+    """Appends nodes for the modules of a U-Net, which go by their names there.
 
     Args:
-        network: whose modules are translated.
-        axes: spatial ones, 2 or 3.
+        topology: of the network.
+        weights: by name.
         ranges: by the name of the module that makes the tensor.
     """
 
-    def __init__(self, network: UNet, axes: int, ranges: Mapping[str, Range]) -> None:
-        self.unet = network
-        self.names = {module: name for name, module in network.named_modules()}
+    def __init__(
+        self, topology: Topology, weights: Mapping[str, NDArray[np.float32]], ranges: Mapping[str, Range]
+    ) -> None:
+        self.topology = topology
+        self.weights = weights
+        self.unused = set(weights)
         self.ranges = ranges
+        axes = topology.dimension
         self.ones, self.zeros = [1] * axes, [0] * axes
         self.spatial = ops.constant(np.arange(2, 2 + axes, dtype=np.int64))
 
     def network(self, image: Any) -> Any:
         """Logits of an image."""
-        unet, state = self.unet, _Tensor(image)
+        topology, state = self.topology, _Tensor(image, self.topology.in_channels)
+        residual, pooled = topology.block == "residual", topology.downsampling == "max"
+        if residual:
+            state = self.conv_block(state, "stem", topology.features[0], topology.kernels[0], self.ones)
         skips: list[_Tensor] = []
-        if unet.stem is not None:
-            state = self.conv_block(state, unet.stem)
-        for pool, blocks in zip(unet.pools, unet.encoder, strict=True):
-            state = self.blocks(self.max_pool(state, pool), blocks)
+        for level, (width, kernel) in enumerate(zip(topology.features, topology.kernels, strict=True)):
+            stride: Axes = topology.strides[level]
+            if pooled and level:
+                state, stride = self.max_pool(state, stride), self.ones
+            for number in range(topology.encoder_blocks[level]):
+                block = self.residual_block if residual else self.conv_block
+                state = block(state, f"encoder.{level}.{number}", width, kernel, self.ones if number else stride)
             skips.append(state)
-        for level in range(len(unet.ups) - 1, -1, -1):
-            wider, skip = self.transposed(state, unet.ups[level]), skips[level]
-            joined = ops.concat([wider.node, skip.node], 1)
-            state = self.blocks(_Tensor(joined, wider.rounded and skip.rounded), unet.decoder[level])
-        return self.convolution(state, unet.head, bias=True).node
+        for level in range(len(topology.features) - 2, -1, -1):
+            wider, skip = self.transposed(state, level), skips[level]
+            channels, rounded = wider.channels + skip.channels, wider.rounded and skip.rounded
+            state = _Tensor(ops.concat([wider.node, skip.node], 1), channels, rounded)
+            for number in range(topology.decoder_blocks[level]):
+                name = f"decoder.{level}.{number}"
+                state = self.conv_block(state, name, topology.features[level], topology.kernels[level], self.ones)
+        return self.add_bias(self.convolution(state, "head", topology.out_channels, self.ones, self.ones), "head").node
 
-    def blocks(self, state: _Tensor, blocks: nn.Module) -> _Tensor:
-        """One level."""
-        for block in blocks.children():
-            residual = isinstance(block, ResidualBlock)
-            state = self.residual_block(state, block) if residual else self.conv_block(state, block)
-        return state
-
-    def conv_block(self, state: _Tensor, block: Any) -> _Tensor:
+    def conv_block(
+        self, state: _Tensor, name: str, outputs: int, kernel: Axes, stride: Axes, *, active: bool = True
+    ) -> _Tensor:
         """Convolution, instance norm, and the activation where there is one."""
-        convolution, norm, *activation = block
-        normed = self.norm(self.convolution(state, convolution), norm)
-        return self.round(self.activate(normed) if activation else normed, block)
+        made = self.convolution(state, f"{name}.0", outputs, kernel, stride)
+        if self.topology.bias:
+            self.take(f"{name}.0.bias", (outputs,))
+        normed = self.norm(made, f"{name}.1")
+        return self.round(self.activate(normed) if active else normed, name)
 
-    def residual_block(self, state: _Tensor, block: Any) -> _Tensor:
+    def residual_block(self, state: _Tensor, name: str, outputs: int, kernel: Axes, stride: Axes) -> _Tensor:
         """Two convolutions and the skip connection."""
-        changed, skip = self.conv_block(self.conv_block(state, block.first), block.second), state
-        if not isinstance(block.pool, nn.Identity):
-            size = list(block.pool.kernel_size)
+        changed = self.conv_block(state, f"{name}.first", outputs, kernel, stride)
+        changed = self.conv_block(changed, f"{name}.second", outputs, kernel, self.ones, active=False)
+        skip = state
+        if set(stride) != {1}:
+            size = list(stride)
             pooled = ops.avg_pool(skip.node, size, self.zeros, self.zeros, size, exclude_pad=False)
-            skip = self.round(_Tensor(pooled), block.pool)
-        if not isinstance(block.projection, nn.Identity):
-            projection, norm = block.projection
-            skip = self.norm(self.convolution(skip, projection), norm)
-        return self.round(self.activate(_Tensor(ops.add(changed.node, skip.node))), block)
+            skip = self.round(_Tensor(pooled, skip.channels), f"{name}.pool")
+        if skip.channels != outputs:
+            projected = self.convolution(skip, f"{name}.projection.0", outputs, self.ones, self.ones)
+            skip = self.norm(projected, f"{name}.projection.1")
+        return self.round(self.activate(_Tensor(ops.add(changed.node, skip.node), outputs)), name)
 
-    def convolution(self, state: _Tensor, module: Any, *, bias: bool = False) -> _Tensor:
-        """With a bias only where no norm subtracts it again."""
-        weight, padding = self.weight(module, 0, rounded=state.rounded), list(module.padding)
-        made = ops.convolution(state.node, weight, list(module.stride), padding, padding, self.ones)
-        return self.add_bias(made, module) if bias else _Tensor(made)
+    def convolution(self, state: _Tensor, name: str, outputs: int, kernel: Axes, stride: Axes) -> _Tensor:
+        """Without its bias."""
+        weight = self.weight(name, (outputs, state.channels, *kernel), 0, rounded=state.rounded)
+        padding = [size // 2 for size in kernel]
+        return _Tensor(ops.convolution(state.node, weight, list(stride), padding, padding, self.ones), outputs)
 
-    def transposed(self, state: _Tensor, module: Any) -> _Tensor:
-        """A transposed convolution, whose output no norm follows."""
-        weight = self.weight(module, 1, rounded=state.rounded)
+    def transposed(self, state: _Tensor, level: int) -> _Tensor:
+        """The transposed convolution up to a level, whose output no norm follows."""
+        name, outputs, stride = f"ups.{level}", self.topology.features[level], self.topology.strides[level + 1]
+        weight = self.weight(name, (state.channels, outputs, *stride), 1, rounded=state.rounded)
         zeros = self.zeros
         made = ops.convolution_backprop_data(
-            state.node, weight, list(module.stride), pads_begin=zeros, pads_end=zeros, dilations=self.ones
+            state.node, weight, list(stride), pads_begin=zeros, pads_end=zeros, dilations=self.ones
         )
-        return self.round(self.add_bias(made, module), module)
+        wider = _Tensor(made, outputs)
+        return self.round(self.add_bias(wider, name) if self.topology.bias else wider, name)
 
-    def max_pool(self, state: _Tensor, module: Any) -> _Tensor:
+    def max_pool(self, state: _Tensor, stride: Axes) -> _Tensor:
         """Integers stay integers."""
-        if isinstance(module, nn.Identity):
-            return state
-        size = list(module.kernel_size)
-        return _Tensor(ops.max_pool(state.node, size, self.ones, self.zeros, self.zeros, size).output(0), state.rounded)
+        size = list(stride)
+        return state._replace(node=ops.max_pool(state.node, size, self.ones, self.zeros, self.zeros, size).output(0))
 
-    def norm(self, state: _Tensor, module: Any) -> _Tensor:
+    def norm(self, state: _Tensor, name: str) -> _Tensor:
         """Instance norm with scale and shift."""
-        normed = ops.mvn(state.node, self.spatial, True, float(module.eps), "inside_sqrt")
-        return _Tensor(ops.add(ops.multiply(normed, self.per_channel(module.weight)), self.per_channel(module.bias)))
+        normed = ops.mvn(state.node, self.spatial, True, NORM_EPSILON, "inside_sqrt")
+        scale, shift = (self.per_channel(f"{name}.{kind}", state.channels) for kind in ("weight", "bias"))
+        return state._replace(node=ops.add(ops.multiply(normed, scale), shift))
 
     def activate(self, state: _Tensor) -> _Tensor:
         """The leaky ReLU."""
-        return _Tensor(ops.prelu(state.node, ops.constant(np.full(1, LEAKY_SLOPE, np.float32))))
+        return state._replace(node=ops.prelu(state.node, ops.constant(np.full(1, LEAKY_SLOPE, np.float32))))
 
-    def round(self, state: _Tensor, module: nn.Module) -> _Tensor:
+    def round(self, state: _Tensor, name: str) -> _Tensor:
         """To 8 bits, where what the module makes has a range."""
-        if self.names[module] not in self.ranges:
+        if name not in self.ranges:
             return state
-        low, high = (ops.constant(np.float32(value)) for value in self.ranges[self.names[module]])
-        return _Tensor(ops.fake_quantize(state.node, low, high, low, high, LEVELS), rounded=True)
+        low, high = (ops.constant(np.float32(value)) for value in self.ranges[name])
+        return state._replace(node=ops.fake_quantize(state.node, low, high, low, high, LEVELS), rounded=True)
 
-    def weight(self, module: Any, axis: int, *, rounded: bool) -> Any:
+    def weight(self, name: str, shape: Sequence[int], axis: int, *, rounded: bool) -> Any:
         """The weight; rounded, each output channel (along `axis`) has its own step."""
-        values = module.weight.detach().numpy()
+        values = self.take(f"{name}.weight", shape)
         node = ops.constant(values)
         if not rounded:
             return node
@@ -189,10 +222,19 @@ class _Builder:
         low, high = ops.constant(-_WEIGHT_RANGE * largest), ops.constant(_WEIGHT_RANGE * largest)
         return ops.fake_quantize(node, low, high, low, high, _WEIGHT_LEVELS)
 
-    def add_bias(self, node: Any, module: Any) -> _Tensor:
-        """The bias of a module, where it has one."""
-        return _Tensor(node if module.bias is None else ops.add(node, self.per_channel(module.bias)))
+    def add_bias(self, state: _Tensor, name: str) -> _Tensor:
+        """The bias of a module."""
+        return state._replace(node=ops.add(state.node, self.per_channel(f"{name}.bias", state.channels)))
 
-    def per_channel(self, values: torch.Tensor) -> Any:
+    def per_channel(self, name: str, channels: int) -> Any:
         """A constant for each channel of (batch, channel, *patch)."""
-        return ops.constant(values.detach().numpy().reshape(1, -1, *self.ones))
+        return ops.constant(self.take(name, (channels,)).reshape(1, -1, *self.ones))
+
+    def take(self, name: str, shape: Sequence[int]) -> NDArray[np.float32]:
+        """The weights of a name.
+
+        Raises:
+            ModelError: there are none, or of another shape.
+        """
+        self.unused.discard(name)
+        return fitting(self.weights, name, shape)

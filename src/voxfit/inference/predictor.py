@@ -6,21 +6,19 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from voxfit.imaging.geometry import Box, cut
+from voxfit.inference.arrays import Arrays
 from voxfit.inference.summing import Ring
 from voxfit.inference.tiling import Tile, axis_shares, tiles
 
-Network = Callable[[torch.Tensor], torch.Tensor]
-"""Takes (batch, channel, *patch), returns (batch, output, *patch) logits."""
-
-_BATCH_VOXELS = {"cuda": 2**22}
-_BATCH_VOXELS_ELSEWHERE = 2**19
+Network = Callable[[Any], Any]
+"""Takes (batch, channel, *patch), returns (batch, output, *patch): what is averaged, probabilities or logits. The
+arrays are those of one library at one place."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +54,14 @@ class Predictor:
     """Predicts prepared images with the networks of one configuration.
 
     Args:
-        networks: one for each fold, in evaluation mode and on `device`.
+        networks: one for each fold.
         patch_box: tile as (z, y, x) voxels; thickness 1 along `slice_axis` for 2D networks.
         slice_axis: the axis that 2D networks do not see; None for 3D.
         outputs: channels of a network's output.
-        activation: what makes probabilities of logits; None averages the logits themselves.
-        device: where the networks are.
+        arrays: that the networks take and return.
         mirror_axes: average over all variants mirrored along these axes of (z, y, x) [I2].
         tile_weights: see `voxfit.inference.tiling.gaussian_profile`.
         plain_too: put the averages without mirroring behind those with it; this doubles the outputs and costs no pass.
-
-    On a GPU networks compute in half precision, as they were trained, and in single where that is not enough.
 
     Attributes:
         per_batch: tiles (or mirrored variants) of one pass.
@@ -80,8 +75,7 @@ class Predictor:
         *,
         slice_axis: int | None,
         outputs: int,
-        activation: Literal["softmax", "sigmoid"] | None = "softmax",
-        device: torch.device | str = "cpu",
+        arrays: Arrays,
         mirror_axes: Sequence[int] = (0, 1, 2),
         tile_weights: Literal["centred", "shifted"] = "centred",
         plain_too: bool = False,
@@ -90,14 +84,12 @@ class Predictor:
         self.patch_box = tuple(patch_box)
         self.slice_axis = slice_axis
         self.outputs = outputs * (1 + plain_too)
-        self.activation = activation
-        self.device = torch.device(device)
+        self.arrays = arrays
         self.plain_too = plain_too
-        voxels = _BATCH_VOXELS.get(self.device.type, _BATCH_VOXELS_ELSEWHERE)
-        self.per_batch = max(voxels // math.prod(self.patch_box), 1)
+        self.per_batch = max(arrays.pass_voxels // math.prod(self.patch_box), 1)
         self.pass_bytes = 0
         chosen = [range(2) if axis in mirror_axes and axis != slice_axis else range(1) for axis in range(3)]
-        # Axes of a (batch, channel, z, y, x) tensor that each variant flips; the first variant is the image as it is.
+        # Axes of a (batch, channel, z, y, x) array that each variant flips; the first variant is the image as it is.
         self.flips = [
             [axis + 2 for axis, flipped in enumerate(variant) if flipped] for variant in itertools.product(*chosen)
         ]
@@ -131,55 +123,35 @@ class Predictor:
         """The same, slab by slab, as they are asked for."""
         return Prediction(self, case if isinstance(case, NetworkInput) else NetworkInput(case))
 
-    def average(self, batch: torch.Tensor) -> torch.Tensor:
+    def average(self, batch: Any) -> Any:
         """Mean over folds and mirrored variants of (batch, channel, z, y, x) tiles.
 
         Variants share passes while these stay small: a pass over a single small tile leaves cores idle.
         """
         if len(self.flips) == len(self.networks) == 1 and not self.plain_too:
             return self._run(self.networks[0], batch)
-        kinds = 1 + self.plain_too
-        total = torch.zeros((kinds, len(batch), self.outputs // kinds, *self.patch_box), device=batch.device)
-        together = max(self.per_batch // len(batch), 1)
+        kinds, arrays, count = 1 + self.plain_too, self.arrays, len(batch)
+        total = arrays.zeros((kinds, count, self.outputs // kinds, *self.patch_box))
+        together = max(self.per_batch // count, 1)
         for first in range(0, len(self.flips), together):
             flips = self.flips[first : first + together]
-            variants = torch.cat([batch.flip(flip) for flip in flips])
+            variants = arrays.join([arrays.flip(batch, flip) for flip in flips], 0)
             for network in self.networks:
-                parts = self._run(network, variants).split(len(batch))
-                for flip, part in zip(flips, parts, strict=True):
-                    total[0] += part.flip(flip)
+                outputs = self._run(network, variants)
+                for number, flip in enumerate(flips):
+                    part = outputs[number * count : (number + 1) * count]
+                    total[0] += arrays.flip(part, flip)
                     if self.plain_too and not flip:
                         total[1] += part
         total /= len(self.networks)
         total[0] /= len(self.flips)
-        return torch.cat(list(total), dim=1)
+        return arrays.join(list(total), 1)
 
-    def device_of_sums(self, size: int) -> torch.device:
-        """Where sums of `size` bytes are kept: with the networks, where that leaves them two thirds of the memory."""
-        if self.device.type == "cuda" and size < torch.cuda.mem_get_info(self.device)[0] // 3:
-            return self.device
-        return torch.device("cpu")
-
-    def _run(self, network: Network, batch: torch.Tensor) -> torch.Tensor:
+    def _run(self, network: Network, batch: Any) -> Any:
         if self.slice_axis is None:
-            logits = self._logits(network, batch)
-        else:
-            logits = self._logits(network, batch.squeeze(self.slice_axis + 2)).unsqueeze(self.slice_axis + 2)
-        match self.activation:
-            case "softmax":
-                return logits.softmax(dim=1)
-            case "sigmoid":
-                return logits.sigmoid()
-            case None:
-                return logits
-
-    def _logits(self, network: Network, batch: torch.Tensor) -> torch.Tensor:
-        if self.device.type == "cuda":
-            with torch.autocast("cuda", torch.float16):
-                logits = network(batch)
-            if torch.isfinite(logits).all():
-                return logits.float()
-        return network(batch).float()
+            return network(batch)
+        outputs = network(batch.squeeze(self.slice_axis + 2))
+        return outputs[(slice(None),) * (self.slice_axis + 2) + (None,)]
 
 
 class Prediction:
@@ -213,7 +185,7 @@ class Prediction:
         ring = self._ring(region, 0, self.shape[0])
         for row in self._rows(region, 0):
             self._add(row, ring)
-        return np.asarray(ring.total.cpu().numpy())
+        return ring.arrays.to_numpy(ring.total)
 
     def slab_bytes(self, region: Box, axis: int) -> int:
         """Memory of the sums for a region."""
@@ -224,7 +196,7 @@ class Prediction:
     def _ring(self, region: Box, axis: int, thickness: int) -> Ring:
         sizes = zip(self._tiled, self.predictor.patch_box, strict=True)
         shares = [axis_shares(size, edge, self.predictor.tile_weights) for size, edge in sizes]
-        return Ring(region, axis, thickness, self.outputs, shares, self.predictor.device_of_sums)
+        return Ring(region, axis, thickness, self.outputs, shares, self.predictor.arrays)
 
     def _rows(self, region: Box, axis: int) -> list[list[Tile]]:
         """The tiles that a region needs, in rows of (at least) one batch: each begins further along the axis."""
@@ -251,14 +223,13 @@ class Prediction:
             for row in rows
         )
 
-    @torch.inference_mode()
     def _add(self, row: Sequence[Tile], ring: Ring) -> None:
         predictor = self.predictor
         for first in range(0, len(row), predictor.per_batch):
             some = row[first : first + predictor.per_batch]
-            parts = [torch.from_numpy(self.case.tile(tile.box)) for tile in some]
-            batch = parts[0][None] if len(parts) == 1 else torch.stack(parts)
-            averages = predictor.average(batch.to(predictor.device)).to(ring.device)
+            parts = [self.case.tile(tile.box) for tile in some]
+            batch = parts[0][None] if len(parts) == 1 else np.stack(parts)
+            averages = ring.arrays.here(predictor.average(predictor.arrays.here(batch)))
             for tile, part in zip(some, averages, strict=True):
                 ring.add(tile, part)
 

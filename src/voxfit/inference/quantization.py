@@ -13,7 +13,12 @@ from pydantic import PositiveInt
 
 from voxfit.core.errors import ModelError, RecordError, UsageError
 from voxfit.core.records import Record, checksum_of
-from voxfit.inference.rounding import Range
+
+LEVELS = 256
+"""Values of a tensor of 8 bits."""
+
+Range = tuple[float, float]
+"""Smallest and largest value of a tensor."""
 
 FILE = "int8.json"
 

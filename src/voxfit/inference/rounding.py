@@ -17,13 +17,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from voxfit.inference.quantization import LEVELS, Range
 from voxfit.networks.unet import ConvBlock, ResidualBlock, UNet
-
-LEVELS = 256
-"""Values of a tensor of 8 bits."""
-
-Range = tuple[float, float]
-"""Smallest and largest value of a tensor."""
 
 
 def rounded_tensors(network: UNet) -> dict[str, nn.Module]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from voxfit.imaging.geometry import Box
+from voxfit.inference.arrays import Arrays
 from voxfit.inference.tiling import Tile
 
 
@@ -22,7 +23,7 @@ class Ring:
         thickness: planes of the window.
         outputs: channels.
         shares: for each axis and tile, see `axis_shares`.
-        device_of: where sums of so many bytes are kept.
+        arrays: of the networks; the sums are where these say.
     """
 
     def __init__(
@@ -32,21 +33,17 @@ class Ring:
         thickness: int,
         outputs: int,
         shares: Sequence[Sequence[NDArray[np.float32]]],
-        device_of: Callable[[int], torch.device],
+        arrays: Arrays,
     ) -> None:
         self.region, self.axis, self.thickness = region, axis, thickness
         shape = [outputs, *region.shape]
         shape[axis + 1] = thickness
-        self.device = device_of(4 * math.prod(shape))
-        self.shares = [[torch.from_numpy(share).to(self.device) for share in one] for one in shares]
-        if self.device.type == "cpu":
-            # NumPy asks the system for large pages, PyTorch does not: they are there in a quarter of the time.
-            self.total = torch.from_numpy(np.zeros(shape, np.float32))
-        else:
-            self.total = torch.zeros(shape, device=self.device)
+        self.arrays = arrays.for_sums(4 * math.prod(shape))
+        self.shares = [[self.arrays.here(share) for share in one] for one in shares]
+        self.total = self.arrays.zeros(shape)
         self.done = region.start[axis]
 
-    def add(self, tile: Tile, part: torch.Tensor) -> None:
+    def add(self, tile: Tile, part: Any) -> None:
         """Add the outputs (output, *box) of a tile, times its shares, as far as it lies in the region."""
         box = tile.box
         low = [max(start, first) for start, first in zip(box.start, self.region.start, strict=True)]
@@ -58,7 +55,8 @@ class Ring:
             )
             z, y, x = (one[number][piece] for one, number, piece in zip(self.shares, tile.index, source, strict=True))
             weights = z[:, None, None] * (y[:, None] * x)
-            self.total[(slice(None), *self._at(low, high))].addcmul_(part[(slice(None), *source)], weights)
+            total = self.total[(slice(None), *self._at(low, high))]
+            self.arrays.add_product(total, part[(slice(None), *source)], weights)
 
     def finished(self, end: int, planes: int) -> Iterator[NDArray[np.float32]]:
         """The averages of all planes before `end` that were not handed out yet."""
@@ -67,8 +65,8 @@ class Ring:
             for start in range(first, last, planes):
                 low[self.axis], high[self.axis] = start, min(start + planes, last)
                 total = self.total[(slice(None), *self._at(low, high))]
-                yield total.cpu().numpy()
-                total.zero_()
+                yield self.arrays.to_numpy(total)
+                total[...] = 0
         self.done = max(end, self.done)
 
     def _pieces(self, first: int, last: int) -> Iterator[tuple[int, int]]:

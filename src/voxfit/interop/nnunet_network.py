@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from voxfit.networks.unet import LEAKY_SLOPE, UNet
-from voxfit.planning.stages import Stages, Topology
+from voxfit.networks.unet import UNet
+from voxfit.planning.stages import LEAKY_SLOPE, Stages, Topology
 
 Value = TypeVar("Value", int, float)
 

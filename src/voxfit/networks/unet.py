@@ -7,9 +7,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from voxfit.planning.stages import Topology
-
-LEAKY_SLOPE = 1e-2
+from voxfit.planning.stages import LEAKY_SLOPE, NORM_EPSILON, Topology
 
 Axes = tuple[int, ...]
 """A number for each spatial axis."""
@@ -43,7 +41,7 @@ class ConvBlock(nn.Sequential):
                 padding=(tuple(size // 2 for size in kernel)),
                 bias=topology.bias,
             ),
-            _NORM[topology.dimension](outputs, eps=1e-5, affine=True),
+            _NORM[topology.dimension](outputs, eps=NORM_EPSILON, affine=True),
         ]
         super().__init__(*layers, *([nn.LeakyReLU(LEAKY_SLOPE, inplace=True)] if active else []))
 
@@ -64,7 +62,7 @@ class ResidualBlock(nn.Module):
         if inputs != outputs:
             self.projection = nn.Sequential(
                 _CONVOLUTION[topology.dimension](inputs, outputs, 1, bias=False),
-                _NORM[topology.dimension](outputs, eps=1e-5, affine=True),
+                _NORM[topology.dimension](outputs, eps=NORM_EPSILON, affine=True),
             )
         self.activation = nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
 

@@ -18,6 +18,9 @@ _MOST_WEIGHTS = 1 << 34
 
 ConfigurationName = Literal["2d", "3d", "3d_lowres", "3d_cascade"]
 
+Activation = Literal["softmax", "sigmoid"] | None
+"""What makes probabilities of logits; None where logits are averaged as they are."""
+
 
 class Limits(Record):
     """The constants of the planning rules (method.md [A1]-[A5], [N3]); lower them for tests and small machines.
@@ -209,6 +212,13 @@ class Plan(Record):
             configuration.num_pool, configuration.base_features, configuration.max_features, configuration.pooling
         )
         return Topology(in_channels=len(self.channel_names) + extra, out_channels=self.labels.outputs, **dict(stages))
+
+    @property
+    def activation(self) -> Activation:
+        """Of the networks' outputs, before they are averaged."""
+        if self.inference.averages == "logits":
+            return None
+        return "sigmoid" if self.labels.regions else "softmax"
 
     def training_digest(self, name: ConfigurationName) -> str:
         """Changes when a model trained with this configuration no longer fits the plan; `why` does not count."""

@@ -11,6 +11,12 @@ from typing_extensions import Self
 
 from voxfit.core.records import Record
 
+LEAKY_SLOPE = 1e-2
+"""Of the leaky ReLU below zero (method.md [N2])."""
+
+NORM_EPSILON = 1e-5
+"""Added to the variance by instance norms."""
+
 MOST_FEATURES = 65536
 """Feature maps at full resolution; no network comes near it."""
 

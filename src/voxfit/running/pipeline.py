@@ -206,7 +206,7 @@ class Run:
     @cached_property
     def device(self) -> str:
         """Where networks run."""
-        from voxfit.inference.loading import choose_device
+        from voxfit.inference.device import choose_device
 
         return choose_device(self.request.device)
 

@@ -25,10 +25,10 @@ from voxfit.imaging.verification import LabelledVolume, read_labelled
 from voxfit.imaging.volume import Volume
 from voxfit.inference.backends import Execution, require_openvino
 from voxfit.inference.description import Member, ModelDescription, model_folder
-from voxfit.inference.loading import load_network
 from voxfit.inference.model import Model
-from voxfit.inference.quantization import FILE, DiceLoss, Quantization, QuantizedNetwork, checksum
-from voxfit.inference.rounding import Range, observe_ranges
+from voxfit.inference.quantization import FILE, DiceLoss, Quantization, QuantizedNetwork, Range, checksum
+from voxfit.inference.rounding import observe_ranges
+from voxfit.inference.torch_networks import load_network
 from voxfit.learning.sampling import VALIDATION, PatchSampler, Previous
 from voxfit.planning.folds import Folds
 from voxfit.planning.plan import ConfigurationName, Plan

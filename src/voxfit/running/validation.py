@@ -19,9 +19,9 @@ from voxfit.core.durability import save_array
 from voxfit.core.records import Record, digest_of
 from voxfit.imaging.volume import write_label
 from voxfit.inference.cascade import upsampled
-from voxfit.inference.loading import load_network, make_predictor
 from voxfit.inference.postprocessing import keep_largest_components, segment, to_values
 from voxfit.inference.predictor import NetworkInput, Predictor
+from voxfit.inference.torch_networks import load_network, torch_predictor
 from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.preprocessing.regridding import Computed, Source
 from voxfit.preprocessing.restoring import Part, restore
@@ -65,7 +65,7 @@ def cross_validate(run: Run, name: ConfigurationName) -> Scores:
                 continue
             if predictor is None or fold != loaded:
                 network = load_network(plan, name, fold_folder(run, name, fold) / "weights.safetensors")
-                predictor, loaded = make_predictor(plan, name, [network], run.device, plain_too=True), fold
+                predictor, loaded = torch_predictor(plan, name, [network], run.device, plain_too=True), fold
             previous = before.segmentation(case) if before else None
             seen = NetworkInput(np.asarray(store.image(case)), previous, before.classes if before else 0)
             _validate(run, name, case, predictor, seen, part)

@@ -1,0 +1,198 @@
+"""Networks that PyTorch runs: as they are, channels last, or compiled; on a CPU or a GPU."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from voxfit.core.errors import ModelError, first_line
+from voxfit.core.listening import Listener
+from voxfit.inference.arrays import PASS_VOXELS, Arrays
+from voxfit.inference.choosing import Backend
+from voxfit.inference.loading import fitting, predictor_of, read_weights, require_no_others
+from voxfit.inference.predictor import Predictor
+from voxfit.networks.unet import UNet, build_network
+from voxfit.planning.plan import Activation, ConfigurationName, Plan
+
+Module = Callable[[torch.Tensor], torch.Tensor]
+"""Takes (batch, channel, *patch), returns (batch, output, *patch) logits."""
+
+_PASS_VOXELS = {"cuda": 2**22}
+
+
+class TorchArrays:
+    """Tensors on one device (see `voxfit.inference.arrays.Arrays`)."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.pass_voxels = _PASS_VOXELS.get(self.device.type, PASS_VOXELS)
+
+    def here(self, array: Any) -> torch.Tensor:
+        """A tensor on the device."""
+        return torch.as_tensor(array, device=self.device)
+
+    def to_numpy(self, array: torch.Tensor) -> NDArray[np.float32]:
+        """On the CPU."""
+        values: NDArray[np.float32] = array.cpu().numpy()
+        return values
+
+    def zeros(self, shape: Sequence[int]) -> torch.Tensor:
+        """A tensor on the device."""
+        if self.device.type == "cpu":
+            # NumPy asks the system for large pages, PyTorch does not: they are there in a quarter of the time.
+            return torch.from_numpy(np.zeros(shape, np.float32))
+        return torch.zeros(tuple(shape), device=self.device)
+
+    def join(self, arrays: Sequence[torch.Tensor], axis: int) -> torch.Tensor:
+        """See `Arrays`."""
+        return arrays[0] if len(arrays) == 1 else torch.cat(list(arrays), axis)
+
+    def flip(self, array: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+        """A copy."""
+        return array.flip(list(axes))
+
+    def add_product(self, total: torch.Tensor, part: torch.Tensor, weights: torch.Tensor) -> None:
+        """In one step."""
+        total.addcmul_(part, weights)
+
+    def for_sums(self, size: int) -> Arrays:
+        """With the networks, where that leaves them two thirds of the memory."""
+        if self.device.type != "cuda" or size < torch.cuda.mem_get_info(self.device)[0] // 3:
+            return self
+        return TorchArrays()
+
+
+class TorchNetwork:
+    """What a module says of tiles, as probabilities, or as logits where `activation` is None.
+
+    On a GPU it computes in half precision, as it was trained, and in single where that is not enough.
+    """
+
+    def __init__(self, module: Module, activation: Activation) -> None:
+        self.module = module
+        self.activation = activation
+
+    @torch.inference_mode()
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """(batch, channel, *patch) to (batch, output, *patch)."""
+        logits = self._logits(batch)
+        match self.activation:
+            case "softmax":
+                return logits.softmax(dim=1)
+            case "sigmoid":
+                return logits.sigmoid()
+            case None:
+                return logits
+
+    def _logits(self, batch: torch.Tensor) -> torch.Tensor:
+        if batch.is_cuda:
+            with torch.autocast("cuda", torch.float16):
+                logits = self.module(batch)
+            if torch.isfinite(logits).all():
+                return logits.float()
+        return self.module(batch).float()
+
+
+def on_numpy(network: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any], NDArray[np.float32]]:
+    """A network on the CPU, for arrays of NumPy."""
+
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        outputs: NDArray[np.float32] = network(torch.from_numpy(np.ascontiguousarray(batch))).numpy()
+        return outputs
+
+    return run
+
+
+def synchronize(device: str) -> None:
+    """Wait for what a device still computes."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def by_torch(network: UNet, backend: Backend, listener: Listener | None = None) -> Module:
+    """The module as a backend of PyTorch runs it.
+
+    Args:
+        network: in evaluation mode, on its device; not changed.
+        backend: one of PyTorch's.
+        listener: hears where it cannot be compiled.
+    """
+    match backend:
+        case "torch-compiled":
+            return _Compiled(network, listener or Listener())
+        case "torch-channels-last":
+            return _channels_last(network)
+        case _:
+            return network
+
+
+class _Compiled:
+    """A compiled network; the plain one where compilation fails."""
+
+    def __init__(self, network: UNet, listener: Listener) -> None:
+        self.network: Module = network
+        self.run: Module = torch.compile(network)
+        self.listener = listener
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        try:
+            return self.run(batch)
+        except Exception as error:  # compilers fail in many ways
+            if self.run is self.network:
+                raise
+            self.listener.warn(f"The network cannot be compiled here and runs as it is ({first_line(error)}).")
+            self.run = self.network
+            return self.run(batch)
+
+
+def _channels_last(network: UNet) -> Module:
+    flat = isinstance(network.head, torch.nn.Conv2d)
+    order = torch.channels_last if flat else torch.channels_last_3d
+    # The caller's network keeps its memory order: it is still timed against this one.
+    turned = copy.deepcopy(network).to(memory_format=order)  # type: ignore[call-overload]
+
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = turned(batch.contiguous(memory_format=order))
+        return logits
+
+    return run
+
+
+def torch_predictor(
+    plan: Plan, name: ConfigurationName, networks: Sequence[UNet], device: str, *, plain_too: bool = False
+) -> Predictor:
+    """The predictor of one configuration, by modules as they are: the same bits every time.
+
+    Args:
+        plan: patch, outputs, and how predictions are averaged.
+        name: of the configuration.
+        networks: one for each fold; they are moved to the device.
+        device: where to.
+        plain_too: see `Predictor`.
+    """
+    activation = plan.activation
+    made = [TorchNetwork(network.to(device).eval(), activation) for network in networks]
+    return predictor_of(plan, name, made, TorchArrays(device), plain_too=plain_too)
+
+
+def load_network(plan: Plan, name: ConfigurationName, path: Path) -> UNet:
+    """Build a network and load its weights.
+
+    Raises:
+        ModelError: the file is missing, damaged, or of another network.
+    """
+    network, weights = build_network(plan.topology(name)), read_weights(path)
+    shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    try:
+        fit = {key: torch.from_numpy(fitting(weights, key, shape)) for key, shape in shapes.items()}
+        require_no_others(weights.keys() - shapes)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    network.load_state_dict(fit)
+    return network
