@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from voxfit.core.errors import ModelError, first_line
 from voxfit.core.listening import Listener
-from voxfit.inference.arrays import PASS_VOXELS, Arrays
+from voxfit.inference.arrays import Arrays, cpu_pass_voxels
 from voxfit.inference.choosing import Backend
 from voxfit.inference.loading import fitting, predictor_of, read_weights, require_no_others
 from voxfit.inference.predictor import Predictor
@@ -31,7 +31,7 @@ class TorchArrays:
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self.pass_voxels = _PASS_VOXELS.get(self.device.type, PASS_VOXELS)
+        self.pass_voxels = _PASS_VOXELS.get(self.device.type) or cpu_pass_voxels()
 
     def here(self, array: Any) -> torch.Tensor:
         """A tensor on the device."""
