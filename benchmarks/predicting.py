@@ -144,8 +144,8 @@ def check_classes(setting: Setting, folder: Path) -> str:
     import SimpleITK as sitk
 
     found = {}
-    # A limit at which the crop, too, must be computed in parts.
-    for name, limit in (("limited", ["--max-memory", LIMIT if setting.quick else "1G"]), ("unlimited", [])):
+    # A limit at which the crop, too, must be computed in parts: one pass of the network takes 1.1 GiB.
+    for name, limit in (("limited", ["--max-memory", LIMIT if setting.quick else "1500M"]), ("unlimited", [])):
         line = [*_predict(folder / "model", folder / "crop.nii.gz", folder / name), *_PLAIN, *limit]
         done = subprocess.run(line, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-300:] + done.stderr[-300:]

@@ -323,6 +323,14 @@ def test_names_what_postprocessing_did(html):
 # -- what may be missing ----------------------------------------------------------------------------------------------
 
 
+def test_says_where_steps_were_few(html, copied):
+    assert "few steps that more time would have given better segmentations: 2d fold 0 (30), 2d fold 1 (30)" in html
+    run, references = copied
+    for history in run.glob("*/fold_*/history.jsonl"):
+        history.write_text(history.read_text().replace('"steps": 10', '"steps": 100'))
+    assert "few steps" not in report(run, references)
+
+
 def test_needs_a_run_folder(tmp_path):
     with pytest.raises(WorkspaceError, match=r"is no run folder.*voxfit fit"):
         write_report(tmp_path, tmp_path / "report.html", {})

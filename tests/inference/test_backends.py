@@ -65,7 +65,7 @@ def openvino_network(network, topology, patch, activation=None, ranges=None):
     from voxfit.inference.openvino_graph import OpenVinoNetwork
 
     made = OpenVinoNetwork(topology, weights_of(network), patch, activation, ranges)
-    return lambda batch: torch.from_numpy(made(batch.numpy()))
+    return lambda batch: torch.from_numpy(made(batch.numpy())).clone()
 
 
 def agree(found, expected):
@@ -113,15 +113,6 @@ def test_mirrored_folds_agree():
         for run, arrays in ((TorchNetwork(network, "softmax"), TorchArrays()), (by_openvino, NumpyArrays()))
     ]
     np.testing.assert_allclose(found[1], found[0], atol=1e-4)
-
-
-def test_a_result_is_not_changed_by_the_next_pass():
-    network, topology, patch = make("2d")
-    run = openvino_network(network, topology, patch)
-    first = run(tiles(1, 2, patch))
-    kept = first.clone()
-    run(-tiles(1, 2, patch))
-    assert torch.equal(first, kept)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

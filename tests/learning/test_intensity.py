@@ -20,7 +20,7 @@ from voxfit.learning.intensity import (
     Noise,
     add_noise,
     adjust_intensity,
-    bend_inverted,
+    bend,
     blur,
     clear_outside,
     coarsen,
@@ -235,27 +235,27 @@ def test_blur_equals_scipy(axes, seed):
     """Short edges included: the mirror image is mirrored again where the Gaussian reaches beyond it."""
     image = sample([size for size, _ in axes], seed)
     sigmas = [sigma for _, sigma in axes]
-    assert blur(tensor(image), sigmas).numpy() == pytest.approx(numpy_blur(image, sigmas), abs=1e-5)
+    assert blur(tensor(image)[None], [sigmas])[0].numpy() == pytest.approx(numpy_blur(image, sigmas), abs=1e-5)
 
 
 def test_blur_keeps_what_is_even_and_a_single_voxel():
-    assert blur(torch.full((5, 6, 7), 3.0), (0.7, 0.8, 0.9)).numpy() == pytest.approx(3)
+    assert blur(torch.full((1, 5, 6, 7), 3.0), [(0.7, 0.8, 0.9)]).numpy() == pytest.approx(3)
     single = sample((1, 8))
-    assert blur(tensor(single), (1.0, 0.1)).numpy() == pytest.approx(single, abs=1e-6)
+    assert blur(tensor(single)[None], [(1.0, 0.1)])[0].numpy() == pytest.approx(single, abs=1e-6)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("factor", [0.75, 1.0, 1.25])
 def test_contrast_equals_numpy(shape, factor):
     image = sample(shape)
-    changed = stretch_contrast(tensor(image), factor).numpy()
+    changed = stretch_contrast(tensor(image)[None], [factor])[0].numpy()
     assert changed == pytest.approx(numpy_contrast(image, factor), abs=1e-5)
     assert changed.min() >= image.min()
     assert changed.max() <= image.max()
 
 
 def test_contrast_keeps_what_is_even():
-    assert stretch_contrast(torch.full((3, 4), 2.5), 1.25).numpy() == pytest.approx(2.5)
+    assert stretch_contrast(torch.full((1, 3, 4), 2.5), [1.25]).numpy() == pytest.approx(2.5)
 
 
 @given(st.lists(st.integers(2, 12), min_size=2, max_size=3), st.floats(0.5, 1.0), st.integers(0, 1000))
@@ -263,31 +263,31 @@ def test_contrast_keeps_what_is_even():
 def test_low_resolution_equals_numpy(shape, scale, seed):
     image = sample(shape, seed)
     expected = numpy_coarse(image, [max(round(size * scale), 1) for size in shape])
-    assert coarsen(tensor(image), scale).numpy() == pytest.approx(expected, abs=1e-5)
+    assert coarsen(tensor(image)[None], [scale])[0].numpy() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_full_resolution_is_the_image(shape):
     image = sample(shape)
-    assert np.array_equal(coarsen(tensor(image), 1.0).numpy(), image)
+    assert np.array_equal(coarsen(tensor(image)[None], [1.0])[0].numpy(), image)
 
 
 @pytest.mark.parametrize("still", [0, 1, 2])
 def test_the_still_axis_keeps_its_resolution(still):
     image = sample((6, 8, 10))
     shape = [size if axis == still else round(size * 0.6) for axis, size in enumerate(image.shape)]
-    changed = coarsen(tensor(image), 0.6, still).numpy()
+    changed = coarsen(tensor(image)[None], [0.6], still)[0].numpy()
     assert changed == pytest.approx(numpy_coarse(image, shape), abs=1e-5)
     moved = np.moveaxis(image, still, 0), np.moveaxis(changed, still, 0)
     for before, after in zip(*moved, strict=True):
-        assert coarsen(tensor(before), 0.6).numpy() == pytest.approx(after, abs=1e-5)
+        assert coarsen(tensor(before)[None], [0.6])[0].numpy() == pytest.approx(after, abs=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("exponent", [0.7, 1.0, 1.5])
 def test_inverted_gamma_equals_numpy_and_keeps_mean_and_deviation(shape, exponent):
     image = sample((2, *shape))
-    changed = bend_inverted(tensor(image), (exponent, 1.0)).numpy()
+    changed = bend(tensor(image), (exponent, 1.0), inverted=True).numpy()
     assert changed[0] == pytest.approx(-numpy_gamma(-image[0], exponent), abs=1e-3)
     assert changed[1] == pytest.approx(image[1], abs=1e-4)
     assert changed.mean(axis=tuple(range(1, image.ndim))) == pytest.approx([part.mean() for part in image], abs=1e-4)

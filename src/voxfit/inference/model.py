@@ -15,9 +15,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from voxfit.core.errors import DatasetError, Problem, UsageError
+from voxfit.core.errors import DatasetError, MemoryLimitError, Problem, UsageError
 from voxfit.core.listening import Listener
-from voxfit.core.memory import return_freed_memory, used_bytes
+from voxfit.core.memory import in_words, return_freed_memory, used_bytes
 from voxfit.core.records import digest_of
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
@@ -252,7 +252,11 @@ class Model:
         base = used_bytes() + self._beside_outputs(geometry)
         if not is_read:
             base += 8 * channels * (math.prod(geometry.shape) + sum(map(math.prod, set(shapes.values()))))
-        left = None if self.max_memory is None else max(self.max_memory - base, 0)
+        left = None if self.max_memory is None else self.max_memory - base
+        if left is not None and left < 0:
+            raise MemoryLimitError(
+                f"The program, {'' if is_read else 'this image '}and one pass of the networks take {in_words(base)}."
+            )
         needed = 0
         for stage in (tuple(name for name in self.predictors if name not in self.members), self.members):
             grids = [

@@ -68,8 +68,9 @@ class OpenVinoNetwork:
         self._request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
 
     def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(batch, channel, *patch) to (batch, output, *patch); any batch size."""
-        outputs: NDArray[np.float32] = self._request.infer([np.ascontiguousarray(batch)], share_inputs=True)[0]
+        """(batch, channel, *patch) to (batch, output, *patch), any batch size; the next pass writes there again."""
+        image = np.ascontiguousarray(batch)
+        outputs: NDArray[np.float32] = self._request.infer([image], share_inputs=True, share_outputs=True)[0]
         return outputs
 
 

@@ -18,7 +18,7 @@ from voxfit.inference.tiling import Tile, axis_shares, tiles
 
 Network = Callable[[Any], Any]
 """Takes (batch, channel, *patch), returns (batch, output, *patch): what is averaged, probabilities or logits. The
-arrays are those of one library at one place."""
+arrays are those of one library at one place. What is returned is valid until the next pass of the same network."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from voxfit.imaging.geometry import Box
 from voxfit.learning.intensity import Intensity, about_one, bend, draw_intensity
+from voxfit.learning.rows import change_rows
 from voxfit.planning.recipe import AugmentationSet
 
 _ELASTIC_REACH = 5.0
@@ -128,17 +131,24 @@ def rotation(radians: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def mirror(tensor: torch.Tensor, draws: Sequence[Augmentation], first_axis: int) -> torch.Tensor:
     """Flip each sample of (batch, ...) along its drawn axes, the first of which is `first_axis`; in place."""
-    for sample, item in zip(tensor, draws, strict=True):
-        axes = [first_axis - 1 + offset for offset, flip in enumerate(item.mirrored) if flip]
+    alike: dict[tuple[int, ...], list[tuple[int, None]]] = {}
+    for index, item in enumerate(draws):
+        axes = tuple(first_axis + offset for offset, flip in enumerate(item.mirrored) if flip)
+        alike.setdefault(axes, []).append((index, None))
+    for axes, samples in alike.items():
         if axes:
-            sample.copy_(sample.flip(axes))
+            change_rows(tensor, samples, partial(_flipped, axes=axes))
     return tensor
+
+
+def _flipped(samples: torch.Tensor, _: Sequence[None], axes: tuple[int, ...]) -> torch.Tensor:
+    return samples.flip(axes)
 
 
 def adjust_gamma(image: torch.Tensor, draws: Sequence[Augmentation]) -> torch.Tensor:
     """Gamma correction of (batch, channel, *patch) with mean and deviation of each channel retained; in place."""
-    for sample, item in zip(image, draws, strict=True):
-        if item.gamma:
-            for channel, exponent in zip(sample, item.gamma, strict=True):
-                bend(channel, exponent)
+    channels = image.shape[1]
+    values = itertools.chain(*(item.gamma or (None,) * channels for item in draws))
+    chosen = [(row, exponent) for row, exponent in enumerate(values) if exponent is not None]
+    change_rows(image.view(-1, *image.shape[2:]), chosen, bend)
     return image

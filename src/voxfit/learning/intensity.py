@@ -7,19 +7,21 @@ Fourier convolution by stopwatch, blurring is direct here, so that equal paramet
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
+from numpy.typing import NDArray
 
+from voxfit.learning.rows import along_axes, change_rows, column, spread
 from voxfit.planning.recipe import IntensitySet
 from voxfit.preprocessing.case import OUTSIDE
-
-_Value = TypeVar("_Value")
+from voxfit.preprocessing.resampling import axis_matrix
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,21 @@ def adjust_intensity(
         draws: one for each sample; None leaves it as it is.
         still_axis: the axis of the patch whose resolution is kept; None for none.
     """
+    rows = image.view(-1, *image.shape[2:])  # a channel each
     for sample, drawn in zip(image, draws, strict=True):
-        if drawn is not None:
-            _adjust(sample, drawn, still_axis)
+        if drawn is not None and drawn.noise:
+            add_noise(sample, drawn.noise)
+
+    def drawn_of(name: str) -> list[tuple[int, Any]]:
+        """What was drawn for each channel of each sample, by the number of its row."""
+        values = [getattr(drawn, name, None) or (None,) * image.shape[1] for drawn in draws]
+        return [(row, value) for row, value in enumerate(itertools.chain(*values)) if value is not None]
+
+    change_rows(rows, drawn_of("blur"), blur)
+    change_rows(rows, drawn_of("brightness"), lambda some, factors: some.mul_(column(factors, some)))
+    change_rows(rows, drawn_of("contrast"), stretch_contrast)
+    change_rows(rows, drawn_of("resolution"), partial(coarsen, still_axis=still_axis))
+    change_rows(rows, drawn_of("inverted_gamma"), partial(bend, inverted=True))
     return image
 
 
@@ -125,89 +139,77 @@ def add_noise(image: torch.Tensor, noise: Noise) -> torch.Tensor:
     return image.add_(values, alpha=noise.deviation)
 
 
-def blur(channel: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:
-    """Smooth one channel (*patch) by a Gaussian with a sigma (voxels) for each axis; in place.
+def blur(rows: torch.Tensor, sigmas: Sequence[Sequence[float]]) -> torch.Tensor:
+    """Smooth each row of (row, *patch) by a Gaussian with a sigma (voxels) for each of (z, y, x), or (y, x).
 
-    The Gaussian ends after about 3 sigma. Beyond the patch lies its mirror image, without a second edge voxel. Shifted
-    images are added instead of convolved: convolutions may be rounded to TF32 on a GPU, and nnU-Net's fail where the
-    patch is no longer than the Gaussian's reach.
+    The Gaussian ends after about 3 sigma. Beyond the patch lies its mirror image, without a second edge voxel.
     """
-    for axis, sigma in enumerate(sigmas):
-        size = channel.shape[axis]
-        radius = math.floor(3 * sigma + 0.25)
-        weights = [math.exp(-0.5 * (step / sigma) ** 2) for step in range(-radius, radius + 1)]
-        period = max(2 * (size - 1), 1)
-        position = torch.arange(-radius, size + radius, device=channel.device).abs() % period
-        padded = channel.index_select(axis, torch.minimum(position, 2 * (size - 1) - position))
-        channel.zero_()
-        for step, weight in enumerate(weights):
-            channel.add_(padded.narrow(axis, step, size), alpha=weight / sum(weights))
-    return channel
+    sizes = rows.shape[1:]
+    return along_axes(
+        rows,
+        [np.stack([_smoothing(size, sigma[axis - len(sizes)]) for sigma in sigmas]) for axis, size in enumerate(sizes)],
+    )
 
 
-def stretch_contrast(channel: torch.Tensor, factor: float) -> torch.Tensor:
-    """Multiply the distances of one channel's values from their mean, and cut at the old range; in place."""
-    mean, (low, high) = channel.mean(), channel.aminmax()
-    return channel.sub_(mean).mul_(factor).add_(mean).clamp_(low, high)
+def stretch_contrast(rows: torch.Tensor, factors: Sequence[float]) -> torch.Tensor:
+    """Multiply the distances of the values of (row, *patch) from their row's mean, and cut at its range; in place."""
+    mean, low, high = spread(rows)
+    return rows.sub_(mean).mul_(column(factors, rows)).add_(mean).clamp_(low, high)
 
 
-def coarsen(channel: torch.Tensor, scale: float, still_axis: int | None = None) -> torch.Tensor:
-    """Take the nearest voxels of a coarser grid and interpolate linearly between them; in place.
+def coarsen(rows: torch.Tensor, scales: Sequence[float], still_axis: int | None = None) -> torch.Tensor:
+    """Take the nearest voxels of coarser grids and interpolate linearly between them.
 
     Args:
-        channel: one channel (*patch) of 2 or 3 axes.
-        scale: on the number of voxels along each axis, of which at least 1 is left.
-        still_axis: the axis that keeps its voxels.
+        rows: (row, *patch).
+        scales: for each row, on the number of voxels along each axis, of which at least 1 is left.
+        still_axis: the axis of the patch that keeps its voxels.
     """
-    shape = [size if axis == still_axis else max(round(size * scale), 1) for axis, size in enumerate(channel.shape)]
-    coarse = functional.interpolate(channel[None, None], shape, mode="nearest-exact")
-    linear = "bilinear" if channel.ndim == 2 else "trilinear"
-    fine = functional.interpolate(coarse, channel.shape, mode=linear, align_corners=False)
-    return channel.copy_(fine[0, 0])
+    matrices = []
+    for axis, size in enumerate(rows.shape[1:]):
+        coarse = [size if axis == still_axis else max(round(size * scale), 1) for scale in scales]
+        matrices.append(np.stack([_coarsening(size, voxels) for voxels in coarse]))
+    return along_axes(rows, matrices)
 
 
-def bend(channel: torch.Tensor, exponent: float, *, inverted: bool = False) -> torch.Tensor:
-    """Gamma correction of one channel (or of its negative) between its extremes, mean and deviation kept; in place."""
-    mean, deviation, (low, high) = channel.mean(), channel.std(), channel.aminmax()
-    span = high - low + 1e-7
+def bend(rows: torch.Tensor, exponents: Sequence[float], *, inverted: bool = False) -> torch.Tensor:
+    """Gamma correction of each row of (row, *patch), or of its negative, between its extremes; in place.
+
+    Mean and deviation of a row are kept.
+    """
+    axes = tuple(range(1, rows.ndim))
+    mean, low, high = spread(rows)
+    deviation, span = rows.std(axes, keepdim=True), high - low + 1e-7
     if inverted:
-        channel.neg_().add_(high)
+        rows.neg_().add_(high)
     else:
-        channel.sub_(low)
-    channel.div_(span).pow_(exponent)
-    factor = span * deviation / (span * channel.std() + 1e-8)
+        rows.sub_(low)
+    rows.div_(span).pow_(column(exponents, rows))
+    factor = span * deviation / (span * rows.std(axes, keepdim=True) + 1e-8)
     if inverted:
         factor = -factor
-    shift = mean - channel.mean() * factor
-    return channel.mul_(factor).add_(shift)
+    shift = mean - rows.mean(axes, keepdim=True) * factor
+    return rows.mul_(factor).add_(shift)
 
 
-def bend_inverted(image: torch.Tensor, exponents: Sequence[float]) -> torch.Tensor:
-    """Gamma correction of the negative of (channel, *patch), with an exponent for each channel; in place."""
-    for channel, exponent in zip(image, exponents, strict=True):
-        bend(channel, exponent, inverted=True)
-    return image
+def _smoothing(size: int, sigma: float) -> NDArray[np.float32]:
+    """What `blur` does along an axis, as a matrix."""
+    radius = math.floor(3 * sigma + 0.25)
+    steps = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (steps / sigma) ** 2)
+    period = max(2 * (size - 1), 1)
+    position = np.abs(np.arange(size)[:, None] + steps) % period
+    matrix = np.zeros((size, size))
+    np.add.at(
+        matrix, (np.arange(size)[:, None], np.minimum(position, 2 * (size - 1) - position)), weights / weights.sum()
+    )
+    return matrix.astype(np.float32)
 
 
-def _adjust(sample: torch.Tensor, drawn: Intensity, still_axis: int | None) -> None:
-    """All changes of one sample (channel, *patch), one after another; in place."""
-    if drawn.noise:
-        add_noise(sample, drawn.noise)
-    if drawn.blur:
-        _each(sample, drawn.blur, lambda channel, sigmas: blur(channel, sigmas[-channel.ndim :]))
-    if drawn.brightness:
-        _each(sample, drawn.brightness, torch.Tensor.mul_)
-    if drawn.contrast:
-        _each(sample, drawn.contrast, stretch_contrast)
-    if drawn.resolution:
-        _each(sample, drawn.resolution, lambda channel, scale: coarsen(channel, scale, still_axis))
-    if drawn.inverted_gamma:
-        bend_inverted(sample, drawn.inverted_gamma)
-
-
-def _each(
-    sample: torch.Tensor, values: Sequence[_Value | None], change: Callable[[torch.Tensor, _Value], torch.Tensor]
-) -> None:
-    for channel, value in zip(sample, values, strict=True):
-        if value is not None:
-            change(channel, value)
+@lru_cache(maxsize=512)
+def _coarsening(size: int, coarse: int) -> NDArray[np.float32]:
+    """What `coarsen` does along an axis, as a matrix; places are rounded as PyTorch's "nearest-exact" rounds them."""
+    nearest = np.floor((np.arange(coarse) + np.float32(0.5)) * np.float32(size / coarse)).astype(int)
+    matrix = np.zeros((size, size), np.float32)
+    np.add.at(matrix.T, np.minimum(nearest, size - 1), axis_matrix(coarse, size, 1).T)
+    return matrix

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from voxfit.learning.augmentation import Augmentation, Elastic
+from voxfit.learning.rows import along_axes, column
 
 _SLAB = 1 << 16
 """Volumes are resampled in slabs of about this many voxels: what is computed for one stays in a core's cache."""
@@ -39,20 +41,24 @@ def transform(
     image = images[0].new_empty((len(images), images[0].shape[0], *patch))
     label = labels[0].new_empty((len(labels), labels[0].shape[0], *patch))
     by_gathering = len(patch) == 3 and image.device.type == "cpu"
-    for index, item in enumerate(draws):
-        if not item.moves:
-            image[index], label[index] = images[index], labels[index]
-        elif by_gathering:
-            gather(images[index], labels[index], item, image[index], label[index])
+    still = [index for index, item in enumerate(draws) if not item.moves]
     moving = [index for index, item in enumerate(draws) if item.moves]
-    if moving and not by_gathering:
-        chosen = torch.tensor(moving, device=image.device)
-        image[chosen], label[chosen] = sample_grid(
-            [images[index] for index in moving],
-            [labels[index] for index in moving],
-            [draws[index] for index in moving],
-            patch,
-        )
+
+    def those(tensors: Sequence[torch.Tensor], chosen: Sequence[int]) -> list[torch.Tensor]:
+        return [tensors[index] for index in chosen]
+
+    if len(still) == 1:
+        image[still[0]], label[still[0]] = images[still[0]], labels[still[0]]
+    elif still:
+        rows = torch.tensor(still, device=image.device)
+        image[rows], label[rows] = torch.stack(those(images, still)), torch.stack(those(labels, still))
+    if moving and by_gathering:
+        for index in moving:
+            gather(images[index], labels[index], draws[index], image[index], label[index])
+    elif moving:
+        rows = torch.tensor(moving, device=image.device)
+        drawn = [draws[index] for index in moving]
+        image[rows], label[rows] = sample_grid(those(images, moving), those(labels, moving), drawn, patch)
     return image, label
 
 
@@ -80,7 +86,7 @@ def gather(
         layers: gets (layer, *patch).
     """
     patch, box = moved.shape[1:], image.shape[1:]
-    displacement = _displacement(item.elastic, image.device) if item.elastic else None
+    displacement = _displacements([item.elastic], image.device)[0] if item.elastic else None
     thick = max(_SLAB // (patch[1] * patch[2]), 1)
     for first in range(0, patch[0], thick):
         slab = slice(first, min(first + thick, patch[0]))
@@ -155,9 +161,10 @@ def _sampling_grid(
     # All samples at once: on a GPU, telling it what to do takes longer than doing it.
     matrices = np.stack([np.eye(axes) if item.matrix is None else item.matrix for item in draws])
     where = torch.from_numpy(matrices.astype(np.float32)).to(device) @ offsets
-    for index, item in enumerate(draws):
-        if item.elastic is not None:
-            where[index] += _displacement(item.elastic, device).flatten(1)
+    elastic = [(index, item.elastic) for index, item in enumerate(draws) if item.elastic]
+    if elastic:
+        rows = torch.tensor([index for index, _ in elastic], device=device)
+        where[rows] += _displacements([item for _, item in elastic], device).flatten(2)
     # Boxes are symmetric about the patch's centre, so their own centre is where it lies.
     centres = torch.tensor([[(size - 1) / 2 for size in box.shape[-axes:]] for box in boxes], device=device)
     sizes = torch.tensor(sources.shape[2:], device=device, dtype=torch.float32)[:, None]
@@ -165,15 +172,21 @@ def _sampling_grid(
     return grid.flip(1).movedim(1, -1).reshape(len(draws), *patch, axes)
 
 
-def _displacement(elastic: Elastic, device: torch.device) -> torch.Tensor:
-    """(axis, *patch) displacements in voxels: noise smoothed along each axis by a banded matrix, zeros beyond."""
-    field = torch.from_numpy(elastic.noise).to(device)
-    kernels = []
-    for size in field.shape[1:]:
-        position = torch.arange(size, device=device, dtype=torch.float32)
-        kernel = torch.exp(-0.5 * ((position[:, None] - position) / elastic.sigma) ** 2)
-        kernels.append(kernel / (elastic.sigma * math.sqrt(2 * math.pi)))
-    field = torch.matmul(kernels[-2], field @ kernels[-1])
-    if len(kernels) == 3:
-        field = torch.matmul(kernels[0], field.flatten(2)).view(field.shape)
-    return field.mul_(elastic.amplitude).clamp_(-elastic.reach, elastic.reach)
+def _displacements(elastic: Sequence[Elastic], device: torch.device) -> torch.Tensor:
+    """(sample, axis, *patch) displacements in voxels: noise smoothed along each axis by a matrix, zeros beyond."""
+    noise = np.stack([item.noise for item in elastic])
+    axes, patch = noise.shape[1], noise.shape[2:]
+    # The displacement along each axis is a row of its own.
+    rows = torch.from_numpy(noise).to(device).flatten(0, 1)
+    kernels = [np.repeat(np.stack([_gaussian(size, item.sigma) for item in elastic]), axes, axis=0) for size in patch]
+    fields = along_axes(rows, kernels)
+    amplitude = column([item.amplitude for item in elastic for _ in range(axes)], rows)
+    reach = column([float(item.reach) for item in elastic for _ in range(axes)], rows)
+    return fields.mul_(amplitude).clamp_(-reach, reach).view(noise.shape)
+
+
+def _gaussian(size: int, sigma: float) -> NDArray[np.float32]:
+    """The matrix of a Gaussian of unit integral along an axis."""
+    position = np.arange(size)
+    kernel = np.exp(-0.5 * ((position[:, None] - position) / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
+    return kernel.astype(np.float32)

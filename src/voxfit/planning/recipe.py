@@ -13,6 +13,9 @@ Planner = Literal["nnunet-2018", "nnunet-v2", "nnunet-v2-resenc-m", "nnunet-v2-r
 PLANNERS: tuple[Planner, ...] = get_args(Planner)
 PAPER: Planner = "nnunet-2018"
 
+FEW_STEPS = 300
+"""A network that was trained for fewer has learned little (docs/benchmarks.md): the user is told."""
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 

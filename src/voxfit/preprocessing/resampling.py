@@ -9,7 +9,6 @@ slices are taken by their indices.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -157,7 +156,8 @@ def resample_linear(label: NDArray[Index], shape: tuple[int, ...], *, apart: int
     # Most voxels have neighbours of one label only, and take it.
     result = _pick(label, [neighbours.nearest for neighbours in axes])
     mixed = np.flatnonzero(_pick(_is_edge(label, apart), [neighbours.lower for neighbours in axes]))
-    for part in np.array_split(mixed, math.ceil(len(mixed) / _AT_ONCE) or 1):
+    for first in range(0, len(mixed), _AT_ONCE):
+        part = mixed[first : first + _AT_ONCE]
         result.flat[part] = _most(label, axes, np.unravel_index(part, shape))
     return result
 
@@ -209,14 +209,14 @@ def _most(label: NDArray[Index], axes: Sequence[_Neighbours], voxels: tuple[NDAr
         )
         corners.append(label[position])
         weights.append(weight)
+    found = np.array(corners)
+    # Where few labels occur, each of them is asked for once, in place of each corner's.
+    labels = np.unique(found)
+    wanted = labels[:, None] if len(labels) < len(corners) else found
     sums = np.array(
-        [
-            sum(weight * (corner == wanted) for corner, weight in zip(corners, weights, strict=True))
-            for wanted in corners
-        ]
+        [sum(weight * (corner == one) for corner, weight in zip(corners, weights, strict=True)) for one in wanted]
     )
     leading = sums == sums.max(axis=0)
     nearest = label[tuple(axis.nearest[index] for axis, index in places)]
-    found = np.array(corners)
-    smallest = np.where(leading, found, found.max(axis=0)).min(axis=0)
-    return np.where((leading & (found == nearest)).any(axis=0), nearest, smallest)
+    smallest = np.where(leading, wanted, labels[-1]).min(axis=0)
+    return np.where((leading & (wanted == nearest)).any(axis=0), nearest, smallest)

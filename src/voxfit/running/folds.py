@@ -21,6 +21,7 @@ from voxfit.learning.task import TrainingTask, checkpoint_folder, measure_step
 from voxfit.learning.training import Training
 from voxfit.networks.unet import UNet
 from voxfit.planning.plan import Configuration, ConfigurationName
+from voxfit.planning.recipe import FEW_STEPS
 from voxfit.planning.stages import multiplications
 from voxfit.preprocessing.normalization import masked_channels
 from voxfit.running.budget import training_seconds, words
@@ -116,6 +117,12 @@ def train(run: Run, name: ConfigurationName, fold: int) -> Path:
     if isinstance(done, str):
         raise TrainingError(f"{_out_of_memory(run, name, done)} {_LESS_MEMORY}")
     training, network = done
+    steps = training.progress.epoch * training.task.recipe.steps_per_epoch
+    if steps < FEW_STEPS:
+        run.listener.warn(
+            f"{name} fold {fold}: only {steps} training steps. A network that has seen so little segments poorly: give "
+            "a larger --budget or more --epochs, or let nothing else run on this machine."
+        )
     write_atomically(weights, safetensors.torch.save(network.inference_weights()))
     FoldManifest(
         made_from=fold_origin(run, name, fold),

@@ -14,7 +14,7 @@ from voxfit.assessment.report.markup import (
 from voxfit.assessment.selection import REPORTED_ONLY
 from voxfit.imaging.labels import some
 from voxfit.planning.plan import Plan
-from voxfit.planning.recipe import Plateau, Recipe
+from voxfit.planning.recipe import FEW_STEPS, Plateau, Recipe
 
 _MOST_WARNINGS = 20
 """Of single cases, that are listed."""
@@ -32,6 +32,7 @@ def show_caveats(findings: Findings) -> Markup:
         "The plan (spacing, patch, intensities of CT, postprocessing) was made from all training cases, the held-out "
         "ones included.",
         _schedule_caveat(findings.recipe),
+        _few_steps(findings),
         "Images of one patient that stand in different folds make scores too high. Voxfit knows of patients only what "
         "--group-by, or groups in dataset.json, say.",
         _skipped(findings),
@@ -66,6 +67,21 @@ def _schedule_caveat(recipe: Recipe | None) -> str:
     if recipe is None or not isinstance(recipe.schedule, Plateau):
         return ""
     return "The loss on patches of the held-out cases decided when a training ended (not what it learned)."
+
+
+def _few_steps(findings: Findings) -> str:
+    few = [
+        f"{name} fold {fold} ({training.steps})"
+        for name, folds in findings.trainings.items()
+        for fold, training in folds.items()
+        if training.manifest and training.steps < FEW_STEPS
+    ]
+    if not few:
+        return ""
+    return (
+        f"Trained for so few steps that more time would have given better segmentations: {some(few)}. These scores say "
+        "little about what the method reaches on this dataset."
+    )
 
 
 def _postprocessing(plan: Plan) -> str:

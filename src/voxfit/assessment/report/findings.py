@@ -28,6 +28,11 @@ class FoldTraining:
     epochs: list[dict[str, Any]]
     manifest: dict[str, Any]
 
+    @property
+    def steps(self) -> int:
+        """Training steps, as far as the history says."""
+        return sum(step for epoch in self.epochs if isinstance(step := epoch.get("steps"), int))
+
 
 @dataclass(frozen=True)
 class Findings:

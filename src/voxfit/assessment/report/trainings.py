@@ -45,11 +45,10 @@ def _training_facts(training: FoldTraining) -> list[str]:
     epochs = training.epochs
     last = epochs[-1] if epochs else {}
     seconds = math.fsum(value for epoch in epochs if (value := _real(epoch.get("seconds"))) is not None)
-    steps = sum(int(value) for epoch in epochs if (value := _real(epoch.get("steps"))) is not None)
     losses = (fixed(_real(last.get(key))) for key in ("training_loss", "validation_loss"))
     return [
         str(len(epochs)),
-        f"{steps:,}",
+        f"{training.steps:,}",
         duration(seconds),
         *losses,
         "finished" if training.manifest else "unfinished",
