@@ -229,6 +229,23 @@ def test_prefetching_keeps_the_order(store, first, steps):
     assert loader.waited >= 0
 
 
+@pytest.mark.parametrize(("begun", "asked"), [((3, 8, 2), (3, 8, 2)), ((3, 8, 2), (3, 8, 0)), ((4, 2, 0), (4, 2, 0))])
+def test_what_was_begun_early_is_what_comes(store, begun, asked):
+    """And where something else is asked for, that comes."""
+    drawn = sampler(store, "2d")
+    loader = Prefetcher(drawn, threads=2)
+    called = []
+    loader.begin(TRAINING, *begun)
+    made = list(loader.batches(TRAINING, *asked, then=lambda: called.append(True)))
+    loader.close()
+    epoch, steps, first = asked
+    assert called == [True]
+    assert len(made) == steps - first
+    for step, batch in enumerate(made, first):
+        image, _ = drawn.finish(drawn.batch(TRAINING, epoch, step), torch.device("cpu"))
+        assert torch.equal(batch.image, image)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_cases_kept_on_a_device_give_the_same_batches(store, kind):
     kept = sampler(store, kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -98,28 +98,56 @@ class Prefetcher:
         self.masked_channels = tuple(masked_channels)
         self.waited = 0.0
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._begun: tuple[tuple[int, int, int], deque[Future[list[Sample] | Batch]]] | None = None
         self._pool = ThreadPoolExecutor(threads or (2 if self._stream else 1), thread_name_prefix="voxfit-loader")
 
-    def batches(self, stream: int, epoch: int, steps: int, first: int = 0) -> Iterator[Batch]:
-        """The batches of steps `first` .. `steps` - 1 of an epoch."""
-        ahead: deque[Future[list[Sample] | Batch]] = deque()
-        submitted = first
+    def batches(
+        self, stream: int, epoch: int, steps: int, first: int = 0, then: Callable[[], None] = lambda: None
+    ) -> Iterator[Batch]:
+        """The batches of steps `first` .. `steps` - 1 of an epoch.
+
+        Args:
+            stream, epoch: of random numbers.
+            steps: the end.
+            first: the beginning.
+            then: called when all are being made: the threads are free for what comes next.
+        """
+        ahead = self._take_begun((stream, epoch, first))
+        following = first + len(ahead)  # the first step that no thread has yet
         try:
-            for _ in range(first, steps):
-                while submitted < min(first + _PREFETCHED, steps):
-                    ahead.append(self._pool.submit(self._make, stream, epoch, submitted))
-                    submitted += 1
-                first += 1
+            for step in range(first, steps):
                 begun = perf_counter()
-                made = ahead.popleft().result()
+                made = (ahead.popleft() if ahead else self._pool.submit(self._make, stream, epoch, step)).result()
                 batch = made if isinstance(made, Batch) else self._finish(made)
                 if self._stream:
                     self._hand_over(batch)
                 self.waited += perf_counter() - begun
+                # Only now, while the network is busy: cutting holds Python's lock, which augmenting would wait for.
+                following = max(following, step + 1)
+                while following < min(step + 1 + _PREFETCHED, steps):
+                    ahead.append(self._pool.submit(self._make, stream, epoch, following))
+                    following += 1
+                if step == max(steps - 1 - _PREFETCHED, first):
+                    then()
                 yield batch
         finally:
             for future in ahead:
                 future.cancel()
+
+    def begin(self, stream: int, epoch: int, steps: int, first: int = 0) -> None:
+        """Make the first batches of what `batches` will be asked for next."""
+        last = min(first + _PREFETCHED, steps)
+        made = deque(self._pool.submit(self._make, stream, epoch, step) for step in range(first, last))
+        self._begun = (stream, epoch, first), made
+
+    def _take_begun(self, wanted: tuple[int, int, int]) -> deque[Future[list[Sample] | Batch]]:
+        """What was begun, if it is what is wanted."""
+        found, self._begun = self._begun, None
+        if found and found[0] == wanted:
+            return found[1]
+        for future in found[1] if found else ():
+            future.cancel()
+        return deque()
 
     def close(self) -> None:
         """End the threads."""

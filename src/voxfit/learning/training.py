@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -83,6 +84,7 @@ class Training:
             )
             for stream, names in ((TRAINING, task.training_cases), (VALIDATION, task.validation_cases))
         }
+        self._loaders: dict[int, Prefetcher] = {}
         self._saved = perf_counter()
         self._told = False
 
@@ -94,12 +96,20 @@ class Training:
             Interrupted: a signal came; a checkpoint was written.
         """
         self._resume()
-        with deferred() as interruption:
-            while not self.progress.finished and not interruption:
-                report = self._epoch(interruption)
-                if report:
-                    self._tell_speed(report)
-                    self.listener.epoch(report)
+        self._loaders = {
+            stream: Prefetcher(sampler, self.engine.device, self.task.masked_channels)
+            for stream, sampler in self.samplers.items()
+        }
+        try:
+            with deferred() as interruption:
+                while not self.progress.finished and not interruption:
+                    report = self._epoch(interruption)
+                    if report:
+                        self._tell_speed(report)
+                        self.listener.epoch(report)
+        finally:
+            for loader in self._loaders.values():
+                loader.close()
         return self.network
 
     @property
@@ -125,12 +135,8 @@ class Training:
 
     def _epoch(self, interruption: Pending) -> EpochReport | None:
         """One epoch, or what is left of it; None where an interruption ended it, and then a checkpoint is there."""
-        begun = perf_counter()
-        loader = Prefetcher(self.samplers[TRAINING], self.engine.device, self.task.masked_channels)
-        try:
-            steps = self._train(loader, begun, interruption)
-        finally:
-            loader.close()
+        begun, waited = perf_counter(), self._waited
+        steps = self._train(begun, interruption)
         training_seconds = perf_counter() - begun
         validated = None if interruption else self._validate(interruption)
         seconds = perf_counter() - begun
@@ -155,7 +161,7 @@ class Training:
             learning_rate=rate,
             seconds=seconds,
             steps_per_second=steps / seconds,
-            wait_share=loader.waited / seconds,
+            wait_share=(self._waited - waited) / seconds,
             share_done=done,
             seconds_left=self.progress.seconds * (1 - done) / max(done, 1e-9),
             teraflops=speed / 1e12,
@@ -164,6 +170,11 @@ class Training:
         self._record(report, total)  # first: of a history that is longer than the training, the rest is cut off
         self._save(0.0)
         return report
+
+    @property
+    def _waited(self) -> float:
+        """Seconds without a batch up to now."""
+        return sum(loader.waited for loader in self._loaders.values())
 
     @property
     def _step_operations(self) -> int:
@@ -179,7 +190,7 @@ class Training:
             )
         self._told = True
 
-    def _train(self, loader: Prefetcher, begun: float, interruption: Pending) -> int:
+    def _train(self, begun: float, interruption: Pending) -> int:
         """The training steps of one epoch, from the one in `progress` on; returns their number.
 
         It ends early when the time of a timed schedule is over, and after the step in which an interruption comes.
@@ -187,7 +198,8 @@ class Training:
         self.network.train()
         epoch, steps = self.progress.epoch, self.task.recipe.steps_per_epoch
         first = self.progress.step
-        for batch in loader.batches(TRAINING, epoch, steps, first):
+        validating = partial(self._loaders[VALIDATION].begin, VALIDATION, 0, self.task.recipe.validation_steps)
+        for batch in self._loaders[TRAINING].batches(TRAINING, epoch, steps, first, validating):
             step = self.progress.step
             share = self._share_done(perf_counter() - begun, step)
             if share >= 1 and self.progress.losses:
@@ -250,19 +262,17 @@ class Training:
         None where an interruption came.
         """
         self.network.eval()
-        loader = Prefetcher(self.samplers[VALIDATION], self.engine.device, self.task.masked_channels)
         losses: list[float] = []
         counts = torch.zeros(2, len(self.task.labels.names), dtype=torch.float64)
-        try:
-            for batch in loader.batches(VALIDATION, 0, self.task.recipe.validation_steps):
-                logits = self.engine.logits(batch.image)
-                loss = float(task_loss(self.task, [logits], batch.label))
-                losses += [loss] if math.isfinite(loss) else []
-                counts += overlaps(logits, batch.label, self.task.labels).cpu()
-                if interruption:
-                    return None
-        finally:
-            loader.close()
+        recipe, loaders = self.task.recipe, self._loaders
+        training = partial(loaders[TRAINING].begin, TRAINING, self.progress.epoch + 1, recipe.steps_per_epoch)
+        for batch in loaders[VALIDATION].batches(VALIDATION, 0, recipe.validation_steps, then=training):
+            logits = self.engine.logits(batch.image)
+            loss = float(task_loss(self.task, [logits], batch.label))
+            losses += [loss] if math.isfinite(loss) else []
+            counts += overlaps(logits, batch.label, self.task.labels).cpu()
+            if interruption:
+                return None
         if not losses:
             raise TrainingError(
                 f"{self.task.name}: no validation patch of epoch {self.progress.epoch + 1} has a finite loss."
