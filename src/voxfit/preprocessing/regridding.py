@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from voxfit.imaging.geometry import Box
 from voxfit.preprocessing.resampling import along_axis, axis_matrix, nearest_voxels
 
-_CHUNK_BYTES = 2**23
+_CHUNK_BYTES = 2**22
 """Outputs on the image's grid are computed in pieces of this size, which a processor's cache holds in good part."""
 
 Values = NDArray[np.float32]
