@@ -36,13 +36,16 @@ def weights_of(run):
 
 class Ear(voxfit.Listener):
     def __init__(self):
-        self.stages, self.sentences = [], []
+        self.stages, self.sentences, self.warnings = [], [], []
 
     def stage(self, text):
         self.stages.append(text)
 
     def say(self, text):
         self.sentences.append(text)
+
+    def warn(self, text):
+        self.warnings.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +157,8 @@ def test_an_edited_plan_retrains_only_what_it_touches(finished, boxes, tmp_path)
     assert not any("Preparing" in stage for stage in ear.stages)
     assert Plan.load(run / "plan.json").configurations["3d"].batch_size == plan["configurations"]["3d"]["batch_size"]
     assert list((run / "superseded").rglob("weights.safetensors"))
+    few = [text for text in ear.warnings if "only 16 training steps" in text]
+    assert [text[:9] for text in few] == ["3d fold 0", "3d fold 1"]
 
 
 def test_another_way_of_predicting_is_scored_again_without_training(finished, boxes, tmp_path):
