@@ -264,9 +264,8 @@ class Training:
         self.network.eval()
         losses: list[float] = []
         counts = torch.zeros(2, len(self.task.labels.names), dtype=torch.float64)
-        recipe, loaders = self.task.recipe, self._loaders
-        training = partial(loaders[TRAINING].begin, TRAINING, self.progress.epoch + 1, recipe.steps_per_epoch)
-        for batch in loaders[VALIDATION].batches(VALIDATION, 0, recipe.validation_steps, then=training):
+        loader, steps = self._loaders[VALIDATION], self.task.recipe.validation_steps
+        for batch in loader.batches(VALIDATION, 0, steps, then=self._begin_next):
             logits = self.engine.logits(batch.image)
             loss = float(task_loss(self.task, [logits], batch.label))
             losses += [loss] if math.isfinite(loss) else []
@@ -279,6 +278,12 @@ class Training:
             )
         dice = [float(hits / size) if size else None for hits, size in counts.T.tolist()]
         return sum(losses) / len(losses), dice
+
+    def _begin_next(self) -> None:
+        """Begin the batches of the next epoch, where there will be one."""
+        steps = self.task.recipe.steps_per_epoch
+        if self._share_done(0.0, steps) < 1:
+            self._loaders[TRAINING].begin(TRAINING, self.progress.epoch + 1, steps)
 
     def _record(self, report: EpochReport, steps: int) -> None:
         line = {
