@@ -76,6 +76,21 @@ def test_columns_cover_everything_once_and_keep_their_limit(outputs, old, new, d
     assert (seen == 1).all()
 
 
+@settings(max_examples=60)
+@given(st.integers(1, 4), shapes, shapes, st.integers(0, 2), st.data())
+def test_outputs_of_a_column_are_those_of_the_whole_to_the_last_bit(outputs, old, new, axis, data):
+    """So label maps do not depend on the memory limit, wherever two classes are nearly equal."""
+    grid = Regridding.of(Computed(values_of(outputs, old)), new, data.draw(st.sampled_from([None, 0, 1, 2])))
+    whole = grid.stream(Box.whole(new), axis).read(0, new[axis])
+    start = [data.draw(st.integers(0, size - 1)) for size in new]
+    stop = [data.draw(st.integers(first + 1, size)) for first, size in zip(start, new, strict=True)]
+    start[axis], stop[axis] = 0, new[axis]
+    column = Box(tuple(start), tuple(stop))
+    stream, middle = grid.stream(column, axis), data.draw(st.integers(0, new[axis]))
+    parts = [stream.read(*ends) for ends in ((0, middle), (middle, new[axis])) if ends[0] < ends[1]]
+    assert np.array_equal(np.concatenate(parts, axis=axis + 1), whole[(slice(None), *column.to_slices())])
+
+
 @pytest.mark.parametrize("memory", [None, 6_000_000])
 def test_an_ensemble_is_averaged_where_the_image_is(memory):
     geometry = Geometry((40, 50, 60), (1.0, 1.0, 1.0))

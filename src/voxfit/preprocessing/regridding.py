@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.imaging.geometry import Box
-from voxfit.preprocessing.resampling import along_axis, axis_matrix, nearest_voxels
+from voxfit.preprocessing.resampling import axis_matrix, nearest_voxels
 
 _CHUNK_BYTES = 2**22
 """Outputs on the image's grid are computed in pieces of this size, which a processor's cache holds in good part."""
@@ -94,30 +94,43 @@ class _Axis:
     nearest: bool
 
     @cached_property
-    def _matrix(self) -> Values | None:
-        return None if self.nearest or self.old == self.new else axis_matrix(self.old, self.new, 1)
-
-    @cached_property
-    def _bounds(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    def _neighbours(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """The first and the last old voxel that each new one needs."""
-        if self._matrix is None:
+        if self.nearest or self.old == self.new:
             voxels = nearest_voxels(self.old, self.new)
             return voxels, voxels
-        needed = self._matrix != 0
+        needed = axis_matrix(self.old, self.new, 1) != 0
         return needed.argmax(axis=1), self.old - 1 - needed[:, ::-1].argmax(axis=1)
+
+    @cached_property
+    def _shares(self) -> tuple[Values, Values]:
+        """Those of the two in each new voxel."""
+        matrix, (lower, upper) = axis_matrix(self.old, self.new, 1), self._neighbours
+        rows = np.arange(self.new)
+        return matrix[rows, lower], np.where(lower < upper, matrix[rows, upper], 0).astype(np.float32)
 
     def support(self, first: int, last: int) -> tuple[int, int]:
         """The old voxels, from and to before, that the new ones from `first` to before `last` need."""
-        low, high = self._bounds
+        low, high = self._neighbours
         return int(low[first:last].min()), int(high[first:last].max()) + 1
 
     def apply(self, values: Values, axis: int, origin: int, first: int, last: int) -> Values:
         """New voxels `first` to before `last` of values that begin at the old voxel `origin`."""
         if self.old == self.new:
             return values[(slice(None),) * (axis + 1) + (slice(first - origin, last - origin),)]
-        if self._matrix is None:
-            return values.take(self._bounds[0][first:last] - origin, axis=axis + 1)
-        return along_axis(self._matrix[first:last, origin : origin + values.shape[axis + 1]], values, axis)
+        lower, upper = (voxels[first:last] - origin for voxels in self._neighbours)
+        result = values.take(lower, axis=axis + 1)
+        if self.nearest:
+            return result
+        # Voxel by voxel, not as a product with a matrix: there the rounding of a voxel depends on how many others are
+        # computed with it, and labels would depend on the memory limit.
+        shape = (-1, *(1,) * (2 - axis))
+        shares = [share[first:last].reshape(shape) for share in self._shares]
+        following = values.take(upper, axis=axis + 1)
+        result *= shares[0]
+        following *= shares[1]
+        result += following
+        return result
 
 
 @dataclass(frozen=True)
