@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.hippocampus import DATASET, PLANS, imported, test_images, trained, workspace, write_raw
+from benchmarks.measuring import fresh
 from benchmarks.outputs import label_maps
 from benchmarks.peer import Trained
 from benchmarks.row import BIN, PYTHON, Command, Row, Setting, Target
@@ -146,10 +147,11 @@ def check_classes(setting: Setting, folder: Path) -> str:
     found = {}
     # A limit at which the crop, too, must be computed in parts: one pass of the network takes 1.1 GiB.
     for name, limit in (("limited", ["--max-memory", LIMIT if setting.quick else "1500M"]), ("unlimited", [])):
-        line = [*_predict(folder / "model", folder / "crop.nii.gz", folder / name), *_PLAIN, *limit]
+        output = fresh(folder / name)
+        line = [*_predict(folder / "model", folder / "crop.nii.gz", output), *_PLAIN, *limit]
         done = subprocess.run(line, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-300:] + done.stderr[-300:]
-        found[name] = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / name / "crop.nii.gz")))
+        found[name] = sitk.GetArrayFromImage(sitk.ReadImage(str(output / "crop.nii.gz")))
     different = int((found["limited"] != found["unlimited"]).sum())
     assert not different, f"{different} voxels of the crop differ"
     whole = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "voxfit" / "whole.nii.gz")))
