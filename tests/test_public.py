@@ -21,7 +21,8 @@ def test_an_unknown_name_lists_the_known():
         voxfit.train  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["Dataset", "Listener", "VoxfitError", "evaluate"])
+@pytest.mark.parametrize("name", ["Dataset", "Listener", "VoxfitError", "evaluate", "Model"])
 def test_reading_and_scoring_need_no_torch(name):
+    """Nor do models, until PyTorch runs them."""
     script = f"import sys, voxfit; voxfit.{name}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
