@@ -17,8 +17,8 @@ from voxfit.core.parallel import available_cores
 def cpu_pass_voxels() -> int:
     """Voxels of one pass on a CPU: where tiles are smaller, several share it, so that no core is idle.
 
-    More are not faster, and take more memory. With two cores, 2^15 are as fast as any number, in 2D and 3D, by PyTorch
-    and by OpenVINO.
+    More are not faster, and take more memory: measured with two cores, in 2D and 3D, by PyTorch and by OpenVINO. More
+    cores are given more in proportion; that was not measured.
     """
     return 2**14 * available_cores()
 

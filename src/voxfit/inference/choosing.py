@@ -28,7 +28,7 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 _REPAYS_AFTER: dict[Backend, float] = {"torch": 10.0, "torch-channels-last": 1.0, "torch-compiled": 300.0}
 """Seconds of work after which a backend is tried: what its import and conversion take, over the share of time it may
-save. PyTorch is only tried where OpenVINO is, which is faster nearly everywhere."""
+save. PyTorch's are for CPUs with OpenVINO, which was 1.4 times as fast where it was measured (docs/benchmarks.md)."""
 
 _TIMED_PASSES = 3
 

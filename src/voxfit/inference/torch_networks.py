@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -119,7 +118,7 @@ def by_torch(network: UNet, backend: Backend, listener: Listener | None = None) 
     """The module as a backend of PyTorch runs it.
 
     Args:
-        network: in evaluation mode, on its device; not changed.
+        network: in evaluation mode, on its device; its weights may be turned to another order in memory.
         backend: one of PyTorch's.
         listener: hears where it cannot be compiled.
     """
@@ -154,8 +153,7 @@ class _Compiled:
 def _channels_last(network: UNet) -> Module:
     flat = isinstance(network.head, torch.nn.Conv2d)
     order = torch.channels_last if flat else torch.channels_last_3d
-    # The caller's network keeps its memory order: it is still timed against this one.
-    turned = copy.deepcopy(network).to(memory_format=order)  # type: ignore[call-overload]
+    turned = network.to(memory_format=order)  # type: ignore[call-overload]
 
     def run(batch: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = turned(batch.contiguous(memory_format=order))

@@ -14,7 +14,7 @@ PLANNERS: tuple[Planner, ...] = get_args(Planner)
 PAPER: Planner = "nnunet-2018"
 
 FEW_STEPS = 300
-"""A network that was trained for fewer has learned little (docs/benchmarks.md): the user is told."""
+"""The user is told of trainings with fewer. A choice: the shortest training in docs/benchmarks.md had 614."""
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
