@@ -324,11 +324,11 @@ def test_names_what_postprocessing_did(html):
 
 
 def test_says_where_steps_were_few(html, copied):
-    assert "few steps that more time would have given better segmentations: 2d fold 0 (30), 2d fold 1 (30)" in html
+    assert "Trained for fewer than 300 steps: 2d fold 0 (30), 2d fold 1 (30)" in html
     run, references = copied
     for history in run.glob("*/fold_*/history.jsonl"):
         history.write_text(history.read_text().replace('"steps": 10', '"steps": 100'))
-    assert "few steps" not in report(run, references)
+    assert "Trained for fewer" not in report(run, references)
 
 
 def test_needs_a_run_folder(tmp_path):

@@ -120,8 +120,8 @@ def train(run: Run, name: ConfigurationName, fold: int) -> Path:
     steps = training.progress.epoch * training.task.recipe.steps_per_epoch
     if steps < FEW_STEPS:
         run.listener.warn(
-            f"{name} fold {fold}: only about {steps} training steps. A network that has seen so little segments "
-            "poorly: give a larger --budget or more --epochs, or let nothing else run on this machine."
+            f"{name} fold {fold}: only about {steps} training steps. So short a training may leave structures "
+            "unlearned: give a larger --budget or more --epochs, or let nothing else run on this machine."
         )
     write_atomically(weights, safetensors.torch.save(network.inference_weights()))
     FoldManifest(

@@ -79,8 +79,8 @@ def _few_steps(findings: Findings) -> str:
     if not few:
         return ""
     return (
-        f"Trained for so few steps that more time would have given better segmentations: {some(few)}. These scores say "
-        "little about what the method reaches on this dataset."
+        f"Trained for fewer than {FEW_STEPS} steps: {some(few)}. These scores say little about what longer trainings "
+        "reach on this dataset."
     )
 
 
