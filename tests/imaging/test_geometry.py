@@ -51,6 +51,9 @@ def test_cut_is_a_slice_of_the_padded_array(drawn: tuple[NDArray[np.int16], Box]
     expected = padded[(..., *(slice(a + margin, b + margin) for a, b in zip(box.start, box.stop, strict=True)))]
     result = cut(array, box, fill)
     np.testing.assert_array_equal(result, expected)
+    shape = array.shape[-axes:]
+    outside = np.pad(np.zeros(shape, bool), margin, constant_values=True)[box.moved([margin] * axes).to_slices()]
+    assert box.within(shape) == (not outside.any()) or 0 in box.shape
     assert result.shape[array.ndim - axes :] == box.shape
     assert result.dtype == array.dtype
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from voxfit.imaging.geometry import Box
 from voxfit.inference.arrays import NumpyArrays
 from voxfit.inference.postprocessing import keep_largest_components
-from voxfit.inference.predictor import Predictor
+from voxfit.inference.predictor import NetworkInput, Predictor
 from voxfit.inference.torch_networks import TorchArrays, TorchNetwork, on_numpy
 
 PATCH = (8, 12, 10)
@@ -71,6 +71,38 @@ def test_slices_come_back_along_every_axis(predictor_of, axis):
     box = tuple(1 if other == axis else 12 for other in range(3))
     predictor = predictor_of([identity], box, slice_axis=axis, outputs=2)
     assert predictor.predict(image)[1] == pytest.approx(1 / (1 + np.exp(-image[0])), abs=1e-5)
+
+
+@pytest.mark.parametrize("arrays", [NumpyArrays(), TorchArrays()])
+@pytest.mark.parametrize("shape", [(5, 300, 400), (2, 600, 500), (3, 4, 5), (0, 4, 5), (3, 0, 5)])
+def test_a_part_is_added_times_its_shares(arrays, shape):
+    """Tiles whose planes are added several at a time, singly, and all at once."""
+    random = np.random.default_rng(0)
+    total, part = random.normal(size=(2, 2, *shape)).astype(np.float32)
+    shares = [random.random(size).astype(np.float32) for size in shape]
+    expected = total + np.einsum("ozyx,z,y,x->ozyx", part.astype(np.float64), *shares)
+    arrays.add_shares(arrays.here(total), arrays.here(part), [arrays.here(share) for share in shares])
+    np.testing.assert_allclose(total, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("writable", [True, False])
+@pytest.mark.parametrize("shape", [(17, 13, 29), PATCH])
+def test_tiles_are_views_and_images_stay_as_they_are(predictor_of, shape, writable):
+    """Images out of a store may only be read."""
+    seen = []
+
+    def network(batch):
+        seen.append(batch)
+        return identity(batch)
+
+    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    image.flags.writeable = writable
+    before = image.copy()
+    assert np.shares_memory(NetworkInput(image).tile(Box((1, 0, 2), (8, 12, 10))), image)
+    probabilities = predictor_of([network], PATCH, slice_axis=None, outputs=2, mirror_axes=()).predict(image)
+    assert probabilities[1] == pytest.approx(1 / (1 + np.exp(-image[0])), abs=1e-5)
+    assert np.array_equal(image, before)
+    assert all(batch.shape[1:] == (1, *PATCH) for batch in seen)
 
 
 @settings(max_examples=60, deadline=None)

@@ -72,6 +72,10 @@ class Box:
             tuple(stop + step for stop, step in zip(self.stop, by, strict=True)),
         )
 
+    def within(self, shape: Sequence[int]) -> bool:
+        """Whether it does not reach outside of an array of this shape."""
+        return all(start >= 0 and stop <= size for start, stop, size in zip(self.start, self.stop, shape, strict=True))
+
     @staticmethod
     def whole(shape: Sequence[int]) -> Box:
         """The box that covers an array of this shape."""

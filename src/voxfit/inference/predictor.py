@@ -18,7 +18,8 @@ from voxfit.inference.tiling import Tile, axis_shares, tiles
 
 Network = Callable[[Any], Any]
 """Takes (batch, channel, *patch), returns (batch, output, *patch): what is averaged, probabilities or logits. The
-arrays are those of one library at one place. What is returned is valid until the next pass of the same network."""
+arrays are those of one library at one place. What it takes may be a view into an image; what it returns is valid until
+its next pass."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class NetworkInput:
         return self.image.shape[1:]
 
     def tile(self, box: Box) -> NDArray[np.float32]:
-        """(channel, *box); zeros beyond the image."""
-        image = cut(self.image, box)
+        """(channel, *box), zeros beyond the image; a view into the image where that is all there is."""
+        image = self.image[(slice(None), *box.to_slices())] if box.within(self.shape) else cut(self.image, box)
         if self.previous is None:
             return image
         previous = cut(self.previous, box)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from voxfit.core.errors import ModelError, first_line
 from voxfit.core.listening import Listener
-from voxfit.inference.arrays import Arrays, cpu_pass_voxels
+from voxfit.inference.arrays import Arrays, cpu_pass_voxels, weights_by_planes
 from voxfit.inference.choosing import Backend
 from voxfit.inference.loading import fitting, predictor_of, read_weights, require_no_others
 from voxfit.inference.predictor import Predictor
@@ -34,6 +34,8 @@ class TorchArrays:
 
     def here(self, array: Any) -> torch.Tensor:
         """A tensor on the device."""
+        if isinstance(array, np.ndarray) and not array.flags.writeable:
+            array = array.copy()  # PyTorch knows no arrays that may only be read
         return torch.as_tensor(array, device=self.device)
 
     def to_numpy(self, array: torch.Tensor) -> NDArray[np.float32]:
@@ -56,9 +58,14 @@ class TorchArrays:
         """A copy."""
         return array.flip(list(axes))
 
-    def add_product(self, total: torch.Tensor, part: torch.Tensor, weights: torch.Tensor) -> None:
-        """In one step."""
-        total.addcmul_(part, weights)
+    def add_shares(self, total: torch.Tensor, part: torch.Tensor, shares: Sequence[torch.Tensor]) -> None:
+        """On a GPU in one step."""
+        if self.device.type == "cuda":
+            z, y, x = shares
+            total.addcmul_(part, z[:, None, None] * (y[:, None] * x))
+            return
+        for planes, weights in weights_by_planes(shares):
+            total[:, planes].addcmul_(part[:, planes], weights)
 
     def for_sums(self, size: int) -> Arrays:
         """With the networks, where that leaves them two thirds of the memory."""
@@ -102,7 +109,7 @@ def on_numpy(network: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any],
     """A network on the CPU, for arrays of NumPy."""
 
     def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        outputs: NDArray[np.float32] = network(torch.from_numpy(np.ascontiguousarray(batch))).numpy()
+        outputs: NDArray[np.float32] = network(torch.from_numpy(np.require(batch, requirements=("C", "W")))).numpy()
         return outputs
 
     return run
@@ -141,7 +148,8 @@ class _Compiled:
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         try:
-            return self.run(batch)
+            # Graphs are compiled for one layout: views into images of several sizes would be several.
+            return self.run(batch.contiguous())
         except Exception as error:  # compilers fail in many ways
             if self.run is self.network:
                 raise
