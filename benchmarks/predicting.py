@@ -241,7 +241,7 @@ def _small(setting: Setting) -> Path:
     return test_images(setting, cases(setting))
 
 
-def _row20(name: str, title: str, mirror: bool, target: Target, repeats: int | None) -> Row:
+def _row20(name: str, title: str, mirror: bool, target: Target) -> Row:
     options = () if mirror else ("--no-mirror",)
     return Row(
         name=name,
@@ -250,15 +250,14 @@ def _row20(name: str, title: str, mirror: bool, target: Target, repeats: int | N
         theirs=(Command(PEER, partial(their_sequential, mirror), their_environment),),
         check=check_small,
         ready=ready,
-        repeats=repeats,
         warm=not mirror,
         devices=("cpu", "cuda"),
     )
 
 
 ROWS = (
-    _row20("predict20", "not mirrored", False, Target(speed=2), None),
-    _row20("predict20_mirrored", "mirrored", True, Target(speed=1.5), 3),
+    _row20("predict20", "not mirrored", False, Target(speed=2)),
+    _row20("predict20_mirrored", "mirrored", True, Target(speed=1.5)),
     Row(
         name="predict_large",
         title="segment one image of 160x256x256 as a command, not mirrored",
@@ -274,7 +273,6 @@ ROWS = (
         theirs=(Command(PEER, their_command, their_environment),),
         check=check_large,
         ready=ready_large,
-        repeats=3,
         warm=False,
         devices=("cpu", "cuda"),
     ),

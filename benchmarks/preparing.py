@@ -180,6 +180,5 @@ ROWS = (
         ours=(Kernel("voxfit", our_ct, Target(speed=10)),),
         theirs=(Kernel("nnU-Net v2", their_ct),),
         check=check_ct,
-        repeats=3,
     ),
 )

@@ -107,7 +107,7 @@ class Row:
             It is given the folder in which each side has one of its name.
         ready: what is made before and not timed, in a process of its own.
         threads: of each side.
-        repeats: at most; long rows have fewer than are asked for.
+        repeats: at most, where fewer than are asked for are enough: a row without a peer has no ratios.
         warm: whether each side runs once before it counts.
         devices: where the row makes sense.
     """

@@ -73,18 +73,6 @@ def test_slices_come_back_along_every_axis(predictor_of, axis):
     assert predictor.predict(image)[1] == pytest.approx(1 / (1 + np.exp(-image[0])), abs=1e-5)
 
 
-@pytest.mark.parametrize("arrays", [NumpyArrays(), TorchArrays()])
-@pytest.mark.parametrize("shape", [(5, 300, 400), (2, 600, 500), (3, 4, 5), (0, 4, 5), (3, 0, 5)])
-def test_a_part_is_added_times_its_shares(arrays, shape):
-    """Tiles whose planes are added several at a time, singly, and all at once."""
-    random = np.random.default_rng(0)
-    total, part = random.normal(size=(2, 2, *shape)).astype(np.float32)
-    shares = [random.random(size).astype(np.float32) for size in shape]
-    expected = total + np.einsum("ozyx,z,y,x->ozyx", part.astype(np.float64), *shares)
-    arrays.add_shares(arrays.here(total), arrays.here(part), [arrays.here(share) for share in shares])
-    np.testing.assert_allclose(total, expected, atol=1e-6)
-
-
 @pytest.mark.parametrize("writable", [True, False])
 @pytest.mark.parametrize("shape", [(17, 13, 29), PATCH])
 def test_tiles_are_views_and_images_stay_as_they_are(predictor_of, shape, writable):

@@ -5,17 +5,13 @@ A prediction by OpenVINO does without PyTorch, whose import takes more than a se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.core.parallel import available_cores
-
-_WEIGHTS = 2**18
-"""Voxels whose weights are made at once: a few planes stay in the cache with what they are multiplied by. For a tile of
-2 million voxels and 3 outputs, all at once took 1.1 times (PyTorch) and 1.4 times (NumPy) as long, in one run."""
 
 
 def cpu_pass_voxels() -> int:
@@ -25,16 +21,6 @@ def cpu_pass_voxels() -> int:
     cores are given more in proportion; that was not measured.
     """
     return 2**14 * available_cores()
-
-
-def weights_by_planes(shares: Sequence[Any]) -> Iterator[tuple[slice, Any]]:
-    """The products (z, y, x) of shares along z, y and x, a few planes of z at a time."""
-    z, y, x = shares
-    plane = y[:, None] * x
-    step = max(_WEIGHTS // max(len(y) * len(x), 1), 1)
-    for first in range(0, len(z), step):
-        planes = slice(first, first + step)
-        yield planes, z[planes, None, None] * plane
 
 
 class Arrays(Protocol):
@@ -65,8 +51,8 @@ class Arrays(Protocol):
         """An array mirrored along axes."""
         ...
 
-    def add_shares(self, total: Any, part: Any, shares: Sequence[Any]) -> None:
-        """Add (output, z, y, x) `part`, times its `shares` along z, y and x, to `total`."""
+    def add_product(self, total: Any, part: Any, weights: Any) -> None:
+        """Add (output, z, y, x) `part` times (z, y, x) `weights` to `total`."""
         ...
 
     def for_sums(self, size: int) -> Arrays:
@@ -102,13 +88,10 @@ class NumpyArrays:
         """A view."""
         return np.flip(array, tuple(axes))
 
-    def add_shares(
-        self, total: NDArray[np.float32], part: NDArray[np.float32], shares: Sequence[NDArray[np.float32]]
-    ) -> None:
+    def add_product(self, total: NDArray[np.float32], part: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
         """Output by output, so that the product is never there for all of them."""
-        for planes, weights in weights_by_planes(shares):
-            for output in range(len(total)):
-                total[output, planes] += part[output, planes] * weights
+        for output in range(len(total)):
+            total[output] += part[output] * weights
 
     def for_sums(self, size: int) -> Arrays:
         """Here."""

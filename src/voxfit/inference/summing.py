@@ -53,9 +53,10 @@ class Ring:
             source = tuple(
                 slice(start - first, stop - first) for start, stop, first in zip(low, high, box.start, strict=True)
             )
-            shares = [one[number][piece] for one, number, piece in zip(self.shares, tile.index, source, strict=True)]
+            z, y, x = (one[number][piece] for one, number, piece in zip(self.shares, tile.index, source, strict=True))
+            weights = z[:, None, None] * (y[:, None] * x)
             total = self.total[(slice(None), *self._at(low, high))]
-            self.arrays.add_shares(total, part[(slice(None), *source)], shares)
+            self.arrays.add_product(total, part[(slice(None), *source)], weights)
 
     def finished(self, end: int, planes: int) -> Iterator[NDArray[np.float32]]:
         """The averages of all planes before `end` that were not handed out yet."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from voxfit.core.errors import ModelError, first_line
 from voxfit.core.listening import Listener
-from voxfit.inference.arrays import Arrays, cpu_pass_voxels, weights_by_planes
+from voxfit.inference.arrays import Arrays, cpu_pass_voxels
 from voxfit.inference.choosing import Backend
 from voxfit.inference.loading import fitting, predictor_of, read_weights, require_no_others
 from voxfit.inference.predictor import Predictor
@@ -58,14 +58,9 @@ class TorchArrays:
         """A copy."""
         return array.flip(list(axes))
 
-    def add_shares(self, total: torch.Tensor, part: torch.Tensor, shares: Sequence[torch.Tensor]) -> None:
-        """On a GPU in one step."""
-        if self.device.type == "cuda":
-            z, y, x = shares
-            total.addcmul_(part, z[:, None, None] * (y[:, None] * x))
-            return
-        for planes, weights in weights_by_planes(shares):
-            total[:, planes].addcmul_(part[:, planes], weights)
+    def add_product(self, total: torch.Tensor, part: torch.Tensor, weights: torch.Tensor) -> None:
+        """In one step."""
+        total.addcmul_(part, weights)
 
     def for_sums(self, size: int) -> Arrays:
         """With the networks, where that leaves them two thirds of the memory."""
