@@ -23,6 +23,17 @@ def drops(states, first=RULE.learning_rate):
     return [epoch for epoch in range(1, len(rates)) if rates[epoch] < rates[epoch - 1]]
 
 
+@pytest.mark.parametrize(
+    "schedule", [RULE, Annealed(learning_rate=0.01, epochs=3), Annealed(learning_rate=0.01, seconds=9)]
+)
+def test_steps_add_up_where_an_epoch_is_cut_short(schedule):
+    progress = begin(schedule)
+    for done in (5, 5, 2):
+        progress = advance(schedule, progress.model_copy(update={"step": done}), 0.5, 0.5, 1.0)
+        assert progress.step == 0
+    assert progress.steps == 12
+
+
 def test_a_flat_curve_drops_every_thirty_epochs_after_the_first():
     states = run([0.5] * 100, [0.5] * 100)
     assert drops(states) == [31, 61, 91]

@@ -157,7 +157,7 @@ def test_an_edited_plan_retrains_only_what_it_touches(finished, boxes, tmp_path)
     assert not any("Preparing" in stage for stage in ear.stages)
     assert Plan.load(run / "plan.json").configurations["3d"].batch_size == plan["configurations"]["3d"]["batch_size"]
     assert list((run / "superseded").rglob("weights.safetensors"))
-    few = [text for text in ear.warnings if "only about 16 training steps" in text]
+    few = [text for text in ear.warnings if "only 16 training steps" in text]
     assert [text[:9] for text in few] == ["3d fold 0", "3d fold 1"]
 
 

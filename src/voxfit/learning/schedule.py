@@ -13,7 +13,8 @@ class Progress(Record):
 
     Attributes:
         epoch: finished epochs.
-        step: steps of the unfinished epoch, those that were skipped included.
+        steps: of the finished epochs, those that were skipped included; the last of a timed training may be short.
+        step: steps of the unfinished epoch, in the same way.
         losses: of the steps of the unfinished epoch that were not skipped.
         failures: steps in a row, up to now, that were skipped because a loss or gradient was not finite.
         seconds: spent training, interruptions not counted.
@@ -25,6 +26,7 @@ class Progress(Record):
     """
 
     epoch: int = 0
+    steps: int = 0
     step: int = 0
     losses: tuple[float, ...] = ()
     failures: int = 0
@@ -68,7 +70,14 @@ def advance(
         seconds: they took, as far as `before` has not counted them.
     """
     epoch, total = before.epoch + 1, before.seconds + seconds
-    changes = {"epoch": epoch, "step": 0, "losses": (), "failures": before.failures, "seconds": total}
+    changes = {
+        "epoch": epoch,
+        "steps": before.steps + before.step,
+        "step": 0,
+        "losses": (),
+        "failures": before.failures,
+        "seconds": total,
+    }
     match schedule:
         case Annealed():
             over = epoch >= schedule.epochs if schedule.epochs else total >= (schedule.seconds or 0)

@@ -117,10 +117,10 @@ def train(run: Run, name: ConfigurationName, fold: int) -> Path:
     if isinstance(done, str):
         raise TrainingError(f"{_out_of_memory(run, name, done)} {_LESS_MEMORY}")
     training, network = done
-    steps = training.progress.epoch * training.task.recipe.steps_per_epoch
+    steps = training.progress.steps
     if steps < FEW_STEPS:
         run.listener.warn(
-            f"{name} fold {fold}: only about {steps} training steps. So short a training may leave structures "
+            f"{name} fold {fold}: only {steps} training steps. So short a training may leave structures "
             "unlearned: give a larger --budget or more --epochs, or let nothing else run on this machine."
         )
     write_atomically(weights, safetensors.torch.save(network.inference_weights()))
