@@ -72,10 +72,6 @@ class Box:
             tuple(stop + step for stop, step in zip(self.stop, by, strict=True)),
         )
 
-    def within(self, shape: Sequence[int]) -> bool:
-        """Whether it does not reach outside of an array of this shape."""
-        return all(start >= 0 and stop <= size for start, stop, size in zip(self.start, self.stop, shape, strict=True))
-
     @staticmethod
     def whole(shape: Sequence[int]) -> Box:
         """The box that covers an array of this shape."""
@@ -95,14 +91,17 @@ def nonzero_box(mask: NDArray[np.bool_]) -> Box | None:
     return Box(tuple(starts), tuple(stops))
 
 
-def cut(array: NDArray[Scalar], box: Box, fill: float = 0) -> NDArray[Scalar]:
-    """Copy a box out of the trailing axes of `array`; what lies outside of it becomes `fill`."""
+def cut(array: NDArray[Scalar], box: Box, fill: float = 0, *, copy: bool = True) -> NDArray[Scalar]:
+    """Cut a box out of the trailing axes of `array`; what lies outside of it becomes `fill`.
+
+    Without `copy` a box that lies inside is a view.
+    """
     spatial = array.shape[-len(box.start) :]
     low = [min(max(start, 0), size) for start, size in zip(box.start, spatial, strict=True)]
     high = [max(min(stop, size), first) for stop, size, first in zip(box.stop, spatial, low, strict=True)]
     part = array[_trailing(Box(tuple(low), tuple(high)))]
     if part.shape[-len(spatial) :] == box.shape:
-        return np.array(part)
+        return np.array(part) if copy else part
     result = np.full((*array.shape[: -len(spatial)], *box.shape), fill, array.dtype)
     inside = Box(
         tuple(first - start for first, start in zip(low, box.start, strict=True)),

@@ -43,10 +43,10 @@ class NetworkInput:
 
     def tile(self, box: Box) -> NDArray[np.float32]:
         """(channel, *box), zeros beyond the image; a view into the image where that is all there is."""
-        image = self.image[(slice(None), *box.to_slices())] if box.within(self.shape) else cut(self.image, box)
+        image = cut(self.image, box, copy=False)
         if self.previous is None:
             return image
-        previous = cut(self.previous, box)
+        previous = cut(self.previous, box, copy=False)
         one_hot = [(previous == index)[None] for index in range(1, self.classes + 1)]
         return np.concatenate([image, *(mask.astype(np.float32) for mask in one_hot)])
 
