@@ -1,7 +1,12 @@
 """Backends compute what PyTorch computes; INT8 what PyTorch computes with the same tensors rounded; the choice."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,7 +66,6 @@ def weights_of(network):
 
 def openvino_network(network, topology, patch, activation=None, ranges=None):
     """The network by OpenVINO, for tensors."""
-    pytest.importorskip("openvino")
     from voxfit.inference.openvino_graph import OpenVinoNetwork
 
     made = OpenVinoNetwork(topology, weights_of(network), patch, activation, ranges)
@@ -102,7 +106,6 @@ def test_backends_make_the_same_probabilities(activation):
 
 
 def test_mirrored_folds_agree():
-    pytest.importorskip("openvino")
     from voxfit.inference.openvino_graph import OpenVinoNetwork
 
     network, topology, patch = make("3d", channels=1)
@@ -118,7 +121,6 @@ def test_mirrored_folds_agree():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_weights_of_another_network_are_refused(name):
     """Every tensor that is missing, or has another shape, or has no place, is named."""
-    pytest.importorskip("openvino")
     from voxfit.inference.openvino_graph import build_graph
 
     network, topology, patch = make(name)
@@ -303,6 +305,34 @@ def test_what_cannot_be_had_is_said(monkeypatch):
 
 
 def test_openvino_is_for_cpus():
-    pytest.importorskip("openvino")
     with pytest.raises(UsageError, match="is for CPUs, but the device is cuda"):
         require_int8(None, "cuda")
+
+
+@pytest.mark.parametrize("freed", ["network = None", "del network, other", "del other, network"])
+def test_a_signal_is_heard_after_networks_were_freed(freed, tmp_path):
+    """A cluster's SIGTERM, after a model was opened in the place of another, is an interruption and no crash."""
+    script = f"""
+        import os, signal
+        import numpy as np
+        from inference.test_backends import make, weights_of
+        from voxfit.inference.openvino_graph import OpenVinoNetwork
+
+        net, topology, patch = make("2d")
+        network, other = (OpenVinoNetwork(topology, weights_of(net), patch) for _ in range(2))
+        for each in (network, other):
+            each(np.zeros((1, 2, *patch), np.float32))
+        del each
+        signal.signal(signal.SIGTERM, lambda number, _: print("heard", number))
+        {freed}
+        os.kill(os.getpid(), signal.SIGTERM)
+    """
+    tests = Path(__file__).resolve().parents[1]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tests), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.stdout == f"heard {signal.SIGTERM.value}\n", (done.returncode, done.stderr)
+    assert done.returncode == 0

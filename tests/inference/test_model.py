@@ -138,7 +138,6 @@ def alone(script):
 
 def test_openvino_does_without_pytorch(folder):
     """Its import takes more than a second and 170 MiB."""
-    pytest.importorskip("openvino")
     script = (
         "import sys, numpy\n"
         "from voxfit.inference.model import Model\n"
@@ -157,7 +156,8 @@ def test_a_gpu_is_found_without_asking_pytorch_first():
 
 def test_a_backend_that_fails_is_left_with_a_word(folder, monkeypatch, tmp_path):
     """Whether it fails when it is made or when it runs, and the segmentation is PyTorch's."""
-    openvino_graph = pytest.importorskip("voxfit.inference.openvino_graph", exc_type=ImportError)
+    from voxfit.inference import openvino_graph
+
     monkeypatch.setenv("VOXFIT_CACHE", str(tmp_path))
     image = ball((20, 19, 23), (1.5, 1.7, 1.4), FLIPPED)
     expected = sitk.GetArrayFromImage(Model.open(folder, "cpu", backend="torch").predict(image))

@@ -13,9 +13,6 @@ from voxfit.inference.model import Model
 from voxfit.inference.quantization import Quantization
 from voxfit.planning.plan import Limits
 from voxfit.planning.recipe import Recipe
-
-pytest.importorskip("openvino")
-
 from voxfit.running.quantization import quantize
 
 

@@ -10,6 +10,7 @@ OpenVINO is optional; only `voxfit.inference.backends` imports this module, when
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,13 +66,23 @@ class OpenVinoNetwork:
             "INFERENCE_NUM_THREADS": threads or available_cores(),
         }
         graph = build_graph(topology, weights, patch, activation, ranges)
-        self._request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
+        self._request = _core().compile_model(graph, "CPU", settings).create_infer_request()
 
     def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """(batch, channel, *patch) to (batch, output, *patch), any batch size; the next pass writes there again."""
         image = np.ascontiguousarray(batch)
         outputs: NDArray[np.float32] = self._request.infer([image], share_inputs=True, share_outputs=True)[0]
         return outputs
+
+
+@cache
+def _core() -> openvino.Core:
+    """One for the process, to its end.
+
+    Each sets up a stack for signals, and puts back the one before when it is freed. Of two, the first to be freed
+    leaves the thread on a stack that is gone, and the next signal, such as the SIGTERM of a cluster, is a crash.
+    """
+    return openvino.Core()
 
 
 def build_graph(
