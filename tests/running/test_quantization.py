@@ -11,6 +11,7 @@ import voxfit
 from voxfit.core.errors import ModelError, UsageError
 from voxfit.inference.model import Model
 from voxfit.inference.quantization import Quantization
+from voxfit.planning.folds import Folds
 from voxfit.planning.plan import Limits
 from voxfit.planning.recipe import Recipe
 from voxfit.running.quantization import quantize
@@ -112,3 +113,20 @@ def test_int8_by_another_backend_is_refused(fitted):
     run, _, _ = fitted
     with pytest.raises(UsageError, match="only openvino computes with 8 bits"):
         Model.open(run, "cpu", precision="int8", backend="torch")
+
+
+def test_a_fold_is_calibrated_on_its_training_cases_alone(fitted, boxes, tmp_path):
+    """What its validation cases hold moves no range of it; the other fold was trained on them, and its ranges move."""
+    run, _, made = fitted
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(boxes, tmp_path / "boxes")
+    for case in Folds.load(run / "folds.json").validation[0]:
+        path = tmp_path / "boxes" / "imagesTr" / f"{case}_0000.nii.gz"
+        image = sitk.ReadImage(str(path))
+        image[0, 0, 0] = 1e6  # normalised to zero mean and unit variance: one voxel far outside
+        sitk.WriteImage(image, str(path))
+    changed = quantize(tmp_path / "run", tmp_path / "boxes", tiles=8)
+    before, after = ({network.weights: network.ranges for network in each.networks} for each in (made, changed))
+    first, second = (f"weights/3d_fold_{fold}.safetensors" for fold in (0, 1))
+    assert after[first] == before[first]
+    assert after[second] != before[second]
