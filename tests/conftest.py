@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+FACTS = Path(__file__).parent / "data"
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 # A busy machine makes single examples slow; the number of examples bounds the time instead.
@@ -40,3 +43,16 @@ def shared_data() -> Path:
 def shared_paper() -> Path:
     """The paper and its tables."""
     return _folder("paper")
+
+
+@pytest.fixture(scope="session")
+def decathlon() -> Path:
+    """Geometry of every training case of the Decathlon's tasks 1 to 7, and nnU-Net v2's plans; see its README."""
+    return FACTS / "decathlon"
+
+
+@pytest.fixture(scope="session")
+def table_1() -> dict[str, Any]:
+    """Table 1 of the paper."""
+    found: dict[str, Any] = json.loads((FACTS / "table1.json").read_text())
+    return found

@@ -295,8 +295,8 @@ def test_a_fingerprint_survives_its_file(tmp_path: Path) -> None:
     assert load_fingerprint(tmp_path / "f.json") == facts
 
 
-def test_published_geometries_are_read(shared_data: Path) -> None:
-    path = shared_data / "fingerprints" / "Dataset001_BrainTumour.json"
+def test_published_geometries_are_read(decathlon: Path) -> None:
+    path = decathlon / "Dataset001_BrainTumour.json"
     body = json.loads(path.read_text())
     facts = load_fingerprint(path)
     assert facts.channel_names == tuple(body["channel_names"][str(channel)] for channel in range(4))

@@ -50,8 +50,8 @@ def fingerprint(cases: Sequence[CaseFingerprint], **more: Any) -> Fingerprint:
 
 
 @pytest.mark.parametrize(("number", "task"), list(enumerate(TASKS, 1)))
-def test_the_decathlon_is_planned_as_published(shared_data: Path, number: int, task: str) -> None:
-    path = shared_data / "fingerprints" / f"Dataset{number:03d}_{task}.json"
+def test_the_decathlon_is_planned_as_published(decathlon: Path, number: int, task: str) -> None:
+    path = decathlon / f"Dataset{number:03d}_{task}.json"
     published = json.loads(path.read_text())
     rules = plan_networks(load_fingerprint(path), PLAIN)
     full, plane = rules["3d"], rules["2d"]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,9 +26,8 @@ Configurations = dict[ConfigurationName, Configuration]
 # Table 1 of the paper
 
 
-def row(folder: Path, task: str) -> dict[str, Any]:
-    rows = json.loads((folder / "table1.json").read_text())["rows"]
-    (found,) = [row for row in rows if row["task"].endswith(f"_{task}")]
+def row(table: dict[str, Any], task: str) -> dict[str, Any]:
+    (found,) = [row for row in table["rows"] if row["task"].endswith(f"_{task}")]
     return dict(found)
 
 
@@ -59,17 +57,17 @@ def assert_as_printed(configurations: Configurations, printed: dict[str, dict[st
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_table_1_comes_out_of_its_own_median_shapes(shared_paper: Path, task: str) -> None:
-    printed = row(shared_paper, task)
+def test_table_1_comes_out_of_its_own_median_shapes(table_1: dict[str, Any], task: str) -> None:
+    printed = row(table_1, task)
     spacing = tuple(float(value) for value in printed["median_spacing"])
     extent = Extent(spacing, printed["num_training_cases"], half_up(printed["median_shape"], spacing))
     assert_as_printed(plan_configurations(extent, Limits()), printed["configurations"])
 
 
 @pytest.mark.parametrize(("number", "task"), list(enumerate(TASKS, 1)))
-def test_table_1_comes_out_of_the_real_cases(shared_paper: Path, shared_data: Path, number: int, task: str) -> None:
-    fingerprint = load_fingerprint(shared_data / "fingerprints" / f"Dataset{number:03d}_{task}.json")
-    printed = row(shared_paper, task)
+def test_table_1_comes_out_of_the_real_cases(decathlon: Path, table_1: dict[str, Any], number: int, task: str) -> None:
+    fingerprint = load_fingerprint(decathlon / f"Dataset{number:03d}_{task}.json")
+    printed = row(table_1, task)
     assert len(fingerprint.cases) == printed["num_training_cases"]
     assert len(fingerprint.channel_names) == (2 if task == "Prostate" else 4 if task == "BrainTumour" else 1)
     plan = make_plan(fingerprint)
@@ -90,9 +88,9 @@ def test_table_1_comes_out_of_the_real_cases(shared_paper: Path, shared_data: Pa
     ],
 )
 def test_how_the_decathlon_is_normalised(
-    shared_data: Path, number: int, task: str, kinds: list[type], masked: bool | None
+    decathlon: Path, number: int, task: str, kinds: list[type], masked: bool | None
 ) -> None:
-    plan = make_plan(load_fingerprint(shared_data / "fingerprints" / f"Dataset{number:03d}_{task}.json"))
+    plan = make_plan(load_fingerprint(decathlon / f"Dataset{number:03d}_{task}.json"))
     assert [type(item) for item in plan.normalization] == kinds
     assert all(item.inside_mask == masked for item in plan.normalization if isinstance(item, ZScore))
 

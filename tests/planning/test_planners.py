@@ -32,8 +32,8 @@ def facts(*channels: str, cropped: int = 80) -> Fingerprint:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_records_say_what_nnunet_published(shared_data: Path, task: str) -> None:
-    path = shared_data / "fingerprints" / f"Dataset{TASKS.index(task) + 1:03d}_{task}.json"
+def test_the_records_say_what_nnunet_published(decathlon: Path, task: str) -> None:
+    path = decathlon / f"Dataset{TASKS.index(task) + 1:03d}_{task}.json"
     published = json.loads(path.read_text())
     plan = plan_by("nnunet-v2", load_fingerprint(path))
     assert ("3d_lowres" in plan.configurations) == published["nnunet_v2_has_lowres"]
