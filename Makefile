@@ -2,7 +2,7 @@
 # make test    install what tests need, then lint, type-check, check layers, test
 # make soak    kill fit and predict fifty times, compare with runs left alone, write docs/reliability.md
 # make fuzz    mutate datasets, records and image files for about ten minutes
-# make oracles compare with nnU-Net v2 itself, in an environment of its own
+# make oracles compare with nnU-Net v2 itself, in an environment of its own, and write what it gives to tests/golden
 # make bench   measure against nnU-Net v2, MONAI and SciPy, in the same environment, and write docs/benchmarks.md;
 #              make bench ROWS=resample,predict for some rows; OPTIONS="--device cuda --cores 0" on a GPU
 # make peers-smoke  see that this environment works; .ci/run does so where it would be another one than last time
