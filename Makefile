@@ -2,9 +2,10 @@
 # make test    install what tests need, then lint, type-check, check layers, test
 # make soak    kill fit and predict fifty times, compare with runs left alone, write docs/reliability.md
 # make fuzz    mutate datasets, records and image files for about ten minutes
-# make oracles compare with nnU-Net v2 itself, in an environment of its own
+# make oracles compare with nnU-Net v2 itself, in an environment of its own, and write what it gives to tests/golden
 # make bench   measure against nnU-Net v2, MONAI and SciPy, in the same environment, and write docs/benchmarks.md;
 #              make bench ROWS=resample,predict for some rows; OPTIONS="--device cuda --cores 0" on a GPU
+# make peers-smoke  see that this environment works; .ci/run does so where it would be another one than last time
 # All install once; a change of pyproject.toml or constraints.txt installs again.
 
 PYTHON ?= python3
@@ -13,8 +14,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 PEERS := .venv-peers
+PEERS_PIP := $(PEERS)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test soak fuzz oracles bench clean
+.PHONY: demo test soak fuzz oracles bench peers-smoke clean
 
 demo: $(VENV)/installed
 	$(BIN)/voxfit demo -o demo
@@ -38,11 +40,16 @@ oracles: $(PEERS)/installed
 bench: $(PEERS)/installed
 	$(PEERS)/bin/python -m benchmarks --rows '$(ROWS)' $(OPTIONS)
 
+peers-smoke: $(PEERS)/installed
+	$(PEERS)/bin/python -m benchmarks.smoke
+
+# nnU-Net apart and without what it asks for, which the extra lists: dynamic-network-architectures wants timm, for networks
+# that nnU-Net does not plan, and timm torchvision, whose build for CUDA does not load beside torch for CPUs.
 $(PEERS)/installed: pyproject.toml constraints.txt benchmarks/constraints.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt torch
-	$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt \
-	  --constraint benchmarks/constraints.txt --editable '.[peers]'
+	$(PEERS_PIP) install --constraint constraints.txt torch
+	$(PEERS_PIP) install --constraint constraints.txt --constraint benchmarks/constraints.txt --editable '.[peers]'
+	$(PEERS_PIP) install --constraint benchmarks/constraints.txt --no-deps nnunetv2 dynamic-network-architectures
 	touch $@
 
 $(VENV)/created:

@@ -37,6 +37,12 @@ class Agreement:
         """The share of equal voxels."""
         return 1 - self.different / self.voxels
 
+    def check(self, labels: Sequence[int], most: int) -> None:
+        """Fail where more than `most` voxels differ, a label agrees to a Dice below 0.999, or one never occurs."""
+        assert set(self.dice) == set(labels), "the networks see nothing: train them longer"
+        assert self.different <= most, f"{self.different} of {self.voxels} voxels differ, more than {most}"
+        assert min(self.dice.values()) >= 0.999
+
 
 def compare(pairs: Iterable[tuple[NDArray[np.generic], NDArray[np.generic]]], labels: Sequence[int]) -> Agreement:
     """Voxel by voxel.

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from golden.files import read_json
 from voxfit.learning.augmentation import Augmentation, adjust_gamma, mirror
 from voxfit.learning.intensity import (
     Intensity,
@@ -24,7 +25,6 @@ from voxfit.learning.intensity import (
     coarsen,
     stretch_contrast,
 )
-from voxfit.planning.recipe import IntensitySet
 
 # Its own warnings, while it is imported too, are not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -193,9 +193,8 @@ def test_the_whole_row(shape: tuple[int, ...]) -> None:
     assert (ours - theirs).abs().max() < 5 * TOLERANCE
 
 
-def test_order_probabilities_and_ranges_are_theirs() -> None:
-    """Read from the row that their trainer builds."""
-    pytest.importorskip("nnunetv2", exc_type=ImportError)
+def their_row() -> dict[str, Any]:
+    """The changes of intensity in the row that their trainer builds: names, probabilities, ranges."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     row: list[Any] = nnUNetTrainer.get_training_transforms(
@@ -205,31 +204,24 @@ def test_order_probabilities_and_ranges_are_theirs() -> None:
     names = [type(item).__name__ for item, _ in inner]
     first = names.index("GaussianNoiseTransform")
     assert "Convert2DTo3DTransform" in names[:first]
-    assert names[first : first + 9] == [
-        "GaussianNoiseTransform",
-        "GaussianBlurTransform",
-        "MultiplicativeBrightnessTransform",
-        "ContrastTransform",
-        "SimulateLowResolutionTransform",
-        "GammaTransform",
-        "GammaTransform",
-        "MirrorTransform",
-        "MaskImageTransform",
-    ]
     (noise, blurred, bright, contrast, coarse, gamma), chances = zip(*inner[first : first + 6], strict=True)
-    ours = IntensitySet()
-    assert chances == (
-        ours.noise_probability,
-        ours.blur_probability,
-        ours.brightness_probability,
-        ours.contrast_probability,
-        ours.resolution_probability,
-        ours.inverted_gamma_probability,
-    )
-    assert (noise.noise_variance, noise.p_per_channel, noise.synchronize_channels) == (ours.noise_deviation, 1, True)
-    assert (blurred.blur_sigma, blurred.p_per_channel) == (ours.blur_sigma, ours.blur_channel_probability)
-    assert (bright.multiplier_range.contrast_range, bright.p_per_channel) == (ours.brightness, 1)
-    assert (contrast.contrast_range.contrast_range, contrast.preserve_range) == (ours.contrast, True)
-    assert (coarse.scale, coarse.p_per_channel) == (ours.resolution, ours.resolution_channel_probability)
-    assert (coarse.synchronize_axes, coarse.ignore_axes) == (True, (0,))
-    assert (gamma.gamma.contrast_range, gamma.p_invert_image) == (ours.inverted_gamma, 1)
+    assert (noise.p_per_channel, noise.synchronize_channels, bright.p_per_channel) == (1, True, 1)
+    assert (contrast.preserve_range, coarse.synchronize_axes, coarse.ignore_axes) == (True, True, (0,))
+    assert gamma.p_invert_image == 1
+    return {
+        "order": names[first : first + 9],
+        "probabilities": list(chances),
+        "channel_probabilities": [blurred.p_per_channel, coarse.p_per_channel],
+        "noise": list(noise.noise_variance),
+        "blur": list(blurred.blur_sigma),
+        "brightness": list(bright.multiplier_range.contrast_range),
+        "contrast": list(contrast.contrast_range.contrast_range),
+        "resolution": list(coarse.scale),
+        "inverted_gamma": list(gamma.gamma.contrast_range),
+    }
+
+
+def test_order_probabilities_and_ranges_are_theirs() -> None:
+    """Read from the row that their trainer builds; tests/golden compares ours with the same numbers."""
+    pytest.importorskip("nnunetv2", exc_type=ImportError)
+    assert their_row() == read_json("augmentation")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from golden.inputs import COARSE, FLAT, ISOTROPIC, UNPOOLED, architecture
 from voxfit.inference.description import ModelDescription
 from voxfit.inference.model import Model
 from voxfit.inference.torch_networks import load_network
@@ -25,29 +26,6 @@ pytest.importorskip("nnunetv2", exc_type=ImportError)
 pytest.importorskip("dynamic_network_architectures", exc_type=ImportError)
 
 NAME = "Dataset001_Test"
-
-
-def architecture(kind: str, dimension: int, **changes: Any) -> dict[str, Any]:
-    blocks = "n_conv_per_stage" if kind == "PlainConvUNet" else "n_blocks_per_stage"
-    return {
-        "network_class_name": f"dynamic_network_architectures.architectures.unet.{kind}",
-        "arch_kwargs": {
-            "n_stages": 4,
-            "features_per_stage": [4, 8, 8, 12],
-            "conv_op": f"torch.nn.modules.conv.Conv{dimension}d",
-            blocks: [2, 1, 3, 2],
-            "n_conv_per_stage_decoder": [1, 2, 3],
-            "conv_bias": True,
-            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimension}d",
-            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        }
-        | changes,
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
 
 
 def peer_network(network: dict[str, Any], inputs: int, outputs: int) -> torch.nn.Module:
@@ -72,15 +50,6 @@ def draw_vectors(network: torch.nn.Module) -> None:
     for weight in network.parameters():
         if weight.ndim == 1:
             torch.nn.init.normal_(weight, mean=0.5)
-
-
-ISOTROPIC = {"kernel_sizes": 3, "strides": [1, 2, 2, 2]}
-FLAT = {"kernel_sizes": [[3, 1], [3, 3], [5, 3], [3, 3]], "strides": [[1, 1], [2, 1], [2, 2], [1, 2]]}
-COARSE = {
-    "kernel_sizes": [[1, 3, 3], [1, 3, 3], [3, 3, 5], [3, 3, 3]],
-    "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 1], [2, 1, 1]],
-}
-UNPOOLED = {"kernel_sizes": [3, 3, [1, 1, 3], 3], "strides": [1, [1, 1, 1], [1, 2, 2], [4, 1, 3]]}
 
 
 @pytest.mark.parametrize("kind", ["PlainConvUNet", "ResidualEncoderUNet"])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from voxfit.imaging.labels import Label, Labels, Region
-from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint, load_fingerprint
-from voxfit.planning.nnunet_v2 import PRESETS, NetworkRule, Preset, plan_networks
+from golden.fingerprints import NAMES, draw, ours
+from voxfit.imaging.labels import Labels
+from voxfit.planning.fingerprint import Fingerprint, load_fingerprint
+from voxfit.planning.nnunet_v2 import PRESETS, Preset, plan_networks
 
 # Its own warnings, while it is imported too, are not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")
 pytest.importorskip("nnunetv2", exc_type=ImportError)
 
-NAMES = {"2d": "2d", "3d_fullres": "3d", "3d_lowres": "3d_lowres", "3d_cascade_fullres": "3d_cascade"}
 NAME = "Dataset001_Test"
 
 
@@ -95,59 +94,6 @@ def fingerprint_json(fingerprint: Fingerprint) -> dict[str, Any]:
     }
 
 
-def draw_grid(dice: random.Random) -> tuple[list[float], list[int]]:
-    """Spacing in mm and shape of a typical case."""
-    match dice.choice(["cube", "large", "stack", "ties"]):
-        case "cube":
-            return [dice.uniform(0.3, 2)] * 3, [round(2 ** dice.uniform(4, 8.5)) for _ in range(3)]
-        case "large":
-            return [0.7, 0.7, dice.choice([0.7, 1.5, 3.0])], [dice.choice([300, 512, 600, 900]) for _ in range(3)]
-        case "stack":
-            return [dice.uniform(2, 12), 0.9, 0.9], [dice.randint(5, 120), *[dice.randint(150, 700)] * 2]
-    return [dice.choice([1.0, 2.0, 4.0]), 1.0, 1.0], [dice.choice([64, 128, 255, 256, 257])] * 3
-
-
-def draw_labels(dice: random.Random) -> Labels:
-    values = range(1, dice.randint(2, 6))
-    regions = tuple(
-        Region(name=f"from {value}", values=tuple(values[value - 1 :]), paste=value) for value in values[:2]
-    )
-    return Labels(
-        classes=tuple(Label(name=f"class {value}", value=value) for value in values),
-        regions=regions if dice.random() < 0.3 and len(values) > 1 else (),
-        ignore=len(values) + 1 if dice.random() < 0.3 else None,
-    )
-
-
-def draw(seed: int, dimension: int) -> Fingerprint:
-    """A dataset that there could be: cases of like size and spacing, cubes and stacks of slices along any axis."""
-    dice = random.Random(seed)
-    spacing, shape = draw_grid(dice)
-    order = dice.sample(range(3), 3)
-    spacing, shape = [spacing[axis] for axis in order], [shape[axis] for axis in order]
-    if dimension == 2:
-        spacing[0], shape[0] = 1.0, 1
-    jitter = dice.choice([0.0, 0.02, 0.3])
-
-    def vary(value: float, axis: int) -> float:
-        return value if dimension == 2 and axis == 0 else value * (1 + dice.uniform(-jitter, jitter))
-
-    cases = []
-    for _ in range(dice.choice([1, 2, 5, 20, 150])):
-        sizes = tuple(round(vary(size, axis)) for axis, size in enumerate(shape))
-        spacings = tuple(vary(size, axis) for axis, size in enumerate(spacing))
-        cases.append(CaseFingerprint(shape=sizes, uncropped_shape=sizes, spacing_mm=spacings))
-    channels = dice.randint(1, 3)
-    return Fingerprint(
-        dataset="Test",
-        dimension=dimension,
-        channel_names=tuple(f"MRI {index}" for index in range(channels)),
-        labels=draw_labels(dice),
-        cases=tuple(cases),
-        intensities=(None,) * channels,
-    )
-
-
 def as_numbers(values: Any) -> Any:
     """Tuples and arrays of NumPy's numbers as nested lists of Python's."""
     return np.asarray(values).tolist()
@@ -166,32 +112,6 @@ def theirs(configuration: dict[str, Any], residual: bool) -> dict[str, Any]:
         "kernels": as_numbers(network["kernel_sizes"]),
         "encoder_blocks": as_numbers(network["n_blocks_per_stage" if residual else "n_conv_per_stage"]),
         "decoder_blocks": as_numbers(network["n_conv_per_stage_decoder"]),
-    }
-
-
-def ours(rule: NetworkRule, transpose: Sequence[int]) -> dict[str, Any]:
-    def turn(values: Sequence[Any]) -> list[Any]:
-        return [values[axis] for axis in transpose]
-
-    if rule.slice_axis is not None:
-        assert transpose[0] == rule.slice_axis
-        spacing = turn(rule.spacing_mm)[1:]
-        # Its planes keep the order of their axes.
-        assert sorted(transpose[1:]) == list(transpose[1:])
-        transpose = (0, 1)
-    else:
-        spacing = turn(rule.spacing_mm)
-    return {
-        "spacing": spacing,
-        "median_shape": turn(rule.median_shape),
-        "patch_size": turn(rule.patch_size),
-        "batch_size": rule.batch_size,
-        "batch_dice": rule.batch_dice,
-        "features": list(rule.features),
-        "strides": [turn(stride) for stride in rule.strides],
-        "kernels": [turn(kernel) for kernel in rule.kernels],
-        "encoder_blocks": list(rule.encoder_blocks),
-        "decoder_blocks": list(rule.decoder_blocks),
     }
 
 

@@ -12,11 +12,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from golden.inputs import CT, SCHEMES, Scheme
 from voxfit.imaging.geometry import Box, Geometry
 from voxfit.imaging.volume import Volume, read_image, read_label
 from voxfit.inference.tiling import gaussian_profile, tile_starts
 from voxfit.planning.fingerprint import crop_box, resampled_shape
-from voxfit.planning.grid import ClipAndScale, Divide, Grid, Normalization, Preparation, UnitRange, ZScore
+from voxfit.planning.grid import Grid, Preparation
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.regridding import Computed, Regridding
 from voxfit.preprocessing.resampling import coarse_axis, resample, resample_linear
@@ -30,14 +31,6 @@ CLOSE = 1e-4
 whose step is five times this."""
 
 AS_NNUNET = Preparation(first="normalize", coarse_axis_ratio=3.0, labels="linear")
-CT = ClipAndScale(lower=-100.0, upper=220.0, mean=60.0, standard_deviation=50.0)
-SCHEMES: list[tuple[Normalization, str, bool]] = [
-    (ZScore(), "ZScoreNormalization", False),
-    (ZScore(inside_mask=True), "ZScoreNormalization", True),
-    (CT, "CTNormalization", False),
-    (Divide(by=1.0), "NoNormalization", False),
-    (UnitRange(), "RescaleTo01Normalization", False),
-]
 # Few sizes, so that equal ones meet, ratios of exactly 3 and above, and halves that are rounded.
 sizes_mm = st.sampled_from([0.5, 0.7, 1.0, 1.25, 1.5, 3.0, 3.3, 5.0, 10.0])
 spacings = st.tuples(sizes_mm, sizes_mm, sizes_mm)
@@ -57,7 +50,7 @@ class Oracle:
     """
 
     spacing_mm: tuple[float, ...]
-    schemes: list[tuple[Normalization, str, bool]]
+    schemes: list[Scheme]
     axes: tuple[int, ...] = (0, 1, 2)
 
     def plans(self) -> Any:
@@ -86,6 +79,7 @@ class Oracle:
         return PlansManager(
             {
                 "transpose_forward": list(self.axes),
+                "transpose_backward": np.argsort(self.axes).tolist(),
                 "configurations": {"it": configuration},
                 "label_manager": "LabelManager",
                 "foreground_intensity_properties_per_channel": {
