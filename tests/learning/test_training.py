@@ -1,5 +1,7 @@
 """The training loop: it learns, resumes exactly, and survives damaged checkpoints."""
 
+import hashlib
+import io
 import json
 import os
 import signal
@@ -7,11 +9,16 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from rich.console import Console
+from safetensors import safe_open
 
+from voxfit.console import ConsoleListener
 from voxfit.core.errors import TrainingError
 from voxfit.core.interruption import Interrupted, interrupt
 from voxfit.core.listening import Listener
@@ -241,6 +248,110 @@ def test_terminated_anywhere_it_ends_in_the_same_bytes(uninterrupted, store, tmp
         assert [line["training_loss"] for line in lines] == [line["training_loss"] for line in whole]
 
 
+# Of a forward pass of one patch: two levels of width 4 and 8, two convolutions down and up, 12^3 voxels.
+FORWARD = 12**3 * 27 * (1 * 4 + 4 * 4) + 6**3 * 27 * (4 * 8 + 8 * 8)
+FORWARD += 12**3 * 4 * 8 + 12**3 * 27 * (8 * 4 + 4 * 4) + 12**3 * 4 * 2
+# Product and sum, forward and twice as much backward, two patches.
+STEP_OPERATIONS = FORWARD * 2 * 3 * 2
+
+
+class Watch:
+    """Notes when the network of a training is used, and sends a signal when it is for the nth time."""
+
+    def __init__(self, training, nth=None):
+        self.times, self.nth = [], nth
+        training.network.register_forward_pre_hook(self)
+
+    def __call__(self, *_):
+        self.times.append(perf_counter())
+        if len(self.times) == self.nth:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def history_of(folder):
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+MEASURED = {"seconds", "wait_share", "teraflops", "peak_share"}
+SCHEDULES = {
+    "every step": Annealed(learning_rate=1e-2, epochs=3, warmup_steps=2),
+    "every epoch": Annealed(learning_rate=1e-2, epochs=3, warmup_steps=0, every="epoch"),
+    "plateau": Plateau(epochs=3, drop_patience=1),
+}
+
+
+@pytest.fixture(scope="module", params=SCHEDULES)
+def scheduled(request, store, tmp_path_factory):
+    """A schedule, and the history of a training by it."""
+    folder, schedule = tmp_path_factory.mktemp("scheduled"), SCHEDULES[request.param]
+    Training(task(schedule=schedule), store, folder, "cpu", Ear()).run()
+    return schedule, history_of(folder)
+
+
+@pytest.mark.usefixtures("terminated")
+@pytest.mark.parametrize("nth", [11, 14, 16])
+def test_an_interrupted_epoch_is_recorded_as_if_it_had_not_been(scheduled, store, tmp_path, nth):
+    """In the middle of the second epoch, in its last step, in its last batch of validation."""
+    schedule, whole = scheduled
+    training = Training(task(schedule=schedule), store, tmp_path, "cpu", Ear())
+    before = Watch(training, nth)
+    with pytest.raises(Interrupted):
+        training.run()
+    assert len(before.times) == nth
+    ear = Ear()
+    training = Training(task(schedule=schedule), store, tmp_path, "cpu", ear)
+    after = Watch(training)
+    training.run()
+    lines = history_of(tmp_path)
+    assert [{key: line[key] for key in line.keys() - MEASURED} for line in lines] == [
+        {key: line[key] for key in line.keys() - MEASURED} for line in whole
+    ]
+    # What was done of the epoch before counts: the first of its batches is the ninth of all.
+    left = 16 - min(nth, 14)
+    report = ear.reports[0]
+    assert report.seconds > before.times[-1] - before.times[8] + after.times[left - 1] - after.times[0]
+    assert report.steps_per_second == pytest.approx(6 / report.seconds)
+    assert report.learning_rate == lines[1]["learning_rate"]
+    assert lines[1]["seconds"] == pytest.approx(report.seconds, abs=1e-3)
+    assert 0 < lines[1]["wait_share"] < 1
+    # Six steps in less than the whole epoch, on a machine that does no more than it can.
+    assert report.teraflops > 6 * STEP_OPERATIONS / report.seconds / 1e12
+    assert lines[1]["teraflops"] == pytest.approx(report.teraflops, abs=1e-4)
+    assert lines[1]["peak_share"] == pytest.approx(report.peak_share, abs=1e-3)
+    assert sum(line["seconds"] for line in lines) == pytest.approx(training.progress.seconds, abs=0.01)
+
+
+@pytest.mark.usefixtures("terminated")
+def test_what_an_old_checkpoint_does_not_know_is_null_and_no_number(uninterrupted, store, tmp_path):
+    """One of before speeds were kept in it, written after the last step of an epoch."""
+    training = Training(task(), store, tmp_path, "cpu", Ear())
+    Watch(training, 14)
+    with pytest.raises(Interrupted):
+        training.run()
+    newest = max(tmp_path.glob("checkpoint/*/epoch_*"), key=lambda path: path.name)
+    with safe_open(newest, framework="pt") as file:
+        progress = json.loads(file.metadata()["progress"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del progress["pace"]
+    content = safetensors.torch.save(tensors, {"progress": json.dumps(progress)})
+    newest.unlink()
+    checksum = hashlib.sha256(content).hexdigest()[:16]
+    newest.with_name(f"epoch_000001.000006-{checksum}.safetensors").write_bytes(content)
+    ear = Ear()
+    assert same(uninterrupted[0], weights(Training(task(), store, tmp_path, "cpu", ear).run()))
+    assert ear.warnings == []
+    line = history_of(tmp_path)[1]
+    assert [line[key] for key in ("learning_rate", "teraflops", "peak_share")] == [None] * 3
+    assert None not in history_of(tmp_path)[2].values()
+    shown = io.StringIO()
+    console = ConsoleListener(Console(file=shown, width=200))
+    console.epoch(ear.reports[0])
+    assert "rate -  - steps/s" in shown.getvalue()
+    console = ConsoleListener(Console(file=shown, width=200, force_terminal=True))
+    for report in ear.reports:
+        console.epoch(report)
+
+
 def with_a_broken_case(store, folder):
     """The store, and a case whose image is not a number anywhere."""
     for name in NAMES:
@@ -295,13 +406,10 @@ def test_a_way_of_execution_is_kept_to_the_end(store, tmp_path):
 def test_the_speed_is_in_the_history(uninterrupted):
     lines = [json.loads(line) for line in (uninterrupted[1] / "history.jsonl").read_text().splitlines()]
     reports = uninterrupted[2].reports
-    # 72 kernels of 27 taps... written out: two levels of width 4 and 8, two convolutions down and up, 12^3 voxels.
-    forward = 12**3 * 27 * (1 * 4 + 4 * 4) + 6**3 * 27 * (4 * 8 + 8 * 8)
-    forward += 12**3 * 4 * 8 + 12**3 * 27 * (8 * 4 + 4 * 4) + 12**3 * 4 * 2
     for line, report in zip(lines, reports, strict=True):
         assert line["teraflops"] == pytest.approx(report.teraflops, abs=1e-4)
         # Validation is part of the epoch, but not of what is measured.
-        assert report.teraflops > 6 * forward * 2 * 6 / report.seconds / 1e12
+        assert report.teraflops > 6 * STEP_OPERATIONS / report.seconds / 1e12
         assert 0 < report.peak_share < 1
 
 
