@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -389,6 +391,148 @@ def test_three_in_a_row_stop_it_and_the_last_good_checkpoint_stays(store, tmp_pa
         Training(task(), Store(broken.folder), tmp_path / "run", "cpu", ear).run()
     assert len(ear.warnings) == 3
     assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint/*/*")) == good
+
+
+MANY = tuple(f"case_{number:02}" for number in range(40))
+"""More than a store keeps open: what happens to their files is seen in the middle of a training."""
+
+
+@pytest.fixture
+def large(store, tmp_path):
+    """A store of many cases, and their training."""
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for number, name in enumerate((*MANY, "c")):
+        for path in store.folder.glob(f"{NAMES[number % 3] if name != 'c' else 'c'}.*"):
+            (folder / path.name.replace(path.name.split(".")[0], name, 1)).write_bytes(path.read_bytes())
+    write_manifest(folder, [*MANY, "c"], "x")
+    return folder, replace(task(), training_cases=MANY)
+
+
+class Vandal(Ear):
+    """Lets something happen to the files of a store after the first epoch."""
+
+    def __init__(self, happen):
+        super().__init__()
+        self.happen = happen
+
+    def epoch(self, report):
+        super().epoch(report)
+        if report.epoch == 1:
+            self.happen()
+
+
+def cut_short(path):
+    content = path.read_bytes()
+    path.unlink()  # what is mapped stays whole: reading beyond the end of a map would kill the process
+    path.write_bytes(content[:99])
+
+
+def of_another_shape(path):
+    path.unlink()
+    np.save(path, np.zeros((1, 1), np.int8))
+
+
+@pytest.mark.parametrize(
+    ("part", "damage", "reason"),
+    [
+        (
+            "image",
+            Path.unlink,
+            r"image\.npy: cannot be read \(.*No such file.*\)\. Delete the store folder; `fit` makes",
+        ),
+        ("label", cut_short, r"label\.npy: cannot be read .* Delete the"),
+        ("index", of_another_shape, r"(Index|AxisError|ValueError).*: "),
+    ],
+    ids=["not there", "cut short", "of another shape"],
+)
+def test_a_case_that_is_damaged_meanwhile_ends_a_training_that_goes_on_when_it_is_mended(
+    large, tmp_path, part, damage, reason
+):
+    folder, made = large
+    expected = weights(Training(made, Store(folder), tmp_path / "whole", "cpu", Ear()).run())
+    kept = tmp_path / "kept"
+    shutil.copytree(folder, kept)
+
+    def vandalize():
+        for path in folder.glob(f"case_*.{part}.npy"):
+            damage(path)
+
+    ear = Vandal(vandalize)
+    with pytest.raises(TrainingError) as caught:
+        Training(made, Store(folder), tmp_path / "run", "cpu", ear).run()
+    found = re.fullmatch(
+        rf"test, epoch 2, step (\d): the patches of (case_\d\d) could not be made\. .*{reason}.* A second attempt "
+        r"failed, too, so the training stops\. A checkpoint was written: run the same command again to go on from "
+        r"there\.",
+        str(caught.value),
+    )
+    assert found, caught.value
+    assert ear.warnings == []
+    newest = max((tmp_path / "run").glob("checkpoint/*/epoch_*"), key=lambda path: path.name)
+    assert newest.name.startswith(f"epoch_000001.{int(found[1]) - 1:06}")
+    if part == "image":
+        assert f"{found[2]}.image.npy" in str(caught.value)
+
+    shutil.rmtree(folder)
+    shutil.copytree(kept, folder)
+    ear = Ear()
+    assert same(expected, weights(Training(made, Store(folder), tmp_path / "run", "cpu", ear).run()))
+    assert ear.warnings == []
+
+
+class Flickering(Store):
+    """A store that fails in one reading of an image: its file is not there, or a library raises what it likes."""
+
+    def __init__(self, folder, reading, way):
+        super().__init__(folder)
+        self.left, self.way = reading, way
+
+    def image(self, name):
+        self.left -= 1
+        if self.left or self.way == "a file":
+            return self._read(name)
+        raise SystemError("AST constructor recursion depth mismatch (before=36, after=32)")
+
+    def _read(self, name):
+        path = self.folder / f"{name}.image.npy"
+        if self.left == 0:
+            path.rename(path.with_suffix(".away"))
+        try:
+            return Store(self.folder).image(name)
+        finally:
+            if self.left == 0:
+                path.with_suffix(".away").rename(path)
+
+
+@pytest.mark.parametrize("way", ["a file", "an error"])
+@pytest.mark.parametrize("reading", [1, 8, 12, 17])
+def test_a_batch_that_fails_once_is_made_again(uninterrupted, store, tmp_path, reading, way):
+    """The first, one in the middle, the last, one of validation or of the next epoch."""
+    folder, ear = tmp_path / "store", Ear()
+    shutil.copytree(store.folder, folder)
+    training = Training(task(), Flickering(folder, reading, way), tmp_path / "run", "cpu", ear)
+    assert same(uninterrupted[0], weights(training.run()))
+    assert len(ear.warnings) == 1
+    reason = r"/[abc]\.image\.npy: cannot be read .*" if way == "a file" else "SystemError: AST constructor .*"
+    assert re.fullmatch(
+        rf"test, epoch \d, (validation )?step \d: the patches of [abc] could not be made\. .*{reason}\. "
+        r"A second attempt was successful\.",
+        ear.warnings[0],
+    )
+
+
+def test_a_lack_of_memory_is_not_tried_again(store, tmp_path):
+    """It has its own remedy: a smaller batch."""
+
+    class Full(Store):
+        def image(self, name):
+            raise MemoryError
+
+    ear = Ear()
+    with pytest.raises(MemoryError):
+        Training(task(), Full(store.folder), tmp_path, "cpu", ear).run()
+    assert ear.warnings == []
 
 
 def test_a_way_of_execution_is_kept_to_the_end(store, tmp_path):

@@ -15,7 +15,7 @@ from voxfit.core.listening import EpochReport, Listener
 from voxfit.learning.checkpoint import load_checkpoint, save_checkpoint
 from voxfit.learning.engine import Execution, peak_flops
 from voxfit.learning.history import cut_history, record_epoch
-from voxfit.learning.loading import Batch, Prefetcher, resident
+from voxfit.learning.loading import Batch, BatchError, Prefetcher, resident
 from voxfit.learning.losses import overlaps
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Previous
 from voxfit.learning.schedule import advance, annealed_rate, begin
@@ -91,12 +91,12 @@ class Training:
         """Train to the end of the schedule, from the newest checkpoint where there is one; returns the network.
 
         Raises:
-            TrainingError: losses are not finite.
+            TrainingError: losses are not finite, or patches cannot be made.
             Interrupted: a signal came; a checkpoint was written.
         """
         self._resume()
         self._loaders = {
-            stream: Prefetcher(sampler, self.engine.device, self.task.masked_channels)
+            stream: Prefetcher(sampler, self.engine.device, self.task.masked_channels, retried=self._warn_of)
             for stream, sampler in self.samplers.items()
         }
         try:
@@ -133,8 +133,16 @@ class Training:
     def _epoch(self, interruption: Pending) -> EpochReport | None:
         """One epoch, or what is left of it; None where an interruption ended it, and then a checkpoint is there."""
         self._measured = perf_counter(), self._waited
-        self._train(interruption)
-        validated = None if interruption else self._validate(interruption)
+        try:
+            self._train(interruption)
+            validated = None if interruption else self._validate(interruption)
+        except BatchError as error:
+            self._measure()
+            self._save()
+            raise TrainingError(
+                f"{self._sentences(error)} A second attempt failed, too, so the training stops. A checkpoint was "
+                "written: run the same command again to go on from there."
+            ) from error
         self._measure()
         if validated is None:
             self._save()
@@ -167,6 +175,15 @@ class Training:
         )  # first: of a history that is longer than the training, the rest is cut off
         self._save()
         return report
+
+    def _warn_of(self, error: BatchError) -> None:
+        self.listener.warn(f"{self._sentences(error)} A second attempt was successful.")
+
+    def _sentences(self, error: BatchError) -> str:
+        """Where in the training a batch could not be made, of what, and why."""
+        kind = "step" if error.stream == TRAINING else "validation step"
+        where = f"{self.task.name}, epoch {self.progress.epoch + 1}, {kind} {error.step + 1}"
+        return f"{where}: the patches of {', '.join(error.cases) or 'a batch'} could not be made. {error.reason}"
 
     def _measure(self, rate: float | None = None) -> None:
         """Count the time since the last call. `rate`: of the training step that was taken in it, if one was."""
