@@ -92,7 +92,7 @@ class ConsoleListener(Listener):
         return (
             f"  {report.model}  epoch {report.epoch}  loss {report.training_loss:.3f}  "
             f"validation {report.validation_loss:.3f}  Dice {_dices(report.class_dice)}  "
-            f"rate {report.learning_rate:.1e}  {report.steps_per_second:.2f} steps/s  "
+            f"rate {_number(report.learning_rate, '.1e')}  {_number(report.steps_per_second, '.2f')} steps/s  "
             f"waiting {report.wait_share:.1%}  {report.share_done:.0%}, {_clock(report.seconds_left)} left"
         )
 
@@ -106,8 +106,8 @@ class ConsoleListener(Listener):
                 f"{row.training_loss:.3f}",
                 f"{row.validation_loss:.3f}",
                 _dices(row.class_dice),
-                f"{row.learning_rate:.1e}",
-                f"{row.steps_per_second:.2f}",
+                _number(row.learning_rate, ".1e"),
+                _number(row.steps_per_second, ".2f"),
                 f"{row.wait_share:.1%}",
             )
         last = self._rows[-1]
@@ -116,7 +116,11 @@ class ConsoleListener(Listener):
 
 
 def _dices(values: Sequence[float | None]) -> str:
-    return " ".join("-" if value is None else f"{value:.3f}" for value in values)
+    return " ".join(_number(value, ".3f") for value in values)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _clock(seconds: float) -> str:

@@ -1,8 +1,16 @@
 """Ways of executing a step give the same step; what does not work is left out."""
 
+import contextlib
+import math
+import os
+
 import pytest
 import torch
 
+from bad_input.place import run_voxfit
+from synthetic import write_boxes
+from voxfit.console import ConsoleListener
+from voxfit.core.errors import UsageError
 from voxfit.learning.engine import (
     PLAIN,
     Engine,
@@ -11,8 +19,10 @@ from voxfit.learning.engine import (
     determinism,
     free_bytes,
     is_out_of_memory,
+    make_optimizer,
     peak_flops,
 )
+from voxfit.networks.unet import build_network
 from voxfit.planning.recipe import SGD, Adam, Annealed, Plateau, Recipe
 from voxfit.planning.stages import Topology, paper_stages
 
@@ -62,19 +72,69 @@ def test_a_compiled_network_keeps_the_names_of_its_weights():
     assert not any("_orig_mod" in name for name in engine.network.inference_weights())
 
 
-@pytest.mark.parametrize("optimizer", [SGD(), Adam()])
+def torchs_sgd(parameters, decay):
+    return torch.optim.SGD(parameters, lr=1e-2, momentum=0.99, nesterov=True, weight_decay=decay)
+
+
+def torchs_adam(parameters, decay):
+    return torch.optim.Adam(parameters, lr=1e-2, amsgrad=True, weight_decay=decay)
+
+
+@pytest.mark.parametrize(("optimizer", "theirs"), [(SGD, torchs_sgd), (Adam, torchs_adam)])
+@pytest.mark.parametrize("decay", [3e-5, 0.1, 0.0])
 @pytest.mark.parametrize("limit", [None, 1e-3])
-def test_an_update_is_torchs(optimizer, limit):
-    settings = recipe(optimizer=optimizer, largest_gradient=limit)
-    ours, theirs = (Engine(topology(), settings, 0, "cpu") for _ in range(2))
-    for _ in range(2):
-        assert ours.update(loss_of(ours, image()))
-        theirs.optimizer.zero_grad()
-        loss_of(theirs, image()).backward()
+def test_an_update_is_torchs(optimizer, theirs, decay, limit):
+    """A network and an optimiser of torch's, made without the engine."""
+    settings = recipe(optimizer=optimizer(weight_decay=decay), largest_gradient=limit)
+    engine = Engine(topology(), settings, 0, "cpu")
+    network = build_network(topology(), 0, deep_supervision=True)
+    stepped = theirs(network.parameters(), decay)
+    for step in range(3):
+        values = image() * (3 - step)
+        assert engine.update(loss_of(engine, values))
+        stepped.zero_grad()
+        sum(level.square().mean() for level in network(values)).backward()
         if limit:
-            torch.nn.utils.clip_grad_norm_(theirs.network.parameters(), limit)
-        theirs.optimizer.step()
-    assert all(torch.equal(a, b) for a, b in zip(ours.network.parameters(), theirs.network.parameters(), strict=True))
+            torch.nn.utils.clip_grad_norm_(network.parameters(), limit)
+        stepped.step()
+    assert all(torch.equal(a, b) for a, b in zip(engine.network.parameters(), network.parameters(), strict=True))
+
+
+def numpy_sgd(weight, gradients, rate, decay, momentum):
+    """Sutskever et al. 2013, as torch's documentation has it."""
+    velocity = 0.0
+    for gradient in gradients:
+        full = gradient + decay * weight
+        velocity = momentum * velocity + full
+        weight = weight - rate * (full + momentum * velocity)
+    return weight
+
+
+def numpy_adam(weight, gradients, rate, decay):
+    """Kingma and Ba 2015, with the largest second moment of Reddi et al. 2018, and decay as a part of the gradient."""
+    first = second = largest = 0.0
+    for step, gradient in enumerate(gradients, 1):
+        full = gradient + decay * weight
+        first = 0.9 * first + 0.1 * full
+        second = 0.999 * second + 0.001 * full**2
+        largest = max(largest, second)
+        weight = weight - rate * first / (1 - 0.9**step) / (math.sqrt(largest / (1 - 0.999**step)) + 1e-8)
+    return weight
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_optimisers_are_their_formulas(kind):
+    """Gradients that shrink, so that it matters which second moment Adam keeps; a decay that is seen."""
+    gradients = [3.0, -2.0, 0.5, 1e-3, 1e-3, 1e-3]
+    weight = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    torch.nn.init.constant_(weight.weight, 2.0)
+    chosen = SGD(weight_decay=0.1, momentum=0.9) if kind == "sgd" else Adam(weight_decay=0.1)
+    optimizer = make_optimizer(weight, recipe(optimizer=chosen))
+    for gradient in gradients:
+        weight.weight.grad = torch.full((1, 1), gradient, dtype=torch.float64)
+        optimizer.step()
+    expected = numpy_sgd(2.0, gradients, 1e-2, 0.1, 0.9) if kind == "sgd" else numpy_adam(2.0, gradients, 1e-2, 0.1)
+    assert weight.weight.item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -164,10 +224,52 @@ def test_the_machine_is_measured():
     assert 0 < free_bytes(torch.device("cpu")) < 2**50
 
 
-def test_determinism_ends_with_its_block():
-    assert not torch.are_deterministic_algorithms_enabled()
-    with determinism(True):
-        assert torch.are_deterministic_algorithms_enabled()
-    assert not torch.are_deterministic_algorithms_enabled()
+def settings_of_torch():
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+    )
+
+
+@pytest.fixture(params=[(False, False, False), (False, False, True), (True, False, False), (True, True, False)])
+def settings_before(request):
+    """Torch's settings, whatever a program has made of them; they are put back afterwards."""
+    found = settings_of_torch()
+    for values in (request.param, found):
+        torch.use_deterministic_algorithms(values[0], warn_only=values[1])
+        torch.backends.cudnn.benchmark = values[2]
+        if values is request.param:
+            yield values
+
+
+@pytest.mark.parametrize("ends", ["well", "in an error"])
+def test_determinism_ends_with_its_block(settings_before, ends):
+    with pytest.raises(ZeroDivisionError) if ends == "in an error" else contextlib.nullcontext(), determinism(True):
+        assert settings_of_torch() == (True, True, False)
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":4096:8", ":16:8")  # the two that NVIDIA names
+        Engine(topology(), recipe(), 0, "cpu")  # tries no algorithms of cuDNN then
+        assert settings_of_torch() == (True, True, False)
+        if ends == "in an error":
+            raise ZeroDivisionError
+    assert settings_of_torch() == settings_before
     with determinism(False):
-        assert not torch.are_deterministic_algorithms_enabled()
+        assert settings_of_torch() == settings_before
+    assert settings_of_torch() == settings_before
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_fit_is_deterministic_where_that_is_wanted(tmp_path, monkeypatch, wanted):
+    """What the command line shows first after planning is a stage; there the fit is ended."""
+    data, run, seen = write_boxes(tmp_path / "data", cases=5, test_cases=0), tmp_path / "run", []
+    assert run_voxfit(["plan", str(data), "-o", str(run), "--workers", "1"])[0] == 0
+
+    def look(self, text):
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        raise UsageError("that is enough")
+
+    monkeypatch.setattr(ConsoleListener, "stage", look)
+    option = ["--deterministic"] if wanted else []
+    code, said = run_voxfit(["fit", str(data), "-o", str(run), "--workers", "1", "--device", "cpu", *option])
+    assert (code, seen) == (1, [wanted]), said
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -1,17 +1,26 @@
 """The training loop: it learns, resumes exactly, and survives damaged checkpoints."""
 
+import hashlib
+import io
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from rich.console import Console
+from safetensors import safe_open
 
+from voxfit.console import ConsoleListener
 from voxfit.core.errors import TrainingError
 from voxfit.core.interruption import Interrupted, interrupt
 from voxfit.core.listening import Listener
@@ -241,6 +250,110 @@ def test_terminated_anywhere_it_ends_in_the_same_bytes(uninterrupted, store, tmp
         assert [line["training_loss"] for line in lines] == [line["training_loss"] for line in whole]
 
 
+# Of a forward pass of one patch: two levels of width 4 and 8, two convolutions down and up, 12^3 voxels.
+FORWARD = 12**3 * 27 * (1 * 4 + 4 * 4) + 6**3 * 27 * (4 * 8 + 8 * 8)
+FORWARD += 12**3 * 4 * 8 + 12**3 * 27 * (8 * 4 + 4 * 4) + 12**3 * 4 * 2
+# Product and sum, forward and twice as much backward, two patches.
+STEP_OPERATIONS = FORWARD * 2 * 3 * 2
+
+
+class Watch:
+    """Notes when the network of a training is used, and sends a signal when it is for the nth time."""
+
+    def __init__(self, training, nth=None):
+        self.times, self.nth = [], nth
+        training.network.register_forward_pre_hook(self)
+
+    def __call__(self, *_):
+        self.times.append(perf_counter())
+        if len(self.times) == self.nth:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def history_of(folder):
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+MEASURED = {"seconds", "wait_share", "teraflops", "peak_share"}
+SCHEDULES = {
+    "every step": Annealed(learning_rate=1e-2, epochs=3, warmup_steps=2),
+    "every epoch": Annealed(learning_rate=1e-2, epochs=3, warmup_steps=0, every="epoch"),
+    "plateau": Plateau(epochs=3, drop_patience=1),
+}
+
+
+@pytest.fixture(scope="module", params=SCHEDULES)
+def scheduled(request, store, tmp_path_factory):
+    """A schedule, and the history of a training by it."""
+    folder, schedule = tmp_path_factory.mktemp("scheduled"), SCHEDULES[request.param]
+    Training(task(schedule=schedule), store, folder, "cpu", Ear()).run()
+    return schedule, history_of(folder)
+
+
+@pytest.mark.usefixtures("terminated")
+@pytest.mark.parametrize("nth", [11, 14, 16])
+def test_an_interrupted_epoch_is_recorded_as_if_it_had_not_been(scheduled, store, tmp_path, nth):
+    """In the middle of the second epoch, in its last step, in its last batch of validation."""
+    schedule, whole = scheduled
+    training = Training(task(schedule=schedule), store, tmp_path, "cpu", Ear())
+    before = Watch(training, nth)
+    with pytest.raises(Interrupted):
+        training.run()
+    assert len(before.times) == nth
+    ear = Ear()
+    training = Training(task(schedule=schedule), store, tmp_path, "cpu", ear)
+    after = Watch(training)
+    training.run()
+    lines = history_of(tmp_path)
+    assert [{key: line[key] for key in line.keys() - MEASURED} for line in lines] == [
+        {key: line[key] for key in line.keys() - MEASURED} for line in whole
+    ]
+    # What was done of the epoch before counts: the first of its batches is the ninth of all.
+    left = 16 - min(nth, 14)
+    report = ear.reports[0]
+    assert report.seconds > before.times[-1] - before.times[8] + after.times[left - 1] - after.times[0]
+    assert report.steps_per_second == pytest.approx(6 / report.seconds)
+    assert report.learning_rate == lines[1]["learning_rate"]
+    assert lines[1]["seconds"] == pytest.approx(report.seconds, abs=1e-3)
+    assert 0 < lines[1]["wait_share"] < 1
+    # Six steps in less than the whole epoch, on a machine that does no more than it can.
+    assert report.teraflops > 6 * STEP_OPERATIONS / report.seconds / 1e12
+    assert lines[1]["teraflops"] == pytest.approx(report.teraflops, abs=1e-4)
+    assert lines[1]["peak_share"] == pytest.approx(report.peak_share, abs=1e-3)
+    assert sum(line["seconds"] for line in lines) == pytest.approx(training.progress.seconds, abs=0.01)
+
+
+@pytest.mark.usefixtures("terminated")
+def test_what_an_old_checkpoint_does_not_know_is_null_and_no_number(uninterrupted, store, tmp_path):
+    """One of before speeds were kept in it, written after the last step of an epoch."""
+    training = Training(task(), store, tmp_path, "cpu", Ear())
+    Watch(training, 14)
+    with pytest.raises(Interrupted):
+        training.run()
+    newest = max(tmp_path.glob("checkpoint/*/epoch_*"), key=lambda path: path.name)
+    with safe_open(newest, framework="pt") as file:
+        progress = json.loads(file.metadata()["progress"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del progress["pace"]
+    content = safetensors.torch.save(tensors, {"progress": json.dumps(progress)})
+    newest.unlink()
+    checksum = hashlib.sha256(content).hexdigest()[:16]
+    newest.with_name(f"epoch_000001.000006-{checksum}.safetensors").write_bytes(content)
+    ear = Ear()
+    assert same(uninterrupted[0], weights(Training(task(), store, tmp_path, "cpu", ear).run()))
+    assert ear.warnings == []
+    line = history_of(tmp_path)[1]
+    assert [line[key] for key in ("learning_rate", "teraflops", "peak_share")] == [None] * 3
+    assert None not in history_of(tmp_path)[2].values()
+    shown = io.StringIO()
+    console = ConsoleListener(Console(file=shown, width=200))
+    console.epoch(ear.reports[0])
+    assert "rate -  - steps/s" in shown.getvalue()
+    console = ConsoleListener(Console(file=shown, width=200, force_terminal=True))
+    for report in ear.reports:
+        console.epoch(report)
+
+
 def with_a_broken_case(store, folder):
     """The store, and a case whose image is not a number anywhere."""
     for name in NAMES:
@@ -280,6 +393,148 @@ def test_three_in_a_row_stop_it_and_the_last_good_checkpoint_stays(store, tmp_pa
     assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint/*/*")) == good
 
 
+MANY = tuple(f"case_{number:02}" for number in range(40))
+"""More than a store keeps open: what happens to their files is seen in the middle of a training."""
+
+
+@pytest.fixture
+def large(store, tmp_path):
+    """A store of many cases, and their training."""
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for number, name in enumerate((*MANY, "c")):
+        for path in store.folder.glob(f"{NAMES[number % 3] if name != 'c' else 'c'}.*"):
+            (folder / path.name.replace(path.name.split(".")[0], name, 1)).write_bytes(path.read_bytes())
+    write_manifest(folder, [*MANY, "c"], "x")
+    return folder, replace(task(), training_cases=MANY)
+
+
+class Vandal(Ear):
+    """Lets something happen to the files of a store after the first epoch."""
+
+    def __init__(self, happen):
+        super().__init__()
+        self.happen = happen
+
+    def epoch(self, report):
+        super().epoch(report)
+        if report.epoch == 1:
+            self.happen()
+
+
+def cut_short(path):
+    content = path.read_bytes()
+    path.unlink()  # what is mapped stays whole: reading beyond the end of a map would kill the process
+    path.write_bytes(content[:99])
+
+
+def of_another_shape(path):
+    path.unlink()
+    np.save(path, np.zeros((1, 1), np.int8))
+
+
+@pytest.mark.parametrize(
+    ("part", "damage", "reason"),
+    [
+        (
+            "image",
+            Path.unlink,
+            r"image\.npy: cannot be read \(.*No such file.*\)\. Delete the store folder; `fit` makes",
+        ),
+        ("label", cut_short, r"label\.npy: cannot be read .* Delete the"),
+        ("index", of_another_shape, r"(Index|AxisError|ValueError).*: "),
+    ],
+    ids=["not there", "cut short", "of another shape"],
+)
+def test_a_case_that_is_damaged_meanwhile_ends_a_training_that_goes_on_when_it_is_mended(
+    large, tmp_path, part, damage, reason
+):
+    folder, made = large
+    expected = weights(Training(made, Store(folder), tmp_path / "whole", "cpu", Ear()).run())
+    kept = tmp_path / "kept"
+    shutil.copytree(folder, kept)
+
+    def vandalize():
+        for path in folder.glob(f"case_*.{part}.npy"):
+            damage(path)
+
+    ear = Vandal(vandalize)
+    with pytest.raises(TrainingError) as caught:
+        Training(made, Store(folder), tmp_path / "run", "cpu", ear).run()
+    found = re.fullmatch(
+        rf"test, epoch 2, step (\d): the patches of (case_\d\d) could not be made\. .*{reason}.* A second attempt "
+        r"failed, too, so the training stops\. A checkpoint was written: run the same command again to go on from "
+        r"there\.",
+        str(caught.value),
+    )
+    assert found, caught.value
+    assert ear.warnings == []
+    newest = max((tmp_path / "run").glob("checkpoint/*/epoch_*"), key=lambda path: path.name)
+    assert newest.name.startswith(f"epoch_000001.{int(found[1]) - 1:06}")
+    if part == "image":
+        assert f"{found[2]}.image.npy" in str(caught.value)
+
+    shutil.rmtree(folder)
+    shutil.copytree(kept, folder)
+    ear = Ear()
+    assert same(expected, weights(Training(made, Store(folder), tmp_path / "run", "cpu", ear).run()))
+    assert ear.warnings == []
+
+
+class Flickering(Store):
+    """A store that fails in one reading of an image: its file is not there, or a library raises what it likes."""
+
+    def __init__(self, folder, reading, way):
+        super().__init__(folder)
+        self.left, self.way = reading, way
+
+    def image(self, name):
+        self.left -= 1
+        if self.left or self.way == "a file":
+            return self._read(name)
+        raise SystemError("AST constructor recursion depth mismatch (before=36, after=32)")
+
+    def _read(self, name):
+        path = self.folder / f"{name}.image.npy"
+        if self.left == 0:
+            path.rename(path.with_suffix(".away"))
+        try:
+            return Store(self.folder).image(name)
+        finally:
+            if self.left == 0:
+                path.with_suffix(".away").rename(path)
+
+
+@pytest.mark.parametrize("way", ["a file", "an error"])
+@pytest.mark.parametrize("reading", [1, 8, 12, 17])
+def test_a_batch_that_fails_once_is_made_again(uninterrupted, store, tmp_path, reading, way):
+    """The first, one in the middle, the last, one of validation or of the next epoch."""
+    folder, ear = tmp_path / "store", Ear()
+    shutil.copytree(store.folder, folder)
+    training = Training(task(), Flickering(folder, reading, way), tmp_path / "run", "cpu", ear)
+    assert same(uninterrupted[0], weights(training.run()))
+    assert len(ear.warnings) == 1
+    reason = r"/[abc]\.image\.npy: cannot be read .*" if way == "a file" else "SystemError: AST constructor .*"
+    assert re.fullmatch(
+        rf"test, epoch \d, (validation )?step \d: the patches of [abc] could not be made\. .*{reason}\. "
+        r"A second attempt was successful\.",
+        ear.warnings[0],
+    )
+
+
+def test_a_lack_of_memory_is_not_tried_again(store, tmp_path):
+    """It has its own remedy: a smaller batch."""
+
+    class Full(Store):
+        def image(self, name):
+            raise MemoryError
+
+    ear = Ear()
+    with pytest.raises(MemoryError):
+        Training(task(), Full(store.folder), tmp_path, "cpu", ear).run()
+    assert ear.warnings == []
+
+
 def test_a_way_of_execution_is_kept_to_the_end(store, tmp_path):
     """Resumed by a machine that would choose another one; the weights have their plain names and bytes."""
     last = Execution(channels_last=True)
@@ -295,13 +550,10 @@ def test_a_way_of_execution_is_kept_to_the_end(store, tmp_path):
 def test_the_speed_is_in_the_history(uninterrupted):
     lines = [json.loads(line) for line in (uninterrupted[1] / "history.jsonl").read_text().splitlines()]
     reports = uninterrupted[2].reports
-    # 72 kernels of 27 taps... written out: two levels of width 4 and 8, two convolutions down and up, 12^3 voxels.
-    forward = 12**3 * 27 * (1 * 4 + 4 * 4) + 6**3 * 27 * (4 * 8 + 8 * 8)
-    forward += 12**3 * 4 * 8 + 12**3 * 27 * (8 * 4 + 4 * 4) + 12**3 * 4 * 2
     for line, report in zip(lines, reports, strict=True):
         assert line["teraflops"] == pytest.approx(report.teraflops, abs=1e-4)
         # Validation is part of the epoch, but not of what is measured.
-        assert report.teraflops > 6 * forward * 2 * 6 / report.seconds / 1e12
+        assert report.teraflops > 6 * STEP_OPERATIONS / report.seconds / 1e12
         assert 0 < report.peak_share < 1
 
 

@@ -149,3 +149,33 @@ def test_the_image_survives_the_activations_in_place():
     before = image.clone()
     block(image)
     assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize("pools", [4, 5])
+def test_coarse_outputs_come_finest_first_each_from_the_head_of_its_level(pools):
+    """All levels are equally wide, so that a head would fit to any of them."""
+    made = topology((pools,) * 2, max_features=4)
+    network = build_network(made, 0, deep_supervision=True)
+    heads = [network.head, *network.coarse_heads]
+    assert len(heads) == pools - 1  # the coarsest level of the decoder has none
+    with torch.no_grad():
+        for number, head in enumerate(heads):
+            head.weight.zero_()
+            head.bias.fill_(float(number))
+    edge = 2 ** (pools + 1)
+    outputs = network(torch.randn(1, 1, edge, edge, generator=torch.Generator().manual_seed(0)))
+    for level, output in enumerate(outputs):
+        assert torch.equal(output, torch.full((1, 3, edge >> level, edge >> level), float(level)))
+
+
+def test_residual_blocks_begin_as_their_skip_connections():
+    """As in nnU-Net v2 (`init_last_bn_before_add_to_0`): only the skip, activated."""
+    network = build_network(residual(), 3)
+    blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]
+    assert len(blocks) == 6
+    generator = torch.Generator().manual_seed(0)
+    for block in blocks:
+        image = torch.randn(2, block.first[0].in_channels, 4, 8, 8, generator=generator)
+        with torch.inference_mode():
+            short = block.projection(block.pool(image))
+            assert torch.equal(block(image.clone()), torch.where(short > 0, short, 0.01 * short))

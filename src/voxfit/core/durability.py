@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from voxfit.core.errors import WorkspaceError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,6 +20,16 @@ UNFINISHED = ".unfinished"
 
 _WAITING = 8
 """Files whose content is brought to the disk at the same time."""
+
+_NPY = re.compile(
+    rb"\x93NUMPY\x01\x00(?P<length>..)"
+    rb"\{'descr': '(?P<dtype>[<>|][biuf]\d+)', 'fortran_order': (?P<fortran>True|False), "
+    rb"'shape': \((?P<shape>\d+,|\d+(?:, \d+)+)\), \} *\n",
+    re.DOTALL,
+)
+"""How a `.npy` file of numbers begins."""
+_NPY_BYTES = 1024
+"""Its header takes fewer, also where each of 32 axes has a size of 19 digits."""
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
@@ -54,6 +68,41 @@ def save_array(path: Path, array: NDArray[Any], *, durable: bool = True) -> None
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def open_array(path: Path, remedy: str) -> NDArray[Any]:
+    """Map an array of numbers that `save_array` wrote; threads may do this at the same time.
+
+    `np.load` parses the header with `ast.literal_eval`, which threads must not before Python 3.11.8 and 3.12.2: a
+    garbage collection inside of it lets another thread in (python/cpython#106905).
+
+    Args:
+        path: of the file.
+        remedy: what to do where it is damaged.
+
+    Returns:
+        a read-only memory map.
+
+    Raises:
+        WorkspaceError: it is not there, cut short, or no such file.
+    """
+    import numpy as np
+
+    try:
+        with path.open("rb") as stream:
+            header = _NPY.match(stream.read(_NPY_BYTES))
+            there = os.fstat(stream.fileno()).st_size
+        if header is None or header.end() != header.end("length") + int.from_bytes(header["length"], "little"):
+            raise ValueError("it does not begin as an array of numbers")
+        kind = np.dtype(header["dtype"].decode())
+        shape = tuple(int(size) for size in re.findall(rb"\d+", header["shape"]))
+        whole = header.end() + math.prod(shape) * kind.itemsize
+        if there != whole:
+            raise ValueError(f"it has {there} bytes in place of {whole}")
+        order: Literal["C", "F"] = "F" if header["fortran"] == b"True" else "C"
+        return np.memmap(path, kind, "r", header.end(), shape, order)
+    except (OSError, ValueError, TypeError) as error:  # the last of a type that does not exist, "<f3"
+        raise WorkspaceError(f"{path}: cannot be read ({error}). {remedy}") from None
 
 
 def sync_file(path: Path) -> None:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One finished epoch of training.
+    """One finished epoch of training, what was done of it before an interruption included.
 
     Attributes:
         model: what is trained, "3d fold 0".
         epoch: number of finished epochs.
         training_loss, validation_loss: means of the epoch.
         class_dice: of each foreground class over the validation patches; None where it did not occur.
-        learning_rate: at the end of the epoch.
+        learning_rate: of its last step; None, like speeds, where a checkpoint of old does not say.
         seconds: the epoch took.
         steps_per_second: training steps.
         wait_share: share of the time spent waiting for data.
@@ -30,14 +30,14 @@ class EpochReport:
     training_loss: float
     validation_loss: float
     class_dice: Sequence[float | None]
-    learning_rate: float
+    learning_rate: float | None
     seconds: float
-    steps_per_second: float
+    steps_per_second: float | None
     wait_share: float
     share_done: float
     seconds_left: float
-    teraflops: float = 0.0
-    peak_share: float = 0.0
+    teraflops: float | None
+    peak_share: float | None
 
 
 class Listener:

@@ -10,8 +10,10 @@ from time import perf_counter
 
 import torch
 
+from voxfit.core.errors import VoxfitError, first_line
 from voxfit.imaging.geometry import Box
-from voxfit.learning.sampling import PatchSampler, Sample, cut_tensor
+from voxfit.learning.engine import is_out_of_memory
+from voxfit.learning.sampling import PatchError, PatchSampler, Sample, cut_tensor
 from voxfit.preprocessing.case import OUTSIDE
 from voxfit.preprocessing.store import Store
 
@@ -33,6 +35,23 @@ class Batch:
     image: torch.Tensor
     label: torch.Tensor
     cases: tuple[str, ...]
+
+
+class BatchError(Exception):
+    """A batch could not be made.
+
+    Attributes:
+        stream, step: which one of its epoch.
+        cases: of which patches could not be made; none where that is not known.
+        reason: why, in whole sentences.
+    """
+
+    def __init__(self, stream: int, step: int, error: PatchError) -> None:
+        self.stream, self.step = stream, step
+        self.cases = tuple(sorted(set(error.cases)))
+        what = error.reason
+        self.reason = str(what) if isinstance(what, VoxfitError) else f"{type(what).__name__}: {first_line(what)}."
+        super().__init__(self.reason)
 
 
 class ResidentStore:
@@ -81,6 +100,7 @@ class Prefetcher:
         device: where the network is.
         masked_channels: those normalised inside the nonzero mask.
         threads: that cut.
+        retried: hears of each batch that could not be made at the first attempt.
 
     Attributes:
         waited: seconds for which the network had no batch: waiting for threads, and augmenting on a CPU.
@@ -92,11 +112,13 @@ class Prefetcher:
         device: torch.device | str = "cpu",
         masked_channels: Sequence[int] = (),
         threads: int | None = None,
+        retried: Callable[[BatchError], None] = lambda error: None,
     ) -> None:
         self.sampler = sampler
         self.device = torch.device(device)
         self.masked_channels = tuple(masked_channels)
         self.waited = 0.0
+        self.retried = retried
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._begun: tuple[tuple[int, int, int], deque[Future[list[Sample] | Batch]]] | None = None
         self._pool = ThreadPoolExecutor(threads or (2 if self._stream else 1), thread_name_prefix="voxfit-loader")
@@ -111,14 +133,18 @@ class Prefetcher:
             steps: the end.
             first: the beginning.
             then: called when all are being made: the threads are free for what comes next.
+
+        Raises:
+            BatchError: a batch could not be made in two attempts.
+            MemoryError, RuntimeError: memory does not suffice.
         """
         ahead = self._take_begun((stream, epoch, first))
         following = first + len(ahead)  # the first step that no thread has yet
         try:
             for step in range(first, steps):
                 begun = perf_counter()
-                made = (ahead.popleft() if ahead else self._pool.submit(self._make, stream, epoch, step)).result()
-                batch = made if isinstance(made, Batch) else self._finish(made)
+                made = ahead.popleft() if ahead else self._pool.submit(self._make, stream, epoch, step)
+                batch = self._result(made, stream, epoch, step)
                 if self._stream:
                     self._hand_over(batch)
                 self.waited += perf_counter() - begun
@@ -153,6 +179,19 @@ class Prefetcher:
         """End the threads."""
         self._pool.shutdown(cancel_futures=True)
 
+    def _result(self, made: Future[list[Sample] | Batch], stream: int, epoch: int, step: int) -> Batch:
+        """A batch that threads make. It follows from counters, so where that fails it can be made again, once."""
+        try:
+            return self._whole(made.result())
+        except Exception as error:
+            failure = _failure(stream, step, error)
+        try:
+            batch = self._whole(self._make(stream, epoch, step))
+        except Exception as error:
+            raise _failure(stream, step, error) from error
+        self.retried(failure)
+        return batch
+
     def _make(self, stream: int, epoch: int, step: int) -> list[Sample] | Batch:
         if self._stream is None:
             return self.sampler.batch(stream, epoch, step)
@@ -162,11 +201,26 @@ class Prefetcher:
             self._stream.synchronize()
         return batch
 
+    def _whole(self, made: list[Sample] | Batch) -> Batch:
+        return made if isinstance(made, Batch) else self._finish(made)
+
     def _finish(self, samples: list[Sample]) -> Batch:
-        image, label = self.sampler.finish(samples, self.device, self.masked_channels)
-        return Batch(image, label, tuple(sample.case for sample in samples))
+        cases = tuple(sample.case for sample in samples)
+        try:
+            image, label = self.sampler.finish(samples, self.device, self.masked_channels)
+        except Exception as error:
+            raise PatchError(cases, error) from error
+        return Batch(image, label, cases)
 
     def _hand_over(self, batch: Batch) -> None:
         """Keep the memory of a batch until the network's stream has used it."""
         for tensor in (batch.image, batch.label):
             tensor.record_stream(torch.cuda.current_stream(self.device))
+
+
+def _failure(stream: int, step: int, error: Exception) -> BatchError:
+    """An exception with its batch; a lack of memory is raised as it is: there is another remedy for it."""
+    known = error if isinstance(error, PatchError) else PatchError((), error)
+    if is_out_of_memory(known.reason):
+        raise known.reason
+    return BatchError(stream, step, known)

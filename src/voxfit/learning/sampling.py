@@ -46,6 +46,19 @@ class Sample:
     augmentation: Augmentation
 
 
+class PatchError(Exception):
+    """Patches of some cases could not be made.
+
+    Attributes:
+        cases: their names.
+        reason: what was raised.
+    """
+
+    def __init__(self, cases: Sequence[str], reason: Exception) -> None:
+        self.cases, self.reason = tuple(cases), reason
+        super().__init__(f"{', '.join(cases)}: {reason}")
+
+
 class Patches(Protocol):
     """Where patches are cut from."""
 
@@ -126,7 +139,11 @@ class PatchSampler:
         self.forced = size // 3 + 1 if recipe.centred == "above_third" else size - round(size * 0.67)
 
     def batch(self, stream: int, epoch: int, step: int) -> list[Sample]:
-        """The samples of one step; the last ones are centred on a foreground voxel."""
+        """The samples of one step; the last ones are centred on a foreground voxel.
+
+        Raises:
+            PatchError: naming the case of which one could not be made.
+        """
         size = self.configuration.batch_size
         return [
             self._sample(
@@ -167,6 +184,12 @@ class PatchSampler:
 
     def _sample(self, rng: np.random.Generator, *, centred: bool, augmented: bool) -> Sample:
         name = self.cases[rng.integers(len(self.cases))]
+        try:
+            return self._sample_of(name, rng, centred=centred, augmented=augmented)
+        except Exception as error:  # whatever a damaged file or a library raises
+            raise PatchError([name], error) from error
+
+    def _sample_of(self, name: str, rng: np.random.Generator, *, centred: bool, augmented: bool) -> Sample:
         patch = self._place(rng, name, self.store.label(name), centred=centred)
         augmentation = Augmentation()
         if augmented:

@@ -8,6 +8,35 @@ from voxfit.core.records import Record
 from voxfit.planning.recipe import Annealed, Plateau
 
 
+class Pace(Record):
+    """What was measured of the unfinished epoch, before and after interruptions.
+
+    Attributes:
+        steps: training steps that were timed.
+        training_seconds: these took, waiting for their batches included.
+        seconds: all that was done took.
+        waited: of these, without a batch.
+        learning_rate: of the last step; None before the first.
+    """
+
+    steps: int = 0
+    training_seconds: float = 0.0
+    seconds: float = 0.0
+    waited: float = 0.0
+    learning_rate: float | None = None
+
+    def plus(self, seconds: float, waited: float, rate: float | None = None) -> Pace:
+        """And so many seconds more; `rate` is that of the training step that took them, if one did."""
+        stepped = rate is not None
+        return Pace(
+            steps=self.steps + stepped,
+            training_seconds=self.training_seconds + seconds * stepped,
+            seconds=self.seconds + seconds,
+            waited=self.waited + waited,
+            learning_rate=rate if stepped else self.learning_rate,
+        )
+
+
 class Progress(Record):
     """Where a training stands, after `epoch` finished epochs and `step` steps of the next.
 
@@ -17,7 +46,8 @@ class Progress(Record):
         step: steps of the unfinished epoch, in the same way.
         losses: of the steps of the unfinished epoch that were not skipped.
         failures: steps in a row, up to now, that were skipped because a loss or gradient was not finite.
-        seconds: spent training, interruptions not counted.
+        seconds: the finished epochs took, interruptions not counted.
+        pace: of the unfinished epoch.
         learning_rate: of the plateau schedule.
         training_average, validation_average: exponential moving averages of the losses [T4].
         best_training, best_validation: the averages that later ones must beat.
@@ -31,6 +61,7 @@ class Progress(Record):
     losses: tuple[float, ...] = ()
     failures: int = 0
     seconds: float = 0.0
+    pace: Pace = Pace()  # empty in checkpoints that know of none
     learning_rate: float
     training_average: float | None = None
     validation_average: float | None = None
@@ -67,7 +98,7 @@ def advance(
         schedule: its numbers.
         before: the progress up to this epoch.
         training_loss, validation_loss: means of the epoch.
-        seconds: they took, as far as `before` has not counted them.
+        seconds: the epoch took.
     """
     epoch, total = before.epoch + 1, before.seconds + seconds
     changes = {
@@ -77,6 +108,7 @@ def advance(
         "losses": (),
         "failures": before.failures,
         "seconds": total,
+        "pace": Pace(),
     }
     match schedule:
         case Annealed():

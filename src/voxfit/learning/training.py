@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -14,10 +12,10 @@ import torch
 from voxfit.core.errors import TrainingError
 from voxfit.core.interruption import Pending, deferred
 from voxfit.core.listening import EpochReport, Listener
-from voxfit.core.records import write_atomically
 from voxfit.learning.checkpoint import load_checkpoint, save_checkpoint
 from voxfit.learning.engine import Execution, peak_flops
-from voxfit.learning.loading import Batch, Prefetcher, resident
+from voxfit.learning.history import cut_history, record_epoch
+from voxfit.learning.loading import Batch, BatchError, Prefetcher, resident
 from voxfit.learning.losses import overlaps
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Previous
 from voxfit.learning.schedule import advance, annealed_rate, begin
@@ -86,18 +84,19 @@ class Training:
         }
         self._loaders: dict[int, Prefetcher] = {}
         self._saved = perf_counter()
+        self._measured = perf_counter(), 0.0
         self._told = False
 
     def run(self) -> UNet:
         """Train to the end of the schedule, from the newest checkpoint where there is one; returns the network.
 
         Raises:
-            TrainingError: losses are not finite.
+            TrainingError: losses are not finite, or patches cannot be made.
             Interrupted: a signal came; a checkpoint was written.
         """
         self._resume()
         self._loaders = {
-            stream: Prefetcher(sampler, self.engine.device, self.task.masked_channels)
+            stream: Prefetcher(sampler, self.engine.device, self.task.masked_channels, retried=self._warn_of)
             for stream, sampler in self.samplers.items()
         }
         try:
@@ -129,47 +128,69 @@ class Training:
             self.progress = found
             within = f", step {found.step} of epoch {found.epoch + 1}" if found.step else ""
             self.listener.say(f"{self.task.name}: goes on after epoch {found.epoch}{within}.")
-        history = self.folder / "history.jsonl"
-        lines = history.read_text().splitlines()[: self.progress.epoch] if history.exists() else []
-        write_atomically(history, "".join(line + "\n" for line in lines).encode())
+        cut_history(self.folder, self.progress.epoch)
 
     def _epoch(self, interruption: Pending) -> EpochReport | None:
         """One epoch, or what is left of it; None where an interruption ended it, and then a checkpoint is there."""
-        begun, waited = perf_counter(), self._waited
-        steps = self._train(begun, interruption)
-        training_seconds = perf_counter() - begun
-        validated = None if interruption else self._validate(interruption)
-        seconds = perf_counter() - begun
+        self._measured = perf_counter(), self._waited
+        try:
+            self._train(interruption)
+            validated = None if interruption else self._validate(interruption)
+        except BatchError as error:
+            self._measure()
+            self._save()
+            raise TrainingError(
+                f"{self._sentences(error)} A second attempt failed, too, so the training stops. A checkpoint was "
+                "written: run the same command again to go on from there."
+            ) from error
+        self._measure()
         if validated is None:
-            self._save(seconds)
+            self._save()
             return None
-        validation_loss, class_dice = validated
         if not self.progress.losses:
             raise TrainingError(f"{self.task.name}: no step of epoch {self.progress.epoch + 1} had a finite loss.")
-        total = self.progress.step
+        validation_loss, class_dice = validated
         training_loss = sum(self.progress.losses) / len(self.progress.losses)
-        rate = float(self.engine.optimizer.param_groups[0]["lr"])
-        self.progress = advance(self.task.recipe.schedule, self.progress, training_loss, validation_loss, seconds)
+        total, pace = self.progress.step, self.progress.pace
+        self.progress = advance(self.task.recipe.schedule, self.progress, training_loss, validation_loss, pace.seconds)
         done = 1.0 if self.progress.finished else self._share_done(0.0, 0)
-        speed = steps * self._step_operations / training_seconds
+        speed = pace.steps * self._step_operations / pace.training_seconds if pace.steps else None
         report = EpochReport(
             model=self.task.name,
             epoch=self.progress.epoch,
             training_loss=training_loss,
             validation_loss=validation_loss,
             class_dice=class_dice,
-            learning_rate=rate,
-            seconds=seconds,
-            steps_per_second=steps / seconds,
-            wait_share=(self._waited - waited) / seconds,
+            learning_rate=pace.learning_rate,
+            seconds=pace.seconds,
+            steps_per_second=pace.steps / pace.seconds if pace.steps else None,
+            wait_share=pace.waited / pace.seconds,
             share_done=done,
             seconds_left=self.progress.seconds * (1 - done) / max(done, 1e-9),
-            teraflops=speed / 1e12,
-            peak_share=speed / peak_flops(self.device),
+            teraflops=None if speed is None else speed / 1e12,
+            peak_share=None if speed is None else speed / peak_flops(self.device),
         )
-        self._record(report, total)  # first: of a history that is longer than the training, the rest is cut off
-        self._save(0.0)
+        record_epoch(
+            self.folder, report, total
+        )  # first: of a history that is longer than the training, the rest is cut off
+        self._save()
         return report
+
+    def _warn_of(self, error: BatchError) -> None:
+        self.listener.warn(f"{self._sentences(error)} A second attempt was successful.")
+
+    def _sentences(self, error: BatchError) -> str:
+        """Where in the training a batch could not be made, of what, and why."""
+        kind = "step" if error.stream == TRAINING else "validation step"
+        where = f"{self.task.name}, epoch {self.progress.epoch + 1}, {kind} {error.step + 1}"
+        return f"{where}: the patches of {', '.join(error.cases) or 'a batch'} could not be made. {error.reason}"
+
+    def _measure(self, rate: float | None = None) -> None:
+        """Count the time since the last call. `rate`: of the training step that was taken in it, if one was."""
+        now, waited, pace = perf_counter(), self._waited, self.progress.pace
+        pace = pace.plus(now - self._measured[0], waited - self._measured[1], rate)
+        self.progress = self.progress.model_copy(update={"pace": pace})
+        self._measured = now, waited
 
     @property
     def _waited(self) -> float:
@@ -183,34 +204,34 @@ class Training:
         return 6 * multiplications(self.task.topology, configuration.patch_size) * configuration.batch_size
 
     def _tell_speed(self, report: EpochReport) -> None:
-        if not self._told:
-            self.listener.say(
-                f"{self.task.name}: {report.teraflops:.3g} TFLOP/s, {report.peak_share:.0%} of what a convolution of "
-                f"many channels reaches on this device; {report.wait_share:.1%} of the time waiting for batches."
-            )
+        if self._told or report.teraflops is None or report.peak_share is None:
+            return
+        self.listener.say(
+            f"{self.task.name}: {report.teraflops:.3g} TFLOP/s, {report.peak_share:.0%} of what a convolution of "
+            f"many channels reaches on this device; {report.wait_share:.1%} of the time waiting for batches."
+        )
         self._told = True
 
-    def _train(self, begun: float, interruption: Pending) -> int:
-        """The training steps of one epoch, from the one in `progress` on; returns their number.
+    def _train(self, interruption: Pending) -> None:
+        """The training steps of one epoch, from the one in `progress` on.
 
         It ends early when the time of a timed schedule is over, and after the step in which an interruption comes.
         """
         self.network.train()
         epoch, steps = self.progress.epoch, self.task.recipe.steps_per_epoch
-        first = self.progress.step
         validating = partial(self._loaders[VALIDATION].begin, VALIDATION, 0, self.task.recipe.validation_steps)
-        for batch in self._loaders[TRAINING].batches(TRAINING, epoch, steps, first, validating):
+        for batch in self._loaders[TRAINING].batches(TRAINING, epoch, steps, self.progress.step, validating):
             step = self.progress.step
-            share = self._share_done(perf_counter() - begun, step)
+            share = self._share_done(self.progress.pace.seconds + perf_counter() - self._measured[0], step)
             if share >= 1 and self.progress.losses:
                 break
-            self._set_rate(self._share_done(0.0, 0) if self._by_epoch else share, epoch * steps + step)
+            rate = self._set_rate(self._share_done(0.0, 0) if self._by_epoch else share, epoch * steps + step)
             self._step(batch)
+            self._measure(rate)
             if interruption:
                 break
             if perf_counter() - self._saved > _CHECKPOINT_SECONDS:
-                self._save(perf_counter() - begun)
-        return self.progress.step - first
+                self._save()
 
     def _step(self, batch: Batch) -> None:
         """One step; skipped, with a warning, where loss or gradient are not finite.
@@ -236,10 +257,9 @@ class Training:
                 "lower the learning rate in a recipe file."
             )
 
-    def _save(self, seconds: float) -> None:
-        """Write a checkpoint, `seconds` after what `progress` has counted."""
-        now = self.progress.model_copy(update={"seconds": self.progress.seconds + seconds})
-        save_checkpoint(self._checkpoints, self.network, self.engine.optimizer, now)
+    def _save(self) -> None:
+        """Write a checkpoint."""
+        save_checkpoint(self._checkpoints, self.network, self.engine.optimizer, self.progress)
         self._saved = perf_counter()
 
     def _share_done(self, seconds: float, steps: int) -> float:
@@ -249,11 +269,12 @@ class Training:
             return min((progress.seconds + seconds) / schedule.seconds, 1.0)
         return min((progress.epoch + steps / self.task.recipe.steps_per_epoch) / (schedule.epochs or 1), 1.0)
 
-    def _set_rate(self, share: float, step: int) -> None:
+    def _set_rate(self, share: float, step: int) -> float:
         schedule = self.task.recipe.schedule
         rate = self.progress.learning_rate if isinstance(schedule, Plateau) else annealed_rate(schedule, share, step)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
+        return rate
 
     @torch.inference_mode()
     def _validate(self, interruption: Pending) -> tuple[float, list[float | None]] | None:
@@ -284,21 +305,3 @@ class Training:
         steps = self.task.recipe.steps_per_epoch
         if self._share_done(0.0, steps) < 1:
             self._loaders[TRAINING].begin(TRAINING, self.progress.epoch + 1, steps)
-
-    def _record(self, report: EpochReport, steps: int) -> None:
-        line = {
-            "epoch": report.epoch,
-            "training_loss": round(report.training_loss, 6),
-            "validation_loss": round(report.validation_loss, 6),
-            "validation_dice": [None if value is None else round(value, 5) for value in report.class_dice],
-            "learning_rate": report.learning_rate,
-            "steps": steps,
-            "seconds": round(report.seconds, 3),
-            "wait_share": round(report.wait_share, 4),
-            "teraflops": round(report.teraflops, 4),
-            "peak_share": round(report.peak_share, 3),
-        }
-        with (self.folder / "history.jsonl").open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from voxfit.core.durability import save_array
+from voxfit.core.durability import open_array, save_array
 from voxfit.core.errors import RecordError, WorkspaceError
 from voxfit.core.records import Record
 from voxfit.preprocessing.case import Placement, PreparedCase
@@ -127,8 +127,4 @@ def _checksum(arrays: Sequence[NDArray[Any]]) -> int:
 
 
 def _open(path: Path) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:  # the last of an empty file
-        raise WorkspaceError(f"{path}: cannot be read ({error}). {_REMEDY}") from None
-    return array
+    return open_array(path, _REMEDY)

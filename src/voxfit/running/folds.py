@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
+from voxfit.core.durability import open_array
 from voxfit.core.errors import TrainingError
 from voxfit.core.records import Record, digest_of, write_atomically
 from voxfit.learning.engine import Execution, free_bytes, is_out_of_memory, release_memory
@@ -93,8 +94,7 @@ def previous_stage(run: Run, name: ConfigurationName) -> Previous | None:
     folder = run.root / before / "cross_validation" / "next_stage"
 
     def segmentation(case: str) -> NDArray[np.int16]:
-        found: NDArray[np.int16] = np.load(folder / f"{case}.npy", mmap_mode="r")
-        return found
+        return open_array(folder / f"{case}.npy", f"Delete the folder {folder.parent}; `fit` makes it again.")
 
     return Previous(segmentation, plan.labels.count - 1)
 

@@ -15,7 +15,7 @@ from voxfit.assessment.evaluation import evaluate_files
 from voxfit.assessment.scores import Scores
 from voxfit.assessment.selection import Candidate
 from voxfit.assessment.selection import pairs as ensembles
-from voxfit.core.durability import save_array
+from voxfit.core.durability import open_array, save_array
 from voxfit.core.records import Record, digest_of
 from voxfit.imaging.volume import write_label
 from voxfit.inference.cascade import upsampled
@@ -146,7 +146,8 @@ def _score_pair(run: Run, names: tuple[str, str]) -> Scores:
             parts: list[Part] = []
             for name in members:
                 file = run.root / name / "cross_validation" / "probabilities" / f"{case}.npy"
-                values = np.load(file).astype(np.float32)
+                again = f"Delete the folder {file.parent.parent}; `fit` makes it again."
+                values = open_array(file, again).astype(np.float32)
                 parts.append((Computed(values), stores[name].placement(case)))
             found = to_values(segment(parts, plan), plan.labels.values)
             write_label(part / f"{case}.nii.gz", found, parts[0][1].geometry)
