@@ -60,6 +60,8 @@ def read_case_image(case: Case, channels: int) -> Volume:
 def _read_channels(case: Case, channels: int) -> tuple[Volume, list[Problem]]:
     """The stacked channels, and warnings about headers that disagree."""
     problems = []
+    if case.fault:
+        raise DatasetError(Problem(case.name, *case.fault))
     parts = [read_image(Path(path)) for path in case.images]
     first = parts[0]
     for path, part in zip(case.images, parts, strict=True):
