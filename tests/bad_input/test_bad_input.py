@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import bad_input.faults_a  # noqa: F401
 from bad_input.faults import FAULTS, Fault
 from bad_input.place import Place, Seen, without_privileges
 

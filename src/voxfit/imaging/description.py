@@ -78,9 +78,10 @@ class Description:
 
     def _read_labels(self) -> Labels:
         labels, problems = read_labels(self.description.get("labels"), self.description.get("regions_class_order"))
+        problems += impossible_regions(labels)
         self.problems += problems
-        self.problems += impossible_regions(labels)
-        return labels
+        # Values that are not understood would be an error of every label map, too.
+        return Labels(classes=()) if any(problem.fatal for problem in problems) else labels
 
     def training_cases(self) -> tuple[Case, ...]:
         """Those that are listed, or else those that the folders hold; in order of name."""
@@ -97,7 +98,7 @@ class Description:
                 "imagesTr", "there are no training cases.", "Put images into imagesTr and their labels into labelsTr."
             )
         unique = {case.name: case for case in found}
-        self._compare_number(len({*unique, *(problem.case for problem in self.problems)} - {""}))
+        self._compare_number(len(unique))
         groups = self.description.get("groups")
         if isinstance(groups, dict):
             unique = {
@@ -106,9 +107,10 @@ class Description:
         return tuple(unique[name] for name in sorted(unique))
 
     def _compare_number(self, found: int) -> None:
-        """Warn where `numTraining` says otherwise; cases that have problems are found."""
+        """Warn where `numTraining` says otherwise and no error explains it."""
         said = self.description.get("numTraining")
-        if isinstance(said, int) and not isinstance(said, bool) and found and said != found:
+        is_number = isinstance(said, int) and not isinstance(said, bool)
+        if is_number and said != found and not any(problem.fatal for problem in self.problems):
             what = f'"numTraining" is {said}, but there are {found} training cases.'
             self.fail("dataset.json", what, "Look whether files are missing, or correct the number.", fatal=False)
 
@@ -123,11 +125,12 @@ class Description:
                     "dataset.json", f'entry {number} of "training" is {entry!r}.', 'Write {"image": ..., "label": ...}.'
                 )
                 continue
+            self._used.update((self.folder / image_name, self.folder / label_name))
             image, label = self._inside(image_name), self._inside(label_name)
             if image is None or label is None:
                 continue
             images, name = self._image_files(image), stem_of(image)
-            self._used.update((label, *images))
+            self._used.update(images)
             if not images:
                 self.fail(name, f"the image {image_name} does not exist.", _ADD, case=name)
             elif not label.is_file():
@@ -154,7 +157,7 @@ class Description:
             for file, path in zip(files, paths, strict=True):
                 if path is not None and not path.is_file():
                     self.fail(name, f"the file {file} does not exist.", _ADD, case=name)
-            self._used.update(path for path in paths if path is not None)
+            self._used.update(self.folder / file for file in files)
             if all(path is not None and path.is_file() for path in paths):
                 cases.append(Case(name=name, images=tuple(map(str, paths[:-1])), label=str(paths[-1])))
         return cases

@@ -106,7 +106,7 @@ def _why_not_read(path: Path, ending: str) -> tuple[str, str]:
     """Why a file does not count, and what to do."""
     if reason := not_read(path):
         return reason
-    if ending and file_ending(path):
+    if ending and file_ending(path) not in ("", ending):
         return f'"file_ending" is {ending}.', "Save all files with one ending."
     return "It belongs to no case.", "Take it out, or list it in dataset.json."
 

@@ -255,7 +255,9 @@ def _compare_grids(case: Case, image: Geometry, label: Geometry) -> list[Problem
 def _to_indices(case: Case, array: NDArray[np.generic], labels: Labels) -> tuple[NDArray[np.int16], list[Problem]]:
     """File values become class indices 0..n."""
     indices, unknown = labels.to_indices(array)
-    problems = []
+    problems: list[Problem] = []
+    if not labels.classes:
+        return indices, problems  # an error of dataset.json
     if unknown:
         plural = "s" if len(unknown) > 1 else ""
         what = f"the label has the value{plural} {some(unknown)}, but dataset.json defines {some(labels.values)}."
