@@ -208,7 +208,7 @@ def predict(
     from voxfit.inference.backends import parse_backend
     from voxfit.inference.model import Model
     from voxfit.options import parse_precision, parse_size
-    from voxfit.running.prediction import find_cases, predict_cases
+    from voxfit.running.prediction import find_cases, overlooked, predict_cases
 
     console, listener = _console()
     limit = parse_size(max_memory) if max_memory else None
@@ -226,6 +226,8 @@ def predict(
     if fast:
         listener.say(opened.description.cost_of_speed())
     cases = find_cases(images, len(opened.plan.channel_names))
+    for message in overlooked(images):
+        listener.warn(message)
     listener.stage(f"Segmenting {len(cases)} image{'s' * (len(cases) > 1)} with {opened.description.name}")
     problems = predict_cases(opened, cases, output, listener, overwrite=overwrite)
     listener.close()

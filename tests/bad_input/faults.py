@@ -415,7 +415,8 @@ def _(place: Place) -> list[str]:
 def _(place: Place) -> list[str]:
     shutil.copyfile(place.image(0), place.image(1))
     shutil.copyfile(place.label(0), place.label(1))
-    place.describe(groups={f"box_{number:02}": f"patient {max(number, 1)}" for number in range(5)})
+    groups = {f"box_{number:02}": f"patient {max(number, 1)}" for number in range(5)}
+    place.describe(groups=groups, numTraining=6)
     extra = {
         name: place.data / name / ("box_05_0000.nii.gz" if "im" in name else "box_05.nii.gz")
         for name in ("imagesTr", "labelsTr")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from voxfit.core.errors import DatasetError
 from voxfit.imaging.dataset import Dataset
-from voxfit.imaging.files import group_channels, images_in
+from voxfit.imaging.files import images_in
 from voxfit.imaging.labels import Label
 from voxfit.planning.folds import split
 
@@ -111,7 +111,7 @@ def test_unusual_names_are_only_names(msd: Build, name: str) -> None:
     for stored in (image, image.with_name(f"{name}_0000.nii.gz")):
         image = image.rename(stored)
         dataset = Dataset.open(folder)
-        assert dataset.problems == ()
+        assert not any(problem.fatal for problem in dataset.problems)  # the other files are not listed
         assert [(case.name, case.images) for case in dataset.cases] == [(name, (str(stored),))]
 
 
@@ -147,7 +147,10 @@ def test_only_files_of_the_named_ending_count(nnunet: Build) -> None:
     for room in ("imagesTr", "labelsTr"):
         (folder / room / "thumbnail.png").write_bytes(b"x")
     dataset = Dataset.open(folder)
-    assert dataset.problems == ()
+    assert [problem.where for problem in dataset.problems] == ["imagesTr", "labelsTr"]
+    for problem in dataset.problems:
+        assert not problem.fatal
+        assert "1 file is not used: thumbnail.png." in problem.what
     assert len(dataset.cases) == 3
 
 
@@ -213,18 +216,6 @@ def test_a_pattern_that_groups_nothing_is_refused(msd: Build, pattern: str, frag
 # Files without a description
 
 
-def test_images_of_a_folder_are_joined_only_when_all_have_a_channel_number(tmp_path: Path) -> None:
-    for name in ("b_0000.nii.gz", "a_0001.nii.gz", "a_0000.nii.gz", "notes.txt", ".a_0000.nii.gz"):
-        (tmp_path / name).touch()
-    assert [(case.name, [Path(image).name for image in case.images]) for case in images_in(tmp_path)] == [
-        ("a", ["a_0000.nii.gz", "a_0001.nii.gz"]),
-        ("b", ["b_0000.nii.gz"]),
-    ]
-    (tmp_path / "c.nii.gz").touch()
-    assert [case.name for case in images_in(tmp_path)] == ["a_0000", "a_0001", "b_0000", "c"]
-    assert group_channels([]) == ()
-
-
 def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     try:
         (tmp_path / os.fsdecode(b"a\xff.nii.gz")).touch()
@@ -266,13 +257,13 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "fragments"),
     [
-        ({"modality": ...}, ['"modality" is None']),
+        ({"modality": ...}, ['"channel_names" is missing']),
         ({"modality": {}}, ['"modality" is {}']),
         ({"modality": ["MRI"]}, ["\"modality\" is ['MRI']"]),
         ({"modality": {"0": 1}}, ['"modality"']),
         ({"modality": {"first": "MRI"}}, ["first"]),
         ({"channel_names": "MRI"}, ['"channel_names"']),
-        ({"labels": ...}, ['"labels" is None']),
+        ({"labels": ...}, ['"labels" is missing']),
         ({"labels": ["background", "liver"]}, ['"labels"', "liver"]),
         ({"labels": {}}, ['"labels" is {}']),
         ({"labels": {"background": 0}}, ["no label besides background"]),
@@ -439,7 +430,10 @@ def test_real_datasets(
     files: int,
 ) -> None:
     dataset = Dataset.open(shared_data / name)
-    assert dataset.problems == ()
+    # What surrounds the cells is called membrane, with the value 0.
+    said = ['the label "membrane" has the value 0, which is background'] if "Membrane" in name else []
+    assert [problem.what.split(":")[0] for problem in dataset.problems] == said
+    assert not any(problem.fatal for problem in dataset.problems)
     assert (len(dataset.cases), len(dataset.test_cases)) == (training, test)
     assert (dataset.channel_names, dataset.labels.names) == (channels, labels)
     assert dataset.labels.values == tuple(range(len(labels) + 1))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from voxfit.imaging.labels import IGNORED, Label, Labels, Region, read_labels, some
+from voxfit.imaging.labels import IGNORED, Label, Labels, Region, impossible_regions, read_labels, some
 
 values = st.lists(st.integers(1, 300), max_size=5, unique=True).map(sorted)
 dtypes = st.sampled_from([np.uint8, np.int16, np.uint16, np.int32, np.uint64])
@@ -92,7 +92,8 @@ def test_classes_with_ignore_keep_their_background() -> None:
 )
 def test_unusable_descriptions_are_named(labels: object, order: object, words: str) -> None:
     _, problems = read_labels(labels, order)
-    assert words in " ".join(problems[0])
+    assert words in str(problems[0])
+    assert problems[0].fatal
     with pytest.raises(ValueError, match=words):
         Labels.from_description(labels, order)
 
@@ -117,3 +118,96 @@ def test_the_most_likely_class_wins_however_many_there_are() -> None:
     outputs[280, 1, 1] = 2
     assert np.array_equal(labels.decide(outputs), outputs.argmax(axis=0))
     assert labels.decide(outputs)[1, 1] == 280
+
+
+@given(hnp.arrays(np.float32, (4, 3, 5), elements=st.sampled_from([0.0, 0.25, 0.5])))
+def test_of_equal_outputs_the_first_decides(probabilities: NDArray[np.float32]) -> None:
+    found = labels_with([1, 2, 3]).decide(probabilities)
+    for place in np.ndindex(3, 5):
+        values = [float(probabilities[(index, *place)]) for index in range(4)]
+        assert found[place] == values.index(max(values))
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("kind", [int, str])
+def test_values_may_be_strings_and_names_and_values_exchanged(swapped: bool, kind: type) -> None:
+    pairs = {"background": kind(0), "ball": kind(1), "cube": kind(2)}
+    labels, problems = read_labels({str(value): name for name, value in pairs.items()} if swapped else pairs)
+    assert problems == []
+    assert labels.classes == (Label(name="ball", value=1), Label(name="cube", value=2))
+
+
+def test_regions_may_have_strings_for_values() -> None:
+    described = {name: list(map(str, v)) if isinstance(v, list) else str(v) for name, v in BRAIN.items()}
+    assert read_labels(described, [1, 2, 3]) == read_labels(BRAIN, [1, 2, 3])
+
+
+@pytest.mark.parametrize("name", ["ball", "0", "Background 2"])
+def test_another_name_for_0_is_a_warning(name: str) -> None:
+    labels, problems = read_labels({name: 0, "cube": 1})
+    assert labels.names == ("cube",)
+    (problem,) = problems
+    assert not problem.fatal
+    assert f'"{name}" has the value 0, which is background' in problem.what
+    assert Labels.from_description({name: 0, "cube": 1}) == labels
+
+
+@pytest.mark.parametrize("labels", [{"background": 1, "cube": 2}, {"Background": 1, "cube": 2}, {"1": "background"}])
+def test_background_that_is_not_0_is_an_error(labels: dict[str, object]) -> None:
+    (problem,) = read_labels(labels)[1]
+    assert problem.fatal
+    assert "has the value 1, but background is 0" in problem.what
+
+
+def test_background_of_any_spelling_is_0() -> None:
+    for name in ("background", "Background", "BACKGROUND "):
+        assert read_labels({name: 0, "cube": 1})[1] == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "order", "words"),
+    [
+        ({"cube": 2, "whole": [1, 2]}, [2, 1], ["cube gets lost", "written as 1", "from large to small"]),
+        ({"whole": [1, 2], "cube": 2}, [1, 1], ["cube gets lost"]),
+        ({"whole": [1, 2], "cube": 2}, [2, 1], ["written as 2", "cube comes out there"]),
+        ({"tip": 3, "core": [2, 3], "whole": [1, 2, 3]}, [3, 2, 1], ["core gets lost"]),
+        (BRAIN, [1, 3, 2], ["tip"]),
+    ],
+)
+def test_regions_that_no_label_map_can_hold_are_an_error(
+    labels: dict[str, object], order: list[int], words: list[str]
+) -> None:
+    found, problems = read_labels(labels, order)
+    assert problems == []
+    (problem,) = impossible_regions(found)
+    assert problem.fatal
+    assert not [word for word in words if word not in str(problem)]
+
+
+region_sets = st.lists(st.sets(st.integers(1, 3), min_size=1), min_size=1, max_size=4)
+
+
+@given(region_sets, st.data())
+def test_regions_are_possible_where_flawless_outputs_give_them_back(
+    members: list[set[int]], data: st.DataObject
+) -> None:
+    """Painted from the truth in the given order, each region is found again in the label map, or it is an error."""
+    values = sorted(set().union(*members))
+    order = [data.draw(st.sampled_from(values)) for _ in members]
+    painted = dict.fromkeys(values, 0)
+    for region, paste in zip(members, order, strict=True):
+        for value in region:
+            painted[value] = paste
+    holds = all((value in region) == (painted[value] in region) for value in values for region in members)
+    labels = Labels(
+        classes=tuple(Label(name=f"class {value}", value=value) for value in values),
+        regions=tuple(
+            Region(name=f"region {number}", values=tuple(sorted(region)), paste=paste)
+            for number, (region, paste) in enumerate(zip(members, order, strict=True))
+        ),
+    )
+    assert (impossible_regions(labels) == []) == holds
+
+
+def test_classes_without_regions_are_possible() -> None:
+    assert impossible_regions(labels_with([1, 2])) == []

@@ -32,6 +32,7 @@ from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Box, Geometry
 from voxfit.imaging.labels import Label, Labels
+from voxfit.imaging.outliers import CaseFacts, ChannelFacts
 from voxfit.imaging.verification import CaseSummary, verify_folds, verify_together
 from voxfit.learning.engine import PLAIN
 from voxfit.learning.sampling import TRAINING, PatchSampler
@@ -198,10 +199,11 @@ def needed(count: int) -> Work:
 
 
 def verified(count: int) -> Work:
+    facts = CaseFacts((32, 32, 32), (1.0, 1.0, 1.0), (ChannelFacts(3.0, 100.0, 10.0),))
     summaries = [
-        CaseSummary(case, 3, f"digest {number}", frozenset((1, 2))) for number, case in enumerate(cases(count))
+        CaseSummary(case, 3, f"digest {number}", frozenset((1, 2)), facts) for number, case in enumerate(cases(count))
     ]
-    return lambda: (verify_together(summaries, LABELS), verify_folds(dataset(count), 5))
+    return lambda: (verify_together(summaries, LABELS, ["CT"], [True]), verify_folds(dataset(count), 5))
 
 
 WORKS: dict[str, Callable[[int, Path], Work]] = {

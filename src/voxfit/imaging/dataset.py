@@ -88,18 +88,19 @@ def _open(folder: Path, group_by: str | None) -> Dataset:
             Problem(str(path), "holds no JSON object.", "Write an object with channel_names and labels.")
         )
     reader = Description(folder, description)
-    channels, labels = reader.channel_names(), reader.labels()
     cases = reader.training_cases()
     splits = reader.splits({case.name for case in cases})
+    test_cases = reader.test_cases(cases)
+    reader.find_unused()
     if group_by is not None:
         cases = _grouped(cases, group_by)
     return Dataset(
         folder=folder,
         name=str(description.get("name") or folder.name),
-        channel_names=channels,
-        labels=labels,
+        channel_names=reader.channel_names,
+        labels=reader.labels,
         cases=cases,
-        test_cases=reader.test_cases(),
+        test_cases=test_cases,
         splits=splits,
         problems=tuple(reader.problems),
     )

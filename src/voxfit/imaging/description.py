@@ -4,24 +4,45 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from voxfit.core.errors import Problem, RecordError
 from voxfit.core.records import read_json
-from voxfit.imaging.files import CHANNEL_SUFFIX, Case, image_files_in, images_in
-from voxfit.imaging.labels import Labels, read_labels
-from voxfit.imaging.volume import FILE_ENDINGS, file_ending
+from voxfit.imaging.files import (
+    Case,
+    are_channels,
+    images_in,
+    name_and_number,
+    split_numbers,
+    stem_of,
+    wrong_numbers,
+)
+from voxfit.imaging.labels import Labels, impossible_regions, read_labels
+from voxfit.imaging.matching import match_folders, unused_files
+from voxfit.imaging.volume import FILE_ENDINGS
+
+_ADD = "Add the file or take the case out of dataset.json."
 
 
 class Description:
-    """Reads one `dataset.json` and the file names beside it, collecting problems."""
+    """Reads one `dataset.json` and the file names beside it, collecting problems.
 
-    def __init__(self, folder: Path, description: dict[str, Any]) -> None:
+    Attributes:
+        channel_names: in the order of their numbers.
+        labels: the classes or regions.
+        problems: what was found wrong so far.
+    """
+
+    def __init__(self, folder: Path, description: dict[str, object]) -> None:
         self.folder = folder
         self.description = description
         self.problems: list[Problem] = []
         self.ending = self._ending()
-        self._channels: dict[Path, dict[tuple[str, str], tuple[str, ...]]] = {}
+        self._channels: int | None = None
+        self.channel_names = self._read_channel_names()
+        self.labels = self._read_labels()
+        self._numbered: dict[Path, dict[str, list[tuple[int, Path]]]] = {}
+        self._used: set[Path] = set()
+        """Files of cases, and those that an error names."""
 
     def _ending(self) -> str:
         """The files that count, where nnU-Net's `file_ending` says so; its reader classes are not needed here."""
@@ -41,25 +62,26 @@ class Description:
         """Note a problem; `case` is the one that could be left out instead."""
         self.problems.append(Problem(where, what, remedy, fatal, case))
 
-    def channel_names(self) -> tuple[str, ...]:
-        """In the order of their numbers."""
-        key = "channel_names" if "channel_names" in self.description else "modality"
+    def _read_channel_names(self) -> tuple[str, ...]:
+        key = next((key for key in ("channel_names", "modality") if key in self.description), "channel_names")
         found = self.description.get(key)
         if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
-            self.fail("dataset.json", f'"{key}" is {found!r}.', 'Write for instance "channel_names": {"0": "CT"}.')
+            what = f'"{key}" is {found!r}.' if key in self.description else f'"{key}" is missing.'
+            self.fail("dataset.json", what, 'Write for instance "channel_names": {"0": "CT"}.')
             return ("image",)
+        self._channels = len(found)
         try:
             return tuple(found[number] for number in sorted(found, key=int))
         except ValueError:
             self.fail("dataset.json", f'the keys of "{key}" are {sorted(found)}.', 'Number the channels "0", "1", ...')
             return tuple(found.values())
 
-    def labels(self) -> Labels:
-        """The classes or regions."""
+    def _read_labels(self) -> Labels:
         labels, problems = read_labels(self.description.get("labels"), self.description.get("regions_class_order"))
-        for what, remedy in problems:
-            self.fail("dataset.json", what, remedy)
-        return labels
+        problems += impossible_regions(labels)
+        self.problems += problems
+        # Values that are not understood would be an error of every label map, too.
+        return Labels(classes=()) if any(problem.fatal for problem in problems) else labels
 
     def training_cases(self) -> tuple[Case, ...]:
         """Those that are listed, or else those that the folders hold; in order of name."""
@@ -76,6 +98,7 @@ class Description:
                 "imagesTr", "there are no training cases.", "Put images into imagesTr and their labels into labelsTr."
             )
         unique = {case.name: case for case in found}
+        self._compare_number(len(unique))
         groups = self.description.get("groups")
         if isinstance(groups, dict):
             unique = {
@@ -83,42 +106,40 @@ class Description:
             }
         return tuple(unique[name] for name in sorted(unique))
 
-    def _listed(self, listed: list[Any]) -> list[Case]:
+    def _compare_number(self, found: int) -> None:
+        """Warn where `numTraining` says otherwise and no error explains it."""
+        said = self.description.get("numTraining")
+        is_number = isinstance(said, int) and not isinstance(said, bool)
+        if is_number and said != found and not any(problem.fatal for problem in self.problems):
+            what = f'"numTraining" is {said}, but there are {found} training cases.'
+            self.fail("dataset.json", what, "Look whether files are missing, or correct the number.", fatal=False)
+
+    def _listed(self, listed: list[object]) -> list[Case]:
         """Cases of the MSD key `training`."""
         cases = []
         for number, entry in enumerate(listed):
-            if (
-                not isinstance(entry, dict)
-                or not isinstance(entry.get("image"), str)
-                or not isinstance(entry.get("label"), str)
-            ):
+            image_name = entry.get("image") if isinstance(entry, dict) else None
+            label_name = entry.get("label") if isinstance(entry, dict) else None
+            if not isinstance(image_name, str) or not isinstance(label_name, str):
                 self.fail(
                     "dataset.json", f'entry {number} of "training" is {entry!r}.', 'Write {"image": ..., "label": ...}.'
                 )
                 continue
-            image, label = self._inside(entry["image"]), self._inside(entry["label"])
+            self._used.update((self.folder / image_name, self.folder / label_name))
+            image, label = self._inside(image_name), self._inside(label_name)
             if image is None or label is None:
                 continue
-            images, name = self._image_files(image)
+            images, name = self._image_files(image), stem_of(image)
+            self._used.update(images)
             if not images:
-                self.fail(
-                    name,
-                    f"the image {entry['image']} does not exist.",
-                    "Add the file or take the case out of dataset.json.",
-                    case=name,
-                )
+                self.fail(name, f"the image {image_name} does not exist.", _ADD, case=name)
             elif not label.is_file():
-                self.fail(
-                    name,
-                    f"the label {entry['label']} does not exist.",
-                    "Add the file or take the case out of dataset.json.",
-                    case=name,
-                )
-            else:
-                cases.append(Case(name=name, images=images, label=str(label)))
+                self.fail(name, f"the label {label_name} does not exist.", _ADD, case=name)
+            elif images == [image] or self._are_channels(name, images):
+                cases.append(Case(name=name, images=tuple(map(str, images)), label=str(label)))
         return cases
 
-    def _named(self, named: dict[str, Any]) -> list[Case]:
+    def _named(self, named: dict[str, object]) -> list[Case]:
         """Cases of nnU-Net v2's key `dataset`: the files of each by name."""
         cases = []
         for name, entry in named.items():
@@ -135,8 +156,8 @@ class Description:
             paths = [self._inside(file) for file in files]
             for file, path in zip(files, paths, strict=True):
                 if path is not None and not path.is_file():
-                    remedy = "Add it or take the case out of dataset.json."
-                    self.fail(name, f"the file {file} does not exist.", remedy, case=name)
+                    self.fail(name, f"the file {file} does not exist.", _ADD, case=name)
+            self._used.update(self.folder / file for file in files)
             if all(path is not None and path.is_file() for path in paths):
                 cases.append(Case(name=name, images=tuple(map(str, paths[:-1])), label=str(paths[-1])))
         return cases
@@ -189,45 +210,38 @@ class Description:
                 return False
         return True
 
-    def test_cases(self) -> tuple[Case, ...]:
-        """The images without labels of the folder imagesTs."""
+    def test_cases(self, training: tuple[Case, ...]) -> tuple[Case, ...]:
+        """The images without labels of the folder imagesTs, stored as those for training are."""
         folder = self.folder / "imagesTs"
-        found = images_in(folder, self.ending) if folder.is_dir() else ()
+        whole = all(len(case.images) == 1 for case in training)
+        found = images_in(folder, self.ending, self._channels, lambda _: whole) if folder.is_dir() else ()
+        self._used.update(Path(path) for case in found for path in case.images)
+        for case in found:
+            if case.fault:
+                self.fail(f"imagesTs: {case.name}", *case.fault, fatal=False)
         return tuple(case for case in found if self._all_inside(case.name, case.images))
 
-    def _image_files(self, image: Path) -> tuple[tuple[str, ...], str]:
+    def find_unused(self) -> None:
+        """Warn of what lies in the folders and belongs to no case."""
+        for name in ("imagesTr", "labelsTr", "imagesTs"):
+            self.problems += unused_files(self.folder / name, self._used, self.ending)
+
+    def _image_files(self, image: Path) -> list[Path]:
         """The file itself, or its channel files (nnU-Net v1 lists `case.nii.gz` and stores `case_0000.nii.gz`)."""
-        ending = file_ending(image) or image.suffix
-        stem = image.name[: len(image.name) - len(ending)]
         if image.is_file():
-            return (str(image),), stem
-        return self._channel_files(image.parent).get((stem, ending), ()), stem
+            return [image]
+        folder = image.parent
+        if folder not in self._numbered:
+            self._numbered[folder] = split_numbers(list(folder.iterdir()) if folder.is_dir() else [])[0]
+        parts = self._numbered[folder].get(stem_of(image), [])
+        return [path for _, path in parts if path.name.endswith(image.name[len(stem_of(image)) :])]
 
-    def _channel_files(self, folder: Path) -> dict[tuple[str, str], tuple[str, ...]]:
-        """The files of a folder that are numbered as channels, by name without number and ending; read once."""
-        if folder not in self._channels:
-            found: dict[tuple[str, str], tuple[str, ...]] = {}
-            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-                ending = file_ending(path) or path.suffix
-                stem = path.name[: len(path.name) - len(ending)]
-                if CHANNEL_SUFFIX.search(stem):
-                    key = CHANNEL_SUFFIX.sub("", stem), ending
-                    found[key] = (*found.get(key, ()), str(path))
-            self._channels[folder] = found
-        return self._channels[folder]
-
-    def _check_numbers(self, case: Case) -> None:
-        """Files of channels are numbered from 0 without gaps."""
-        stems = [Path(path).name[: -len(file_ending(Path(path)))] for path in case.images]
-        numbers = [int(match[1]) for stem in stems if (match := CHANNEL_SUFFIX.search(stem))]
-        if numbers and numbers != list(range(len(numbers))):
-            found = ", ".join(f"_{number:04d}" for number in numbers)
-            self.fail(
-                case.name,
-                f"has the channel files {found}.",
-                "Number them _0000, _0001, ... without gaps.",
-                case=case.name,
-            )
+    def _are_channels(self, name: str, images: list[Path]) -> bool:
+        numbers = [number for path in images if (number := name_and_number(path)[1]) is not None]
+        if are_channels(numbers, self._channels):
+            return True
+        self.fail(name, *wrong_numbers(numbers, self._channels), case=name)
+        return False
 
     def _from_folders(self) -> list[Case]:
         """Cases of the folders imagesTr and labelsTr, by name."""
@@ -240,15 +254,7 @@ class Description:
                     "Put the training images into imagesTr, labels into labelsTr.",
                 )
                 return []
-        by_name = {path.name[: -len(file_ending(path))]: path for path in image_files_in(labels, self.ending)}
-        cases = []
-        for case in images_in(images, self.ending):
-            self._check_numbers(case)
-            label = by_name.pop(case.name, None)
-            if label is None:
-                self.fail(case.name, "has no label file in labelsTr.", "Add it, or remove the image.", case=case.name)
-            elif self._all_inside(case.name, (*case.images, str(label))):
-                cases.append(case.model_copy(update={"label": str(label)}))
-        for name in by_name:
-            self.fail(name, "has a label but no image in imagesTr.", "Add the image, or remove the label.", case=name)
-        return cases
+        matched = match_folders(images, labels, self.ending, self._channels)
+        self.problems += matched.problems
+        self._used.update(matched.seen)
+        return [case for case in matched.cases if self._all_inside(case.name, (*case.images, case.label or ""))]

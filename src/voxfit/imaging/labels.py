@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from voxfit.core.errors import Problem
 from voxfit.core.records import Record
 
 IGNORED = -2
@@ -139,8 +140,9 @@ class Labels(Record):
             ValueError: what is wrong with it.
         """
         found, problems = read_labels(labels, regions_class_order)
-        if problems:
-            raise ValueError(" ".join(problems[0]))
+        for problem in problems:
+            if problem.fatal:
+                raise ValueError(f"{problem.what} {problem.remedy}")
         return found
 
 
@@ -154,31 +156,24 @@ def _most(outputs: NDArray[np.floating[Any]], kind: type[np.unsignedinteger[Any]
     return indices
 
 
-def read_labels(labels: object, regions_class_order: object = None) -> tuple[Labels, list[tuple[str, str]]]:
-    """The labels of a `dataset.json` as far as they can be used, and what is wrong with them: fact and remedy."""
+def read_labels(labels: object, regions_class_order: object = None) -> tuple[Labels, list[Problem]]:
+    """The labels of a `dataset.json` as far as they can be used, and what is wrong with them."""
+    if labels is None:
+        return Labels(classes=()), [_problem('"labels" is missing.', _EXAMPLE)]
     if not isinstance(labels, Mapping) or not labels:
-        return Labels(classes=()), [(f'"labels" is {labels!r}.', _EXAMPLE)]
-    problems: list[tuple[str, str]] = []
-    entries: dict[str, tuple[int, ...]] = {}
-    for key, value in labels.items():
-        # MSD writes {"1": "liver"}, nnU-Net v2 {"liver": 1}, or {"whole": [1, 2]}.
-        name, found = (value, key) if isinstance(value, str) else (key, value)
-        numbers = found if isinstance(found, Sequence) and not isinstance(found, str) else [found]
-        if not numbers or not all(map(_is_value, numbers)):
-            shown = repr(found) if len(repr(found)) < 100 else f"{repr(found)[:97]}..."
-            problems.append((f'the label "{name}" has the value {shown}.', "Values are whole numbers. " + _EXAMPLE))
-            continue
-        if name in entries:
-            problems.append((f'there are several labels "{name}".', "Give each its own name."))
-        entries[str(name)] = tuple(int(number) for number in numbers)
+        return Labels(classes=()), [_problem(f'"labels" is {labels!r}.', _EXAMPLE)]
+    entries, problems = _entries(labels)
     ignore = entries.pop("ignore", None)
+    problems += _background_problems(entries)
     structures = {name: numbers for name, numbers in entries.items() if numbers != (0,)}
     if not structures:
-        return Labels(classes=()), [*problems, ("there is no label besides background.", _EXAMPLE)]
+        return Labels(classes=()), [*problems, _problem("there is no label besides background.", _EXAMPLE)]
     if ignore is not None and (
         len(ignore) > 1 or not ignore[0] or any(ignore[0] in item for item in structures.values())
     ):
-        problems.append((f'"ignore" has the value {list(ignore)}.', "Give it one value that no other label has."))
+        problems.append(
+            _problem(f'"ignore" has the value {list(ignore)}.', "Give it one value that no other label has.")
+        )
     value = ignore[0] if ignore else None
     if any(len(numbers) > 1 for numbers in structures.values()):
         made, more = _regions(structures, regions_class_order)
@@ -187,32 +182,95 @@ def read_labels(labels: object, regions_class_order: object = None) -> tuple[Lab
     return made.model_copy(update={"ignore": value}), problems + more
 
 
+def _problem(what: str, remedy: str, *, fatal: bool = True) -> Problem:
+    return Problem("dataset.json", what, remedy, fatal)
+
+
+def _entries(labels: Mapping[Any, object]) -> tuple[dict[str, tuple[int, ...]], list[Problem]]:
+    """Names and values, whichever is the key; numbers may be strings."""
+    problems: list[Problem] = []
+    entries: dict[str, tuple[int, ...]] = {}
+    for key, value in labels.items():
+        # MSD writes {"1": "liver"}, nnU-Net v2 {"liver": 1}, or {"whole": [1, 2]}; some write {"liver": "1"}.
+        swapped = isinstance(value, str) and (_is_value(key) or not _is_value(value))
+        name, found = (str(value), key) if swapped else (str(key), value)
+        numbers = found if isinstance(found, Sequence) and not isinstance(found, str) else [found]
+        if not numbers or not all(map(_is_value, numbers)):
+            shown = repr(found) if len(repr(found)) < 100 else f"{repr(found)[:97]}..."
+            problems.append(
+                _problem(f'the label "{name}" has the value {shown}.', "Values are whole numbers. " + _EXAMPLE)
+            )
+            continue
+        if name in entries:
+            problems.append(_problem(f'there are several labels "{name}".', "Give each its own name."))
+        entries[name] = tuple(int(str(number)) for number in numbers)
+    return entries, problems
+
+
+def _background_problems(entries: Mapping[str, tuple[int, ...]]) -> list[Problem]:
+    """0 is background, and background is 0."""
+    problems = []
+    for name, numbers in entries.items():
+        is_background = name.strip().lower() == "background"
+        if is_background and numbers != (0,):
+            what = f'"{name}" has the value {numbers[0] if len(numbers) == 1 else list(numbers)}, but background is 0.'
+            problems.append(_problem(what, "Give it the value 0, or the class another name."))
+        if numbers == (0,) and not is_background:
+            # The only name for what surrounds the classes, in datasets of membranes for instance: no error.
+            what = f'the label "{name}" has the value 0, which is background: it is neither learned nor scored.'
+            remedy = 'Name it "background", or give it another value in dataset.json and in the label files.'
+            problems.append(_problem(what, remedy, fatal=False))
+    return problems
+
+
 def _is_value(number: object) -> bool:
     text = str(number) if isinstance(number, int | str) and not isinstance(number, bool) else ""
     return text.isdecimal() and len(text) <= 10 and int(text) <= MOST_VALUE
 
 
-def _classes(values: dict[str, int]) -> tuple[Labels, list[tuple[str, str]]]:
+def _classes(values: dict[str, int]) -> tuple[Labels, list[Problem]]:
     repeated = [value for value, times in Counter(values.values()).items() if times > 1]
-    problems = [(f"several labels have the value {value}.", "Give each its own.") for value in repeated[:1]]
+    problems = [_problem(f"several labels have the value {value}.", "Give each its own.") for value in repeated[:1]]
     ordered = sorted(values.items(), key=lambda pair: pair[1])
     return Labels(classes=tuple(Label(name=name, value=value) for name, value in ordered if value)), problems
 
 
-def _regions(structures: dict[str, tuple[int, ...]], order: object) -> tuple[Labels, list[tuple[str, str]]]:
+def _regions(structures: dict[str, tuple[int, ...]], order: object) -> tuple[Labels, list[Problem]]:
     names = {numbers[0]: name for name, numbers in structures.items() if len(numbers) == 1}
     values = sorted({number for numbers in structures.values() for number in numbers} - {0})
     classes = tuple(Label(name=names.get(value, f"label {value}"), value=value) for value in values)
     example = f'Write "regions_class_order", a value of {some(values)} for each of {", ".join(structures)}.'
     if not isinstance(order, Sequence) or len(order) != len(structures) or not all(item in values for item in order):
-        return Labels(classes=classes), [(f'"regions_class_order" is {order!r}.', example)]
+        return Labels(classes=classes), [_problem(f'"regions_class_order" is {order!r}.', example)]
     regions = tuple(
         Region(name=name, values=numbers, paste=paste)
         for (name, numbers), paste in zip(structures.items(), order, strict=True)
     )
     if any(0 in region.values for region in regions):
-        return Labels(classes=classes), [("a region contains background (0).", "Take 0 out of it.")]
+        return Labels(classes=classes), [_problem("a region contains background (0).", "Take 0 out of it.")]
     return Labels(classes=classes, regions=regions), []
+
+
+def impossible_regions(labels: Labels) -> list[Problem]:
+    """Regions that no label map can hold, as they are pasted: where one is found without fault, it still gets lost.
+
+    A voxel of a class gets the value of the last region that the class belongs to. That value must belong to the same
+    regions as the class.
+    """
+    for value in labels.values[1:] if labels.regions else ():
+        belongs = [region for region in labels.regions if value in region.values]
+        written = belongs[-1].paste
+        lost = [region.name for region in belongs if written not in region.values]
+        gained = [region.name for region in labels.regions if region not in belongs and written in region.values]
+        if lost or gained:
+            what = f'"regions_class_order": voxels of the value {value} ({", ".join(item.name for item in belongs)}) '
+            what += f"are written as {written}, the value of {belongs[-1].name}, which is pasted last; so "
+            what += " and ".join(
+                [f"{name} gets lost there" for name in lost] + [f"{name} comes out there" for name in gained]
+            )
+            remedy = "List regions from large to small, and give each a value of its own that is in no smaller one."
+            return [_problem(f"{what}.", remedy)]
+    return []
 
 
 def some(values: Sequence[object]) -> str:

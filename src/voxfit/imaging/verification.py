@@ -16,6 +16,7 @@ from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Labels, some
+from voxfit.imaging.outliers import CaseFacts, facts_of, find_outliers
 from voxfit.imaging.volume import Volume, read_image, read_label
 
 TOLERANCE_VOXELS = 1e-3
@@ -40,12 +41,14 @@ class CaseSummary:
         dimension: of its image files, 2 or 3.
         digest: of its voxels; two cases with the same are the same image.
         classes: the indices that its label has.
+        facts: what it is compared with others in.
     """
 
     case: Case
     dimension: int
     digest: str
     classes: frozenset[int]
+    facts: CaseFacts
 
 
 def read_case_image(case: Case, channels: int) -> Volume:
@@ -60,6 +63,8 @@ def read_case_image(case: Case, channels: int) -> Volume:
 def _read_channels(case: Case, channels: int) -> tuple[Volume, list[Problem]]:
     """The stacked channels, and warnings about headers that disagree."""
     problems = []
+    if case.fault:
+        raise DatasetError(Problem(case.name, *case.fault))
     parts = [read_image(Path(path)) for path in case.images]
     first = parts[0]
     for path, part in zip(case.images, parts, strict=True):
@@ -124,7 +129,8 @@ def summarize_case(case: Case, volume: LabelledVolume) -> CaseSummary:
     seen = np.zeros(1 << 16, np.bool_)  # much quicker than sorting
     seen[np.ascontiguousarray(volume.label).view(np.uint16)] = True
     classes = frozenset((np.flatnonzero(seen[1 : 1 << 15]) + 1).tolist())
-    return CaseSummary(case, volume.geometry.dimension, f"{volume.image.shape} {digest}", classes)
+    facts = facts_of(volume.image, volume.label, volume.geometry)
+    return CaseSummary(case, volume.geometry.dimension, f"{volume.image.shape} {digest}", classes, facts)
 
 
 def verify_case(task: tuple[Case, int, Labels]) -> tuple[list[Problem], CaseSummary | None]:
@@ -133,9 +139,23 @@ def verify_case(task: tuple[Case, int, Labels]) -> tuple[list[Problem], CaseSumm
     return problems, summarize_case(task[0], volume) if volume else None
 
 
-def verify_together(summaries: Sequence[CaseSummary], labels: Labels) -> list[Problem]:
-    """What no case shows alone: two and three dimensions, the same image twice, a class that is nowhere."""
-    return [*_dimension_problems(summaries), *_repeated_images(summaries), *_unseen_classes(summaries, labels)]
+def verify_together(
+    summaries: Sequence[CaseSummary], labels: Labels, channel_names: Sequence[str], absolute: Sequence[bool]
+) -> list[Problem]:
+    """What no case shows alone: two and three dimensions, the same image twice, a class that is nowhere, outliers.
+
+    Args:
+        summaries: of all cases.
+        labels: of the dataset.
+        channel_names: of the dataset.
+        absolute: of each channel, whether its intensities mean the same in all images.
+    """
+    return [
+        *_dimension_problems(summaries),
+        *_repeated_images(summaries),
+        *_unseen_classes(summaries, labels),
+        *find_outliers({item.case.name: item.facts for item in summaries}, channel_names, absolute),
+    ]
 
 
 def _dimension_problems(summaries: Sequence[CaseSummary]) -> list[Problem]:
@@ -235,7 +255,9 @@ def _compare_grids(case: Case, image: Geometry, label: Geometry) -> list[Problem
 def _to_indices(case: Case, array: NDArray[np.generic], labels: Labels) -> tuple[NDArray[np.int16], list[Problem]]:
     """File values become class indices 0..n."""
     indices, unknown = labels.to_indices(array)
-    problems = []
+    problems: list[Problem] = []
+    if not labels.classes:
+        return indices, problems  # an error of dataset.json
     if unknown:
         plural = "s" if len(unknown) > 1 else ""
         what = f"the label has the value{plural} {some(unknown)}, but dataset.json defines {some(labels.values)}."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from voxfit.planning.fingerprint import (
     Fingerprint,
     Measurements,
     SkippedCase,
+    is_ct,
     measure_case,
     summarize,
 )
@@ -53,8 +53,7 @@ def measure_dataset(
     """
     problems: list[Problem] = []
     summaries: list[CaseSummary] = []
-    # Which cases have the wrong number of dimensions is known only when all have been read.
-    measured: defaultdict[int, Measurements] = defaultdict(Measurements)
+    measured = Measurements()
     unusable = {problem.case for problem in dataset.problems if problem.fatal}
     for found, measurement, summary in each_case(
         _examine,
@@ -69,17 +68,28 @@ def measure_dataset(
         if summary and measurement:
             summaries.append(summary)
             if summary.case.name not in unusable:
-                measured[summary.dimension].add(measurement)
-    problems += verify_together(summaries, dataset.labels)
+                measured.add(measurement)
+    together = compare_cases(summaries, dataset)
+    problems += together
     skipped = leave_out([*dataset.problems, *problems]) if skip else ()
     dataset = dataset.without({case.name for case in skipped})
+    if skip and any(problem.fatal and problem.case for problem in together):
+        # Which cases go with no others is known only when all have been read: the sums are made again without them.
+        again = measure_dataset(dataset, listener, workers, made_from, skip=True)
+        return again.model_copy(update={"skipped": (*skipped, *again.skipped)})
     report_problems([problem for problem in problems if not (skip and problem.fatal and problem.case)], listener)
     left = {case.name for case in dataset.cases}
     dimension = next((summary.dimension for summary in summaries if summary.case.name in left), None)
     if dimension is None:
         raise DatasetError(Problem("imagesTr", "no training case can be used.", "Correct the files."))
-    facts = summarize(dataset, dimension, measured[dimension], partial(_count_again, dataset, workers), made_from)
+    facts = summarize(dataset, dimension, measured, partial(_count_again, dataset, workers), made_from)
     return facts.model_copy(update={"skipped": skipped})
+
+
+def compare_cases(summaries: Sequence[CaseSummary], dataset: Dataset) -> list[Problem]:
+    """What no case of a dataset shows alone; the scale of intensities is compared in CT only."""
+    names = dataset.channel_names
+    return verify_together(summaries, dataset.labels, names, [is_ct(name) for name in names])
 
 
 def _count_again(dataset: Dataset, workers: int | None, channel: int, uppers: tuple[int, ...]) -> Counts:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +15,19 @@ from numpy.typing import NDArray
 from voxfit.core.errors import DatasetError, MemoryLimitError, Problem, UsageError
 from voxfit.core.listening import Listener
 from voxfit.core.memory import in_words
-from voxfit.imaging.files import Case, group_channels, images_in
+from voxfit.imaging.files import Case, group_channels, images_in, not_read
 from voxfit.imaging.geometry import Geometry
-from voxfit.imaging.volume import file_ending, write_label
+from voxfit.imaging.labels import some
+from voxfit.imaging.volume import file_ending, read_image, write_label
 from voxfit.inference.model import Model, ReadyCase
 from voxfit.running.outputs import Outputs, open_outputs
 
 
 def find_cases(inputs: Sequence[Path], channels: int) -> tuple[Case, ...]:
-    """The cases of files and folders; files `NAME_0000.ext`, `NAME_0001.ext` are the channels of one case.
+    """The cases of files and folders, named by the rule of `voxfit.imaging.files.group_channels`.
 
     Args:
-        inputs: image files, or folders of them.
+        inputs: image files, or folders of them. Each folder is looked at for itself, the files together.
         channels: of the model.
 
     Raises:
@@ -32,21 +35,39 @@ def find_cases(inputs: Sequence[Path], channels: int) -> tuple[Case, ...]:
     """
     cases: list[Case] = []
     files = []
+    is_whole = partial(_has_channels, channels)
     for path in inputs:
         if path.is_dir():
-            cases.extend(images_in(path))
+            cases.extend(images_in(path, channels=channels, is_whole=is_whole))
         elif path.is_file():
             files.append(path)
         else:
             raise UsageError(f"{path}: there is no such file or folder.")
-    # A single channel needs no suffix, and a lone file keeps its whole name then.
-    cases.extend(group_channels(files) if channels > 1 or len(files) != 1 else _single(files[0]))
+    cases.extend(group_channels(files, channels, is_whole))
     if not cases:
-        raise UsageError(f"{', '.join(str(path) for path in inputs)}: there are no images.")
+        shown = [f"{', '.join(str(path) for path in inputs)}: there are no images.", *overlooked(inputs)]
+        raise UsageError(" ".join(shown))
     names = Counter(case.name for case in cases)
     if repeated := sorted(name for name, times in names.items() if times > 1):
         raise UsageError(f"{repeated[0]}: several images have this name. Predict them into different folders.")
     return tuple(cases)
+
+
+def _has_channels(channels: int, path: Path) -> bool:
+    """Whether a file has all channels, or cannot be read, which will be said when it is."""
+    with contextlib.suppress(DatasetError):
+        return channels == 1 or len(read_image(path).array) == channels
+    return True
+
+
+def overlooked(inputs: Sequence[Path]) -> list[str]:
+    """What lies in folders and is an image, but of a format that is not read; one message a folder and format."""
+    found: dict[tuple[Path, tuple[str, str]], list[str]] = {}
+    for folder in inputs:
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if (reason := not_read(path)) and not path.name.startswith("."):
+                found.setdefault((folder, reason), []).append(path.name)
+    return [f"{folder}: {some(names)}: {' '.join(reason)}" for (folder, reason), names in found.items()]
 
 
 def predict_cases(
@@ -131,8 +152,3 @@ def _read_ahead(model: Model, cases: Sequence[Case]) -> Iterator[tuple[Case, Fut
             while len(coming) <= ahead and index + len(coming) < len(cases):
                 coming.append(reader.submit(model.read, cases[index + len(coming)]))
             yield case, coming.popleft()
-
-
-def _single(path: Path) -> tuple[Case, ...]:
-    stem = path.name[: -len(file_ending(path))] if file_ending(path) else path.stem
-    return (Case(name=stem.removesuffix("_0000"), images=(str(path),)),)
