@@ -16,7 +16,7 @@ from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Labels, some
-from voxfit.imaging.volume import Volume, read_image, read_label
+from voxfit.imaging.volume import Volume, placing_gaps, placing_problem, read_image, read_label
 
 TOLERANCE_VOXELS = 1e-3
 """Image and label grids closer than this at every corner are the same grid."""
@@ -72,7 +72,7 @@ def _read_channels(case: Case, channels: int) -> tuple[Volume, list[Problem]]:
                 )
             )
         gap = first.geometry.farthest_corner_gap(part.geometry)
-        if gap > TOLERANCE_VOXELS:
+        if gap > TOLERANCE_VOXELS and _are_apart(case.images[0], path):
             what = f"the header places this channel {gap:.3g} voxels from the first one."
             remedy = "The shapes agree, so the first header is used. Look whether they overlay."
             problems.append(Problem(path, what, remedy, fatal=False))
@@ -108,7 +108,7 @@ def _read_labelled(case: Case, channels: int, labels: Labels) -> tuple[LabelledV
     problems = [replace(problem, where=f"{case.name} ({problem.where})") for problem in problems]
     if image is None or label is None:
         return None, problems
-    problems += _compare_grids(case, image.geometry, label.geometry)
+    problems += [*_placing_problems(case), *_compare_grids(case, image.geometry, label.geometry)]
     indices, label_problems = _to_indices(case, label.array, labels)
     problems += label_problems
     if float(image.array.min()) == float(image.array.max()):
@@ -218,13 +218,24 @@ def _compare_grids(case: Case, image: Geometry, label: Geometry) -> list[Problem
             )
         ]
     gap = image.farthest_corner_gap(label)
-    if gap > TOLERANCE_VOXELS:
+    if gap > TOLERANCE_VOXELS and _are_apart(case.images[0], case.label or ""):
         return [
             Problem(
                 case.name,
                 f"the headers of image and label place them {gap:.3g} voxels apart "
                 "(spacing, origin or direction differ).",
                 "The shapes agree, so the image's header is used. Look whether they overlay; `voxfit check --fix` "
+def _placing_problems(case: Case) -> list[Problem]:
+    """Where the header of the image, or else that of the label, says two things of its place, or nothing."""
+    found = (placing_problem(Path(path)) for path in (case.images[0], case.label or ""))
+    return [replace(problem, where=f"{case.name} ({problem.where})") for problem in found if problem][:1]
+
+
+def _are_apart(image: str, other: str) -> bool:
+    """Whether no program lays two files over each other: a header that says two things of its place is named apart."""
+    return min(placing_gaps(Path(image), Path(other))) > TOLERANCE_VOXELS
+
+
                 "writes a copy with equal headers.",
                 fatal=False,
             )

@@ -22,7 +22,7 @@ from voxfit.core.records import digest_of
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.verification import read_case_image
-from voxfit.imaging.volume import Volume, from_sitk, read_geometry, to_sitk
+from voxfit.imaging.volume import Volume, check_volume, from_sitk, read_geometry, to_sitk
 from voxfit.inference.backends import Execution, parse_backend, require_int8
 from voxfit.inference.cascade import upsampled
 from voxfit.inference.choosing import Backend
@@ -141,7 +141,8 @@ class Model:
         Args:
             image: a SimpleITK image, or an array (z, y, x), (channel, z, y, x), or, for 2D models, (y, x) or
                 (channel, y, x).
-            spacing_mm: of an array's spatial axes, in their order.
+            spacing_mm: of an array's spatial axes, in their order. These are those of the training images: an array
+                does not say where its axes point.
 
         Returns:
             The label map with the values of the training labels: an image with the same geometry, or an array of the
@@ -176,7 +177,12 @@ class Model:
         return self.segment(ready), ready.geometry
 
     def predict_volume(self, volume: Volume) -> NDArray[np.generic]:
-        """Segment a (channel, z, y, x) volume; returns (z, y, x) label values."""
+        """Segment a (channel, z, y, x) volume; returns (z, y, x) label values.
+
+        Raises:
+            DatasetError: it holds NaN or infinity, its geometry makes no sense, or it has other channels.
+        """
+        check_volume(volume)
         return self.segment(self.prepare(volume))
 
     def read(self, case: Case) -> ReadyCase:

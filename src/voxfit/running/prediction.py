@@ -118,7 +118,7 @@ def _segment_all(
 
 
 def _write(outputs: Outputs, case: Case, path: Path, label: NDArray[np.generic], geometry: Geometry) -> None:
-    write_label(path, label, geometry)
+    write_label(path, label, geometry, like=Path(case.images[0]))
     outputs.mark_done(case, path)
 
 
