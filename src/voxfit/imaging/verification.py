@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from voxfit.core.errors import DatasetError, Problem
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
-from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.geometry import Geometry, usual_orientation
 from voxfit.imaging.labels import Labels, some
 from voxfit.imaging.volume import Volume, placing_gaps, placing_problem, read_image, read_label
 
@@ -40,12 +40,14 @@ class CaseSummary:
         dimension: of its image files, 2 or 3.
         digest: of its voxels; two cases with the same are the same image.
         classes: the indices that its label has.
+        orientation: of its image; empty where unknown.
     """
 
     case: Case
     dimension: int
     digest: str
     classes: frozenset[int]
+    orientation: str = ""
 
 
 def read_case_image(case: Case, channels: int) -> Volume:
@@ -124,7 +126,8 @@ def summarize_case(case: Case, volume: LabelledVolume) -> CaseSummary:
     seen = np.zeros(1 << 16, np.bool_)  # much quicker than sorting
     seen[np.ascontiguousarray(volume.label).view(np.uint16)] = True
     classes = frozenset((np.flatnonzero(seen[1 : 1 << 15]) + 1).tolist())
-    return CaseSummary(case, volume.geometry.dimension, f"{volume.image.shape} {digest}", classes)
+    geometry = volume.geometry
+    return CaseSummary(case, geometry.dimension, f"{volume.image.shape} {digest}", classes, geometry.orientation)
 
 
 def verify_case(task: tuple[Case, int, Labels]) -> tuple[list[Problem], CaseSummary | None]:
@@ -136,6 +139,20 @@ def verify_case(task: tuple[Case, int, Labels]) -> tuple[list[Problem], CaseSumm
 def verify_together(summaries: Sequence[CaseSummary], labels: Labels) -> list[Problem]:
     """What no case shows alone: two and three dimensions, the same image twice, a class that is nowhere."""
     return [*_dimension_problems(summaries), *_repeated_images(summaries), *_unseen_classes(summaries, labels)]
+
+
+def describe_axes(summaries: Sequence[CaseSummary]) -> str:
+    """What is to be said where images are stored along other axes than most; empty where they are not."""
+    usual = usual_orientation([summary.orientation for summary in summaries])
+    other = [summary for summary in summaries if summary.orientation not in ("", usual)]
+    if not usual or not other:
+        return ""
+    codes = ", ".join(sorted({summary.orientation for summary in other}))
+    names = some([summary.case.name for summary in other])
+    return (
+        f"{len(other)} of {len(summaries)} images are stored along other axes ({codes}) than most ({usual}): {names}. "
+        "They are turned for training, and what is predicted for them is turned back."
+    )
 
 
 def _dimension_problems(summaries: Sequence[CaseSummary]) -> list[Problem]:
@@ -208,6 +225,17 @@ def empty_folds(dataset: Dataset) -> list[Problem]:
     ]
 
 
+def _placing_problems(case: Case) -> list[Problem]:
+    """Where the header of the image, or else that of the label, says two things of its place, or nothing."""
+    found = (placing_problem(Path(path)) for path in (case.images[0], case.label or ""))
+    return [replace(problem, where=f"{case.name} ({problem.where})") for problem in found if problem][:1]
+
+
+def _are_apart(image: str, other: str) -> bool:
+    """Whether no program lays two files over each other: a header that says two things of its place is named apart."""
+    return min(placing_gaps(Path(image), Path(other))) > TOLERANCE_VOXELS
+
+
 def _compare_grids(case: Case, image: Geometry, label: Geometry) -> list[Problem]:
     if image.shape != label.shape:
         return [
@@ -225,17 +253,6 @@ def _compare_grids(case: Case, image: Geometry, label: Geometry) -> list[Problem
                 f"the headers of image and label place them {gap:.3g} voxels apart "
                 "(spacing, origin or direction differ).",
                 "The shapes agree, so the image's header is used. Look whether they overlay; `voxfit check --fix` "
-def _placing_problems(case: Case) -> list[Problem]:
-    """Where the header of the image, or else that of the label, says two things of its place, or nothing."""
-    found = (placing_problem(Path(path)) for path in (case.images[0], case.label or ""))
-    return [replace(problem, where=f"{case.name} ({problem.where})") for problem in found if problem][:1]
-
-
-def _are_apart(image: str, other: str) -> bool:
-    """Whether no program lays two files over each other: a header that says two things of its place is named apart."""
-    return min(placing_gaps(Path(image), Path(other))) > TOLERANCE_VOXELS
-
-
                 "writes a copy with equal headers.",
                 fatal=False,
             )

@@ -17,7 +17,7 @@ from voxfit.core.records import digest_of
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Labels
-from voxfit.imaging.verification import CaseSummary, read_labelled, summarize_case, verify_together
+from voxfit.imaging.verification import CaseSummary, describe_axes, read_labelled, summarize_case, verify_together
 from voxfit.imaging.volume import Volume
 from voxfit.planning.fingerprint import (
     CaseMeasurement,
@@ -71,6 +71,8 @@ def measure_dataset(
             if summary.case.name not in unusable:
                 measured[summary.dimension].add(measurement)
     problems += verify_together(summaries, dataset.labels)
+    if axes := describe_axes(summaries):
+        listener.say(axes)
     skipped = leave_out([*dataset.problems, *problems]) if skip else ()
     dataset = dataset.without({case.name for case in skipped})
     report_problems([problem for problem in problems if not (skip and problem.fatal and problem.case)], listener)
