@@ -24,8 +24,9 @@ from voxfit.imaging.correction import misplaced_label
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
+from voxfit.imaging.places import placing_problem
 from voxfit.imaging.placing import read_placing
-from voxfit.imaging.volume import file_ending, placing_problem, read_geometry, read_image, read_label, write_label
+from voxfit.imaging.volume import file_ending, read_geometry, read_image, read_label, write_label
 
 SHAPE = (3, 8, 9)
 LABELS = Labels(classes=(Label(name="one", value=1),))

@@ -19,9 +19,10 @@ from voxfit.imaging.correction import misplaced_label
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
+from voxfit.imaging.places import placing_problem
 from voxfit.imaging.placing import read_placing
 from voxfit.imaging.verification import read_labelled
-from voxfit.imaging.volume import placing_problem, read_image, read_label, write_label
+from voxfit.imaging.volume import read_image, read_label, write_label
 
 SHAPE = (6, 5, 4)
 """(x, y, z), as nibabel has it."""

@@ -17,8 +17,9 @@ from voxfit.core.parallel import map_cases
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels, some
+from voxfit.imaging.places import placing_gaps
 from voxfit.imaging.verification import TOLERANCE_VOXELS
-from voxfit.imaging.volume import file_ending, placing_gaps, read_label
+from voxfit.imaging.volume import file_ending, read_label
 
 _MOST_VALUES = 1000
 """More different values than any anatomy has labels: then the files are images."""

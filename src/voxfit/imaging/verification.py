@@ -16,7 +16,8 @@ from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry, usual_orientation
 from voxfit.imaging.labels import Labels, some
-from voxfit.imaging.volume import Volume, placing_gaps, placing_problem, read_image, read_label
+from voxfit.imaging.places import placing_gaps, placing_problem
+from voxfit.imaging.volume import Volume, read_image, read_label
 
 TOLERANCE_VOXELS = 1e-3
 """Image and label grids closer than this at every corner are the same grid."""

@@ -7,7 +7,6 @@ What a file promises is compared with what it holds before SimpleITK sees it: `v
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import re
 from dataclasses import dataclass, replace
@@ -19,18 +18,15 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from voxfit.core.durability import UNFINISHED, put_in_place
-from voxfit.core.errors import DatasetError, Problem, RecordError, UsageError
-from voxfit.core.records import read_json, write_atomically
-from voxfit.imaging.geometry import Geometry, corner_gap
+from voxfit.core.errors import DatasetError, Problem, UsageError
+from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.headers import READERS, Source, bytes_of, check_claim, check_spacing, complex_voxels, locate_nrrd
 from voxfit.imaging.metaimage import locate_metaimage
 from voxfit.imaging.nifti import check_nifti
-from voxfit.imaging.pictures import check_picture
+from voxfit.imaging.pictures import check_picture, spacing_beside, write_spacing_beside
 from voxfit.imaging.placing import read_placing, write_nifti
 
 FILE_ENDINGS = tuple(READERS)
-ROUNDING_VOXELS = 0.5
-"""An sform and a qform of the same place differ by less: a rotation by nearly 180 degrees loses half of its digits."""
 _NIFTI = (".nii.gz", ".nii")
 _TIFF = (".tif", ".tiff")
 
@@ -70,19 +66,15 @@ def read_image(path: Path) -> Volume:
     elif image.GetDimension() != 4:
         array = array[None]
     array = array.reshape((-1, *geometry.shape))
-    _check_finite(str(path), array)
-    return Volume(array, geometry)
-
-
-def _check_finite(where: str, array: NDArray[np.float32]) -> None:
     # One pass: a sum is finite only when every term is (or overflows, which the exact test then settles).
     with np.errstate(invalid="ignore", over="ignore"):
         total = array.sum(dtype=np.float64)
     if not np.isfinite(total) and not np.isfinite(array).all():
         bad = int(array.size - np.isfinite(array).sum())
         raise DatasetError(
-            Problem(where, f"{bad} voxels are NaN or infinite.", "Replace them (by 0, say) and save it again.")
+            Problem(str(path), f"{bad} voxels are NaN or infinite.", "Replace them (by 0, say) and save it again.")
         )
+    return Volume(array, geometry)
 
 
 def read_geometry(path: Path) -> Geometry:
@@ -92,56 +84,6 @@ def read_geometry(path: Path) -> Geometry:
         DatasetError: the file is missing, or its header is not to be used.
     """
     return _read(path, header_only=True)[1]
-
-
-def check_volume(volume: Volume) -> None:
-    """What `read_image` looks at in files, for an image that comes without one.
-
-    Raises:
-        DatasetError: it has no voxels, holds NaN or infinity, or its geometry makes no sense.
-    """
-    if not volume.array.size:
-        raise DatasetError(Problem("image", "has no voxels.", "Give another."))
-    _check_grid("image", volume.geometry)
-    _check_finite("image", np.asarray(volume.array, np.float32))
-
-
-def placing_problem(path: Path) -> Problem | None:
-    """A warning where programs will differ on the place of an image: its NIfTI header says two things, or nothing.
-
-    Args:
-        path: an image or label map that can be read.
-    """
-    placing = read_placing(path)
-    if placing is None:
-        return None
-    if not placing.affines:
-        what = "its header has neither sform nor qform (both codes are 0), and programs differ in where they place it."
-        return Problem(str(path), what, "If you know the place, set one of them.", fatal=False)
-    geometry = read_geometry(path)
-    if placing.disagreement_mm < ROUNDING_VOXELS * geometry.finest_mm:
-        return None
-    gaps = {name: corner_gap(affine, geometry.affine(), geometry.shape) for name, affine in placing.affines.items()}
-    used, other = sorted(gaps, key=lambda name: gaps[name])
-    what = f"its sform and qform place it up to {placing.disagreement_mm:.3g} mm apart: the {used} counts here, the "
-    what += f"{other} for some other programs."
-    return Problem(str(path), what, "Find out which one is right, and make both equal.", fatal=False)
-
-
-def placing_gaps(image: Path, label: Path) -> tuple[float, float]:
-    """How far apart the headers of an image and a label map of its shape place them, in voxels of the image.
-
-    Returns:
-        as read here, and as programs do that prefer the sform.
-    """
-    geometry, other = read_geometry(image), read_geometry(label)
-    gap = corner_gap(_preferred(image, geometry), _preferred(label, other), geometry.shape)
-    return geometry.farthest_corner_gap(other), gap / geometry.finest_mm
-
-
-def _preferred(path: Path, geometry: Geometry) -> NDArray[np.float64]:
-    placing = read_placing(path)
-    return placing.first if placing else geometry.affine()
 
 
 def read_label(path: Path) -> Volume:
@@ -189,7 +131,7 @@ def write_label(path: Path, array: NDArray[np.generic], geometry: Geometry, like
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()  # says why it cannot be written, which SimpleITK does not
         if ending in _TIFF and geometry.dimension == 3:
-            _write_spacing_beside(path, geometry)
+            write_spacing_beside(path, ending, geometry.spacing_mm)
         placing = read_placing(like) if like and ending in _NIFTI else None
         if placing and placing.shape == array.shape:
             write_nifti(temporary, array, placing)
@@ -271,7 +213,7 @@ def _read(path: Path, *, header_only: bool = False) -> tuple[Any, Geometry]:
         )
     geometry = _geometry_of(image)
     if ending in _TIFF and geometry.dimension == 3:
-        geometry = replace(geometry, spacing_mm=_spacing_beside(path) or geometry.spacing_mm)
+        geometry = replace(geometry, spacing_mm=spacing_beside(path, ending) or geometry.spacing_mm)
     _check_grid(where, geometry)
     return image, replace(geometry, oriented=_says_direction(path, ending))
 
@@ -365,36 +307,6 @@ def _check_grid(where: str, geometry: Geometry) -> None:
         skew = np.abs(axes.T @ axes - np.eye(3)).max()
     if not (np.isfinite(geometry.origin_mm).all() and skew <= _STRAIGHT):
         raise DatasetError(Problem(where, _SKEWED, _STRAIGHTEN))
-
-
-def _spacing_beside(path: Path) -> tuple[float, ...] | None:
-    """TIFF stacks have no spacing; nnU-Net's Tiff3DIO has it in a file NAME.json: {"spacing": [z, y, x]}, in mm."""
-    stem = path.name[: -len(file_ending(path))]
-    for name in (stem, re.sub(r"_\d{4}$", "", stem)):
-        beside = path.with_name(f"{name}.json")
-        if beside.is_file():
-            try:
-                z, y, x = (float(size) for size in read_json(beside)["spacing"])
-                if not all(0 < size < math.inf for size in (z, y, x)):
-                    raise ValueError(f"{z}, {y}, {x}")
-            except (RecordError, TypeError, KeyError, ValueError) as error:
-                remedy = 'Write {"spacing": [z, y, x]}, in mm.'
-                raise DatasetError(Problem(str(beside), f"holds no spacing ({error}).", remedy)) from None
-            return z, y, x
-    return None
-
-
-def _write_spacing_beside(path: Path, geometry: Geometry) -> None:
-    """A file of this name that holds something else stays."""
-    beside = path.with_name(f"{path.name[: -len(file_ending(path))]}.json")
-    if beside.exists():
-        try:
-            found = read_json(beside)
-        except RecordError:
-            found = None
-        if not (isinstance(found, dict) and set(found) == {"spacing"}):
-            raise UsageError(f"{beside}: is no spacing of {path.name}, whose place this is. Move one of them.")
-    write_atomically(beside, json.dumps({"spacing": list(geometry.spacing_mm)}).encode() + b"\n")
 
 
 def _last_line(error: BaseException) -> str:

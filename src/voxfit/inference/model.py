@@ -22,7 +22,7 @@ from voxfit.core.records import digest_of
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry, Turn
 from voxfit.imaging.verification import read_case_image
-from voxfit.imaging.volume import Volume, check_volume, from_sitk, read_geometry, to_sitk
+from voxfit.imaging.volume import Volume, from_sitk, read_geometry, to_sitk
 from voxfit.inference.backends import Execution, parse_backend, require_int8
 from voxfit.inference.cascade import upsampled
 from voxfit.inference.choosing import Backend
@@ -183,12 +183,7 @@ class Model:
         return self.segment(ready), ready.geometry
 
     def predict_volume(self, volume: Volume) -> NDArray[np.generic]:
-        """Segment a (channel, z, y, x) volume; returns (z, y, x) label values.
-
-        Raises:
-            DatasetError: it holds NaN or infinity, its geometry makes no sense, or it has other channels.
-        """
-        check_volume(volume)
+        """Segment a (channel, z, y, x) volume; returns (z, y, x) label values."""
         return self.segment(self.prepare(volume))
 
     def read(self, case: Case) -> ReadyCase:

@@ -16,7 +16,8 @@ from voxfit.core.memory import in_words
 from voxfit.imaging.files import Case, group_channels, images_in
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import some
-from voxfit.imaging.volume import file_ending, placing_problem, write_label
+from voxfit.imaging.places import placing_problem
+from voxfit.imaging.volume import file_ending, write_label
 from voxfit.inference.model import Model, ReadyCase
 from voxfit.running.outputs import Outputs, open_outputs
 
