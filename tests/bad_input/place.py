@@ -143,7 +143,8 @@ class Place:
             output = output.replace(str(path.resolve()), name).replace(str(path), name)
         output = re.sub(r"\d+ voxels take \d+ GiB", "... voxels take ... GiB", output)
         output = re.sub(r"this machine has \d+ GiB", "this machine has ... GiB", output)
-        kept = re.compile(r"^(error|warning):|^Nothing to fix|has the image's header now|labels? were corrected|^Usage")
+        said = "stored along other axes|has the image's header now|labels? were corrected"
+        kept = re.compile(rf"^(error|warning):|^Nothing to fix|{said}|^Usage")
         lines = tuple(line.strip() for line in output.splitlines() if kept.search(line.strip()))
         return Seen(code, lines, output)
 

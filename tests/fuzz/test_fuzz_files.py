@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import re
 import resource
@@ -17,10 +18,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuzz.budget import EXAMPLES, SETTINGS
+from voxfit.assessment.evaluation import evaluate_files
 from voxfit.core.errors import DatasetError
-from voxfit.imaging.volume import read_image, read_label
+from voxfit.imaging.correction import misplaced_label
+from voxfit.imaging.files import Case
+from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.labels import Label, Labels
+from voxfit.imaging.places import placing_problem
+from voxfit.imaging.placing import read_placing
+from voxfit.imaging.volume import file_ending, read_geometry, read_image, read_label, write_label
 
 SHAPE = (3, 8, 9)
+LABELS = Labels(classes=(Label(name="one", value=1),))
 MOST_KIB = 300 * 1024
 """No file of a few hundred bytes may take more memory."""
 
@@ -75,9 +84,37 @@ def _look(path: Path) -> None:
             continue
         assert np.isfinite(volume.array).all()
         assert volume.array.shape[-3:] == volume.geometry.shape
-        assert min(volume.geometry.spacing_mm) > 0
-        assert np.isfinite(volume.geometry.affine()).all()
-        assert abs(np.linalg.det(np.reshape(volume.geometry.direction, (3, 3)))) > 0.9
+        assert_sound(volume.geometry)
+        assert read_geometry(path) == volume.geometry  # from the header alone
+    try:
+        assert_sound(read_geometry(path))
+    except DatasetError as error:
+        check_error(error, path)
+    _use(path)
+
+
+def assert_sound(geometry: Geometry) -> None:
+    assert min(geometry.spacing_mm) > 0
+    assert np.isfinite(geometry.affine()).all()
+    assert abs(np.linalg.det(np.reshape(geometry.direction, (3, 3)))) > 0.9
+
+
+def _use(path: Path) -> None:
+    """What reads label maps and images on the way to something else: evaluation, `check --fix`, the header kept."""
+    with contextlib.suppress(DatasetError):
+        evaluate_files({"x": (path, path)}, LABELS, workers=1, surface=False)
+    try:
+        assert misplaced_label(Case(name="x", images=(str(path),), label=str(path))) == 0
+        assert placing_problem(path) is None or read_placing(path) is not None
+    except DatasetError as error:
+        check_error(error, path)
+    ending = file_ending(path)
+    if ending in (".nii", ".nii.gz"):
+        with contextlib.suppress(DatasetError):
+            grid = read_geometry(path)
+            label = path.with_name(f"label{ending}")
+            write_label(label, np.ones(grid.shape, np.uint8), grid, like=path)
+            assert read_label(label).geometry == grid
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +151,9 @@ def test_a_header_that_simpleitk_never_comes_back_from(tmp_path: Path, niftis: l
     body = bytearray(niftis[1])
     struct.pack_into("<4f", body, 280, 0, 0, 0, float("inf"))
     (tmp_path / "x.nii").write_bytes(body)
-    with pytest.raises(DatasetError, match="its sform has numbers that place it nowhere"):
-        read_image(tmp_path / "x.nii")
+    for read in (read_image, read_label, read_geometry):
+        with pytest.raises(DatasetError, match="its sform has numbers that place it nowhere"):
+            read(tmp_path / "x.nii")
 
 
 @settings(**SETTINGS | {"max_examples": EXAMPLES * 5})

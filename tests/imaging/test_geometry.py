@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from voxfit.imaging.geometry import Box, Geometry, cut, nonzero_box, paste
+from voxfit.imaging.geometry import Box, Geometry, Turn, cut, is_orientation, nonzero_box, paste, usual_orientation
 
 shapes = hnp.array_shapes(min_dims=2, max_dims=3, max_side=5)
 
@@ -116,3 +116,80 @@ def test_a_shifted_grid_is_as_far_away_as_it_was_shifted() -> None:
     flipped = grid((0.0, 0.0, 0.0), direction=(1.0, 0, 0, 0, 1.0, 0, 0, 0, -1.0))
     # The far end of the first axis is 3 steps of 2 mm on the other side.
     assert grid((0.0, 0.0, 0.0)).farthest_corner_gap(flipped) == pytest.approx(2 * 3 * 2 / 0.5)
+
+
+# Axes of the patient
+
+orientations = st.builds(
+    lambda order, signs: "".join(("RL", "AP", "IS")[axis][sign] for axis, sign in zip(order, signs, strict=True)),
+    st.permutations(range(3)),
+    st.tuples(*[st.integers(0, 1)] * 3),
+)
+
+
+def image_of(geometry: Geometry) -> sitk.Image:
+    """Every voxel another value."""
+    array = np.arange(np.prod(geometry.shape), dtype=np.int32).reshape(geometry.shape)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(geometry.spacing_mm[::-1])
+    image.SetOrigin(geometry.origin_mm)
+    image.SetDirection(geometry.direction)
+    return image
+
+
+@given(geometries())
+def test_axes_point_where_simpleitk_says(geometry: Geometry) -> None:
+    found = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(geometry.direction)
+    assert geometry.orientation == found
+
+
+@given(geometries(), orientations)
+def test_turning_is_that_of_simpleitk_and_undone_exactly(geometry: Geometry, wanted: str) -> None:
+    image = image_of(geometry)
+    turned = sitk.DICOMOrient(image, wanted)
+    array = sitk.GetArrayFromImage(image)
+    turn = Turn.between(geometry.orientation, wanted)
+    if turn is None:
+        assert geometry.orientation == wanted
+        turn = Turn((0, 1, 2), (False,) * 3)
+    np.testing.assert_array_equal(turn.apply(array), sitk.GetArrayFromImage(turned))
+    np.testing.assert_array_equal(turn.undo(turn.apply(array)), array)
+    channels = np.stack([array, array + 1])
+    np.testing.assert_array_equal(turn.undo(turn.apply(channels)), channels)
+    assert turn.order(geometry.shape) == turned.GetSize()[::-1]
+    np.testing.assert_allclose(turn.order(geometry.spacing_mm), turned.GetSpacing()[::-1])
+
+
+@given(orientations, orientations)
+def test_any_way_back_is_the_identity(old: str, new: str) -> None:
+    array = np.arange(24).reshape(2, 3, 4)
+    there, back = Turn.between(old, new), Turn.between(new, old)
+    if there is None or back is None:
+        assert old == new
+        return
+    np.testing.assert_array_equal(back.apply(there.apply(array)), array)
+    np.testing.assert_array_equal(there.undo(there.apply(array)), array)
+    np.testing.assert_array_equal(there.apply(there.undo(array)), array)
+
+
+def test_what_does_not_say_where_its_axes_point_is_never_turned() -> None:
+    flat = Geometry((1, 5, 6), (1.0, 1.0, 1.0), dimension=2)
+    unknown = Geometry((4, 5, 6), (1.0, 1.0, 1.0), oriented=False)
+    assert flat.orientation == unknown.orientation == ""
+    assert Turn.between("", "LPS") is Turn.between("LPS", "") is Turn.between("RAS", "RAS") is None
+
+
+@pytest.mark.parametrize("code", ["", "LP", "LPSS", "LRS", "LLL", "lps", "XYZ", "PSP"])
+def test_what_is_no_orientation(code: str) -> None:
+    assert not is_orientation(code)
+
+
+@given(orientations)
+def test_what_is_an_orientation(code: str) -> None:
+    assert is_orientation(code)
+
+
+@given(st.lists(st.sampled_from(["LPS", "RAS", "PSR", ""]), min_size=1, max_size=9))
+def test_the_usual_orientation_is_that_of_most_and_the_first_of_several(codes: list[str]) -> None:
+    most = max(codes.count(code) for code in codes)
+    assert usual_orientation(codes) == next(code for code in codes if codes.count(code) == most)

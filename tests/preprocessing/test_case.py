@@ -228,3 +228,65 @@ def test_holes_of_a_single_slice():
     for preparation, value in ((AS_PAPER, 0), (AS_NNUNET, OUTSIDE)):
         prepared = prepare(case, grid(1.0, 1.0, 1.0, masked=True, preparation=preparation), label)
         assert prepared.label[0, 4, 4] == value
+
+
+# Stored along other axes
+
+codes = st.builds(
+    lambda order, signs: "".join(("RL", "AP", "IS")[axis][sign] for axis, sign in zip(order, signs, strict=True)),
+    st.permutations(range(3)),
+    st.tuples(*[st.integers(0, 1)] * 3),
+)
+
+
+@pytest.mark.parametrize("preparation", [AS_PAPER, AS_NNUNET])
+@settings(max_examples=30)
+@given(wanted=codes, seed=st.integers(0, 1000), direction=st.sampled_from([np.eye(3), np.diag([-1.0, -1, 1]), OBLIQUE]))
+def test_a_case_is_prepared_as_if_simpleitk_had_turned_it(preparation, wanted, seed, direction):
+    """And its label map comes back along the axes of its own file."""
+    rng = np.random.default_rng(seed)
+    shape, spacing = (7, 11, 9), (3.1, 1.2, 0.8)
+    geometry = Geometry(shape, spacing, (12.0, -30.0, 55.0), tuple(float(value) for value in np.ravel(direction)))
+    image = rng.random((1, *shape)).astype(np.float32) + 0.1
+    image[0, :2] = image[0, :, :, 6:] = 0  # some cropping
+    label = rng.integers(0, 3, shape).astype(np.int16)
+    turned = [sitk.DICOMOrient(to_sitk(array, geometry), wanted) for array in (image[0], label)]
+    there = Volume(
+        sitk.GetArrayFromImage(turned[0])[None],
+        Geometry(
+            turned[0].GetSize()[::-1], turned[0].GetSpacing()[::-1], turned[0].GetOrigin(), turned[0].GetDirection()
+        ),
+    )
+    plain = grid(2.0, 1.5, 1.1, masked=True, preparation=preparation)
+    expected = prepare(there, plain, sitk.GetArrayFromImage(turned[1]))
+    oriented = plain.model_copy(update={"orientation": wanted})
+    found = prepare(Volume(image, geometry), oriented, label)
+    assert np.array_equal(found.image, expected.image)
+    assert np.array_equal(found.label, expected.label)
+    assert found.image.flags.c_contiguous
+    assert found.placement.geometry == geometry
+    values = np.random.default_rng(seed).random((3, *found.placement.shape), np.float32)
+    segmented = to_sitk(restored(expected.placement, values), there.geometry)
+    back = sitk.DICOMOrient(segmented, geometry.orientation)
+    assert np.array_equal(restored(found.placement, values), sitk.GetArrayFromImage(back))
+
+
+@settings(max_examples=40)
+@given(st.tuples(*[st.integers(1, 9)] * 3), codes, codes, st.integers(0, 1000))
+def test_labels_come_back_identical_from_any_axes(shape, own, wanted, seed):
+    rng = np.random.default_rng(seed)
+    direction = sitk.DICOMOrientImageFilter.GetDirectionCosinesFromOrientation(own)
+    case = volume(shape, (3.0, 2.0, 1.0), seed, direction=tuple(direction))
+    label = rng.integers(0, 4, shape).astype(np.int16)
+    prepared = prepare(case, grid(None, None, None).model_copy(update={"orientation": wanted}), label)
+    one_hot = np.stack([prepared.label == index for index in range(4)]).astype(np.float32)
+    assert np.array_equal(restored(prepared.placement, one_hot), label)
+
+
+def test_an_image_that_does_not_say_its_axes_is_prepared_as_it_is():
+    oriented = grid(1.0, 1.0, 1.0).model_copy(update={"orientation": "PSR"})
+    for unknown in ({"oriented": False}, {"dimension": 2}):
+        case = volume((1, 5, 6), **unknown)
+        prepared = prepare(case, oriented)
+        assert prepared.placement.turn is None
+        assert np.array_equal(prepared.image, prepare(case, grid(1.0, 1.0, 1.0)).image)

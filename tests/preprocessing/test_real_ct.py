@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import skimage.transform
 
 from voxfit.core.listening import Listener
@@ -45,10 +46,13 @@ def test_normalisation_is_numpys_over_all_foreground_voxels(cts):
     low, high = np.percentile(values, [0.5, 99.5])
     for case in cts.cases:
         volume = read_image(Path(case.images[0]))
-        grid = plan.grid("3d").model_copy(update={"spacing_mm": volume.geometry.spacing_mm})
+        # The two are stored along other axes: the paper's rules are applied to what SimpleITK makes of them.
+        turned = sitk.DICOMOrient(sitk.ReadImage(case.images[0]), plan.orientation)
+        grid = plan.grid("3d").model_copy(update={"spacing_mm": turned.GetSpacing()[::-1]})
         prepared = prepare(volume, grid)
-        expected = (np.clip(volume.array[0], low, high) - values.mean()) / values.std()
+        expected = (np.clip(sitk.GetArrayFromImage(turned), low, high) - values.mean()) / values.std()
         box = prepared.placement.crop.to_slices()
+        assert prepared.image[0].shape == expected[box].shape
         assert np.abs(prepared.image[0] - expected[box]).max() < 1e-5
 
 

@@ -120,3 +120,15 @@ def test_pieces_are_thin_where_planes_are_large():
     many = [Regridding.of(Computed(np.broadcast_to(np.float32(0), (100, 8, 512, 512))), (8, 512, 512))]
     assert chunk_planes(small, Box.whole((8, 8, 8)), 0) >= 8
     assert chunk_planes(many, Box.whole((8, 512, 512)), 0) == 1
+
+
+def test_several_parts_are_averaged_and_not_added_up():
+    """For regions it matters: each is where its probability is more than a half."""
+    geometry = Geometry((4, 5, 6), (1.0, 1.0, 1.0))
+    likely = values_of(2, (4, 5, 6))
+    parts = [
+        (Computed(likely * share), Placement(geometry, Box.whole((4, 5, 6)), (4, 5, 6))) for share in (1.0, 0.5, 0.3)
+    ]
+    found = restore(parts, lambda outputs: (outputs[0] > 0.5).astype(np.uint8))
+    assert np.array_equal(found, likely[0] * 1.8 / 3 > 0.5)
+    assert 0 < found.mean() < (likely[0] > 0.5).mean()

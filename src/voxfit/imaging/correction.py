@@ -9,19 +9,19 @@ from pathlib import Path
 from voxfit.core.errors import UsageError, WorkspaceError
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
+from voxfit.imaging.places import ROUNDING_VOXELS, placing_gaps
 from voxfit.imaging.verification import TOLERANCE_VOXELS
-from voxfit.imaging.volume import read_image, read_label, write_label
+from voxfit.imaging.volume import read_geometry, read_label, write_label
 
 
 def misplaced_label(case: Case) -> float:
-    """How far the headers of image and label place them apart, in voxels; 0 where that is harmless.
+    """How far the headers of image and label place them apart for any program, in voxels; 0 where that is harmless.
 
     Args:
         case: a training case without a fatal problem.
     """
-    image, label = read_image(Path(case.images[0])).geometry, read_label(Path(case.label or "")).geometry
-    gap = image.farthest_corner_gap(label) if image.shape == label.shape else 0.0
-    return gap if gap > TOLERANCE_VOXELS else 0.0
+    here, elsewhere = placing_gaps(Path(case.images[0]), Path(case.label or ""))
+    return max(here if here > TOLERANCE_VOXELS else 0.0, elsewhere if elsewhere > ROUNDING_VOXELS else 0.0)
 
 
 def write_corrected(dataset: Dataset, cases: Sequence[Case], folder: Path) -> list[Path]:
@@ -55,8 +55,8 @@ def write_corrected(dataset: Dataset, cases: Sequence[Case], folder: Path) -> li
                 shutil.copyfile(path, part / relative)
         corrected = [Path(case.label or "").resolve().relative_to(source) for case in cases]
         for case, relative in zip(cases, corrected, strict=True):
-            label = read_label(Path(case.label or ""))
-            write_label(part / relative, label.array, read_image(Path(case.images[0])).geometry)
+            label, image = read_label(Path(case.label or "")), Path(case.images[0])
+            write_label(part / relative, label.array, read_geometry(image), like=image)
         part.rename(folder)
     except OSError as error:
         raise WorkspaceError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Scalar = TypeVar("Scalar", bound=np.generic)
+Size = TypeVar("Size", int, float)
 Shape = tuple[int, ...]
 Spacing = tuple[float, ...]
 
@@ -24,6 +26,7 @@ class Geometry:
         origin_mm: position of the first voxel, (x, y, z) as the file formats have it.
         direction: row-major 3 x 3 matrix in (x, y, z) order as the file formats have it.
         dimension: 2 or 3, of the file.
+        oriented: whether `direction` is known; pictures, and NIfTI headers without any code, do not say it.
     """
 
     shape: Shape
@@ -31,6 +34,18 @@ class Geometry:
     origin_mm: tuple[float, ...] = (0.0, 0.0, 0.0)
     direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
     dimension: int = 3
+    oriented: bool = True
+
+    @property
+    def orientation(self) -> str:
+        """Where the axes (x, y, z) of the voxels point: "LPS" is left, posterior, superior. Empty where unknown.
+
+        An oblique axis counts as the closest axis of the patient, as in SimpleITK's `DICOMOrient`.
+        """
+        if self.dimension == 2 or not self.oriented:
+            return ""
+        closest = _closest_axes(np.reshape(self.direction, (3, 3)))
+        return "".join(_ENDS[axis][sign > 0] for axis, sign in closest)
 
     def affine(self) -> NDArray[np.float64]:
         """The 4 x 4 matrix that takes a voxel index (x, y, z, 1) to millimetres (x, y, z, 1)."""
@@ -41,12 +56,86 @@ class Geometry:
 
     def farthest_corner_gap(self, other: Geometry) -> float:
         """Largest distance between corresponding corners of two grids of equal shape, in voxels of this one."""
-        last = np.asarray(self.shape[::-1]) - 1
-        corners = np.array([(*(last * [i & 1, i >> 1 & 1, i >> 2 & 1]), 1) for i in range(8)]).T
-        gap_mm = (self.affine() @ corners - other.affine() @ corners)[:3]
-        # Along a single-voxel axis (2D images) the extent is arbitrary, the in-plane axes decide.
-        sizes = [size for size, count in zip(self.spacing_mm, self.shape, strict=True) if count > 1] or [1.0]
-        return float(np.linalg.norm(gap_mm, axis=0).max() / min(sizes))
+        return corner_gap(self.affine(), other.affine(), self.shape) / self.finest_mm
+
+    @property
+    def finest_mm(self) -> float:
+        """The smallest spacing; along a single-voxel axis (2D images) it is arbitrary, the in-plane axes decide."""
+        return min([size for size, count in zip(self.spacing_mm, self.shape, strict=True) if count > 1] or [1.0])
+
+
+def corner_gap(one: NDArray[np.float64], other: NDArray[np.float64], shape: Shape) -> float:
+    """Largest distance between the places that two affines give to a corner of a grid of (z, y, x) voxels."""
+    last = np.asarray(shape[::-1]) - 1
+    corners = np.array([(*(last * [i & 1, i >> 1 & 1, i >> 2 & 1]), 1) for i in range(8)]).T
+    return float(np.linalg.norm(((one - other) @ corners)[:3], axis=0).max())
+
+
+_ENDS = ("RL", "AP", "IS")
+"""Against and along each axis of the patient, x, y and z."""
+
+
+def _closest_axes(direction: NDArray[np.float64]) -> list[tuple[int, float]]:
+    """For each axis of the voxels, the patient's axis of largest cosine that no other has taken, and that cosine."""
+    found: dict[int, tuple[int, float]] = {}
+    ranked = sorted(np.ndindex(3, 3), key=lambda pair: (abs(direction[pair]), pair), reverse=True)
+    for axis, voxel_axis in ranked:
+        if voxel_axis not in found and axis not in {taken for taken, _ in found.values()}:
+            found[voxel_axis] = (axis, float(direction[axis, voxel_axis]))
+    return [found[voxel_axis] for voxel_axis in range(3)]
+
+
+def is_orientation(code: str) -> bool:
+    """Whether a text names an axis of the patient for each axis of the voxels, as "LPS" does."""
+    return sorted(next((axis for axis in range(3) if end in _ENDS[axis]), 3) for end in code) == [0, 1, 2]
+
+
+def usual_orientation(orientations: Sequence[str]) -> str:
+    """That of most images, of the first of them on a tie; empty where it is unknown of most."""
+    return Counter(orientations).most_common(1)[0][0] if orientations else ""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The way from one order and direction of axes to another: axes change places, then some are reversed.
+
+    No voxel changes its value or its place in the patient.
+
+    Attributes:
+        axes: for each of the new (z, y, x), which of the old it is.
+        flips: which of the new are reversed.
+    """
+
+    axes: tuple[int, ...]
+    flips: tuple[bool, ...]
+
+    @staticmethod
+    def between(old: str, new: str) -> Turn | None:
+        """From one orientation to another; None where they are the same, or one is unknown."""
+        if not old or not new or old == new:
+            return None
+        patient = [[next(axis for axis in range(3) if end in _ENDS[axis]) for end in code[::-1]] for code in (old, new)]
+        axes = tuple(patient[0].index(axis) for axis in patient[1])
+        return Turn(axes, tuple(old[::-1][axis] != end for axis, end in zip(axes, new[::-1], strict=True)))
+
+    def order(self, sizes: Sequence[Size]) -> tuple[Size, ...]:
+        """A shape or a spacing (z, y, x) on the new axes."""
+        return tuple(sizes[axis] for axis in self.axes)
+
+    def apply(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
+        """A view of (..., z, y, x) voxels on the new axes."""
+        lead = array.ndim - 3
+        return self._reversed(array.transpose(*range(lead), *(lead + axis for axis in self.axes)))
+
+    def undo(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
+        """A view of (..., z, y, x) voxels on the old axes: the inverse of `apply`."""
+        lead = array.ndim - 3
+        back = np.argsort(self.axes)
+        return self._reversed(array).transpose(*range(lead), *(lead + axis for axis in back))
+
+    def _reversed(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
+        steps: tuple[Any, ...] = tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
+        return array[(..., *steps)]
 
 
 @dataclass(frozen=True)

@@ -36,14 +36,14 @@ _COLOURS = {128: 3, 2304: 4}
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """Where the fields of a NIfTI header stand, and the types of its numbers.
 
     Attributes:
         length: of the header, the four bytes that announce extensions included.
-        dim, datatype, pixdim, offset, magic: where these fields begin.
-        forms: where the codes of qform and sform begin; offsets, quaternion and rows follow.
-        size, number, code, start: types of `dim`, of `pixdim` and the forms, of the codes, of `offset`.
+        dim, datatype, pixdim, offset, slope, units, magic: where these fields begin; that of bits follows `datatype`.
+        forms: where the codes of qform and sform begin; quaternion, offsets and rows follow.
+        size, number, code, start, unit: types of `dim`, of `pixdim` and forms, of the codes, of `offset`, of `units`.
     """
 
     length: int
@@ -51,27 +51,38 @@ class _Layout:
     datatype: int
     pixdim: int
     offset: int
+    slope: int
+    units: int
     magic: int
     forms: int
     size: str
     number: str
     code: str
     start: str
+    unit: str
+
+    @property
+    def placing(self) -> str:
+        """Types of the fields from `forms` on: two codes, then the 18 numbers of qform and sform."""
+        return f"2{self.code}18{self.number}"
 
 
 _LAYOUTS = {
-    348: _Layout(352, 40, 70, 76, 108, 344, 252, "h", "f", "h", "f"),
-    540: _Layout(544, 16, 12, 104, 168, 4, 344, "q", "d", "i", "q"),
+    348: Layout(352, 40, 70, 76, 108, 112, 123, 344, 252, "h", "f", "h", "f", "B"),
+    540: Layout(544, 16, 12, 104, 168, 176, 500, 4, 344, "q", "d", "i", "q", "i"),
 }
 _FARTHEST_MM = 1e9
 
 
 @dataclass(frozen=True)
-class _Header:
-    """What a NIfTI header promises.
+class Header:
+    """What a NIfTI header says.
 
     Attributes:
-        length: of itself.
+        content: its bytes.
+        order: of the bytes of a number, "<" or ">".
+        layout: where its fields stand.
+        dim: number of axes, then voxels along x, y, z, ...
         offset: where voxels start.
         voxel_bytes: how many bytes they take.
         numbers: how many they are, each colour one.
@@ -79,15 +90,22 @@ class _Header:
         is_complex: they are complex numbers.
     """
 
-    length: int
+    content: bytes
+    order: str
+    layout: Layout
+    dim: tuple[int, ...]
     offset: int
     voxel_bytes: int
     numbers: int
     float_type: np.dtype[np.floating[Any]] | None
     is_complex: bool
 
+    def unpack(self, form: str, place: int) -> tuple[Any, ...]:
+        """Of the struct types `form`, from `place` on."""
+        return struct.unpack_from(self.order + form, self.content, place)
 
-def check_nifti(path: Path, ending: str) -> None:
+
+def check_nifti(path: Path, ending: str, *, header_only: bool = False) -> None:
     """Compare a NIfTI file with its header: length, checksum where it is compressed, NaN where it holds floats.
 
     What it leaves unsaid can be read: it fits into memory, and holds real numbers.
@@ -95,6 +113,7 @@ def check_nifti(path: Path, ending: str) -> None:
     Args:
         path: the file.
         ending: of its name, ".nii" or ".nii.gz".
+        header_only: leave the voxels unread.
 
     Raises:
         DatasetError: something is missing or wrong.
@@ -113,9 +132,11 @@ def check_nifti(path: Path, ending: str) -> None:
             if header.voxel_bytes > length * (_MOST_DEFLATED if compressed else 1):
                 what = f"its header promises {header.voxel_bytes} bytes of voxels, but there are {length}"
                 raise DatasetError(Problem(where, what + (" (compressed)." if compressed else "."), INCOMPLETE))
-            stream.read(header.offset - header.length)
-            missing, bad = _scan(stream, header)
-            beyond = _read_on(stream) if compressed else 0
+            missing = bad = beyond = 0
+            if not header_only:
+                stream.read(header.offset - header.layout.length)
+                missing, bad = _scan(stream, header)
+                beyond = _read_on(stream) if compressed else 0
     except EOFError:
         what = "the compressed data are damaged: they end too early."
         raise DatasetError(Problem(where, what, INCOMPLETE)) from None
@@ -136,7 +157,20 @@ def check_nifti(path: Path, ending: str) -> None:
     check_memory(path, header.numbers)
 
 
-def _scan(stream: BufferedIOBase, header: _Header) -> tuple[int, int]:
+def read_header(path: Path) -> Header:
+    """The header of a NIfTI file.
+
+    Raises:
+        DatasetError: it makes no sense.
+        OSError, EOFError, zlib.error: it cannot be read.
+    """
+    with path.open("rb") as raw:
+        compressed = raw.read(2) == b"\x1f\x8b"
+    with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
+        return _read_header(stream, str(path))
+
+
+def _scan(stream: BufferedIOBase, header: Header) -> tuple[int, int]:
     """Read the voxels in chunks: bytes that are missing, and voxels that are no numbers."""
     left, bad = header.voxel_bytes, 0
     while left > 0 and (chunk := stream.read(min(left, _CHUNK))):
@@ -163,7 +197,7 @@ def _check_alone(path: Path, ending: str) -> None:
         raise DatasetError(Problem(str(path), what, "Remove one of them."))
 
 
-def _read_header(stream: BufferedIOBase, where: str) -> _Header:
+def _read_header(stream: BufferedIOBase, where: str) -> Header:
     """Read the header of a NIfTI-1 or NIfTI-2 file, in either byte order."""
     start = stream.read(4)
     for order in "<>":
@@ -185,8 +219,11 @@ def _read_header(stream: BufferedIOBase, where: str) -> _Header:
         _check_forms(header, order, layout, where)
         kind = _FLOAT_TYPES.get(datatype)
         voxels = math.prod(dim[1 : dim[0] + 1])
-        return _Header(
-            layout.length,
+        return Header(
+            header,
+            order,
+            layout,
+            dim,
             int(offset),
             voxels * _TYPE_BYTES[datatype],
             voxels * _COLOURS.get(datatype, 1),
@@ -198,7 +235,7 @@ def _read_header(stream: BufferedIOBase, where: str) -> _Header:
     )
 
 
-def _check_forms(header: bytes, order: str, layout: _Layout, where: str) -> None:
+def _check_forms(header: bytes, order: str, layout: Layout, where: str) -> None:
     """SimpleITK never comes back from some infinite numbers in these."""
     codes = struct.unpack_from(f"{order}2{layout.code}", header, layout.forms)
     first = layout.forms + 2 * struct.calcsize(order + layout.code)

@@ -7,14 +7,18 @@ the first and as long as it says.
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from voxfit.core.errors import DatasetError, Problem
+from voxfit.core.errors import DatasetError, Problem, RecordError, UsageError
+from voxfit.core.records import read_json, write_atomically
 from voxfit.imaging.headers import INCOMPLETE
 
 _REPLACE = "Replace or remove the file."
@@ -219,3 +223,41 @@ def _read_exactly(stream: BinaryIO, count: int) -> bytes:
     if len(content) < count:
         raise EOFError
     return content
+
+
+def spacing_beside(path: Path, ending: str) -> tuple[float, ...] | None:
+    """TIFF stacks have no spacing; nnU-Net's Tiff3DIO has it in a file NAME.json: {"spacing": [z, y, x]}, in mm.
+
+    Raises:
+        DatasetError: there is such a file, without a spacing.
+    """
+    stem = path.name[: -len(ending)]
+    for name in (stem, re.sub(r"_\d{4}$", "", stem)):
+        beside = path.with_name(f"{name}.json")
+        if beside.is_file():
+            try:
+                z, y, x = (float(size) for size in read_json(beside)["spacing"])
+                if not all(0 < size < math.inf for size in (z, y, x)):
+                    raise ValueError(f"{z}, {y}, {x}")
+            except (RecordError, TypeError, KeyError, ValueError) as error:
+                remedy = 'Write {"spacing": [z, y, x]}, in mm.'
+                raise DatasetError(Problem(str(beside), f"holds no spacing ({error}).", remedy)) from None
+            return z, y, x
+    return None
+
+
+def write_spacing_beside(path: Path, ending: str, spacing_mm: Sequence[float]) -> None:
+    """Write the spacing (z, y, x) of a TIFF stack where `spacing_beside` looks for it.
+
+    Raises:
+        UsageError: a file of this name is there and holds something else.
+    """
+    beside = path.with_name(f"{path.name[: -len(ending)]}.json")
+    if beside.exists():
+        try:
+            found = read_json(beside)
+        except RecordError:
+            found = None
+        if not (isinstance(found, dict) and set(found) == {"spacing"}):
+            raise UsageError(f"{beside}: is no spacing of {path.name}, whose place this is. Move one of them.")
+    write_atomically(beside, json.dumps({"spacing": list(spacing_mm)}).encode() + b"\n")

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from voxfit.core.errors import DatasetError, Problem
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
-from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.geometry import Geometry, usual_orientation
 from voxfit.imaging.labels import Labels, some
 from voxfit.imaging.outliers import CaseFacts, facts_of, find_outliers
+from voxfit.imaging.places import placing_gaps, placing_problem
 from voxfit.imaging.volume import Volume, read_image, read_label
 
 TOLERANCE_VOXELS = 1e-3
@@ -42,6 +43,7 @@ class CaseSummary:
         digest: of its voxels; two cases with the same are the same image.
         classes: the indices that its label has.
         facts: what it is compared with others in.
+        orientation: of its image; empty where unknown.
     """
 
     case: Case
@@ -49,6 +51,7 @@ class CaseSummary:
     digest: str
     classes: frozenset[int]
     facts: CaseFacts
+    orientation: str = ""
 
 
 def read_case_image(case: Case, channels: int) -> Volume:
@@ -77,7 +80,7 @@ def _read_channels(case: Case, channels: int) -> tuple[Volume, list[Problem]]:
                 )
             )
         gap = first.geometry.farthest_corner_gap(part.geometry)
-        if gap > TOLERANCE_VOXELS:
+        if gap > TOLERANCE_VOXELS and _are_apart(case.images[0], path):
             what = f"the header places this channel {gap:.3g} voxels from the first one."
             remedy = "The shapes agree, so the first header is used. Look whether they overlay."
             problems.append(Problem(path, what, remedy, fatal=False))
@@ -113,7 +116,7 @@ def _read_labelled(case: Case, channels: int, labels: Labels) -> tuple[LabelledV
     problems = [replace(problem, where=f"{case.name} ({problem.where})") for problem in problems]
     if image is None or label is None:
         return None, problems
-    problems += _compare_grids(case, image.geometry, label.geometry)
+    problems += [*_placing_problems(case), *_compare_grids(case, image.geometry, label.geometry)]
     indices, label_problems = _to_indices(case, label.array, labels)
     problems += label_problems
     if float(image.array.min()) == float(image.array.max()):
@@ -129,8 +132,9 @@ def summarize_case(case: Case, volume: LabelledVolume) -> CaseSummary:
     seen = np.zeros(1 << 16, np.bool_)  # much quicker than sorting
     seen[np.ascontiguousarray(volume.label).view(np.uint16)] = True
     classes = frozenset((np.flatnonzero(seen[1 : 1 << 15]) + 1).tolist())
-    facts = facts_of(volume.image, volume.label, volume.geometry)
-    return CaseSummary(case, volume.geometry.dimension, f"{volume.image.shape} {digest}", classes, facts)
+    geometry = volume.geometry
+    facts = facts_of(volume.image, volume.label, geometry)
+    return CaseSummary(case, geometry.dimension, f"{volume.image.shape} {digest}", classes, facts, geometry.orientation)
 
 
 def verify_case(task: tuple[Case, int, Labels]) -> tuple[list[Problem], CaseSummary | None]:
@@ -156,6 +160,20 @@ def verify_together(
         *_unseen_classes(summaries, labels),
         *find_outliers({item.case.name: item.facts for item in summaries}, channel_names, absolute),
     ]
+
+
+def describe_axes(summaries: Sequence[CaseSummary]) -> str:
+    """What is to be said where images are stored along other axes than most; empty where they are not."""
+    usual = usual_orientation([summary.orientation for summary in summaries])
+    other = [summary for summary in summaries if summary.orientation not in ("", usual)]
+    if not usual or not other:
+        return ""
+    codes = ", ".join(sorted({summary.orientation for summary in other}))
+    names = some([summary.case.name for summary in other])
+    return (
+        f"{len(other)} of {len(summaries)} images are stored along other axes ({codes}) than most ({usual}): {names}. "
+        "They are turned for training, and what is predicted for them is turned back."
+    )
 
 
 def _dimension_problems(summaries: Sequence[CaseSummary]) -> list[Problem]:
@@ -228,6 +246,17 @@ def empty_folds(dataset: Dataset) -> list[Problem]:
     ]
 
 
+def _placing_problems(case: Case) -> list[Problem]:
+    """Where the header of the image, or else that of the label, says two things of its place, or nothing."""
+    found = (placing_problem(Path(path)) for path in (case.images[0], case.label or ""))
+    return [replace(problem, where=f"{case.name} ({problem.where})") for problem in found if problem][:1]
+
+
+def _are_apart(image: str, other: str) -> bool:
+    """Whether no program lays two files over each other: a header that says two things of its place is named apart."""
+    return min(placing_gaps(Path(image), Path(other))) > TOLERANCE_VOXELS
+
+
 def _compare_grids(case: Case, image: Geometry, label: Geometry) -> list[Problem]:
     if image.shape != label.shape:
         return [
@@ -238,7 +267,7 @@ def _compare_grids(case: Case, image: Geometry, label: Geometry) -> list[Problem
             )
         ]
     gap = image.farthest_corner_gap(label)
-    if gap > TOLERANCE_VOXELS:
+    if gap > TOLERANCE_VOXELS and _are_apart(case.images[0], case.label or ""):
         return [
             Problem(
                 case.name,

@@ -1,7 +1,7 @@
 """Images with their geometry, and the files they come from (everything SimpleITK reads).
 
 What a file promises is compared with what it holds before SimpleITK sees it: `voxfit.imaging.nifti`,
-`metaimage`, `pictures` and `headers`.
+`metaimage`, `pictures` and `headers`. No file is opened in any other way.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,17 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from voxfit.core.durability import UNFINISHED, put_in_place
-from voxfit.core.errors import DatasetError, Problem, RecordError, UsageError
-from voxfit.core.records import read_json
+from voxfit.core.errors import DatasetError, Problem, UsageError
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.headers import READERS, Source, bytes_of, check_claim, check_spacing, complex_voxels, locate_nrrd
 from voxfit.imaging.metaimage import locate_metaimage
 from voxfit.imaging.nifti import check_nifti
-from voxfit.imaging.pictures import check_picture
+from voxfit.imaging.pictures import check_picture, spacing_beside, write_spacing_beside
+from voxfit.imaging.placing import read_placing, write_nifti
 
 FILE_ENDINGS = tuple(READERS)
+_NIFTI = (".nii.gz", ".nii")
+_TIFF = (".tif", ".tiff")
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters of its warnings is an error here
 
@@ -56,14 +58,13 @@ def read_image(path: Path) -> Volume:
     Raises:
         DatasetError: the file is missing, incomplete, no image, or holds NaN or infinity.
     """
-    image = _read(path)
+    image, geometry = _read(path)
     with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is reported below
         array = sitk.GetArrayFromImage(image).astype(np.float32, copy=False)
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.ascontiguousarray(np.moveaxis(array, -1, 0))
     elif image.GetDimension() != 4:
         array = array[None]
-    geometry = _geometry_of(image)
     array = array.reshape((-1, *geometry.shape))
     # One pass: a sum is finite only when every term is (or overflows, which the exact test then settles).
     with np.errstate(invalid="ignore", over="ignore"):
@@ -77,19 +78,12 @@ def read_image(path: Path) -> Volume:
 
 
 def read_geometry(path: Path) -> Geometry:
-    """The grid of an image, from its header alone.
+    """The grid of an image as `read_image` has it, from its header alone: voxels may be missing, or be no numbers.
 
     Raises:
-        DatasetError: the file is missing or has no readable header.
+        DatasetError: the file is missing, or its header is not to be used.
     """
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        what = f"is not a readable image ({_last_line(error)})."
-        raise DatasetError(Problem(str(path), what, "Replace or remove the file.")) from None
-    return _geometry_of(reader)
+    return _read(path, header_only=True)[1]
 
 
 def read_label(path: Path) -> Volume:
@@ -98,8 +92,7 @@ def read_label(path: Path) -> Volume:
     Raises:
         DatasetError: the file is missing, incomplete, no image, has several channels or fractional values.
     """
-    image = _read(path)
-    geometry = _geometry_of(image)
+    image, geometry = _read(path)
     array = sitk.GetArrayFromImage(image)
     if array.size != int(np.prod(geometry.shape)):
         raise DatasetError(Problem(str(path), "the label has several channels.", "Save it as one channel of integers."))
@@ -115,8 +108,16 @@ def read_label(path: Path) -> Volume:
     return Volume(array, geometry)
 
 
-def write_label(path: Path, array: NDArray[np.generic], geometry: Geometry) -> None:
+def write_label(path: Path, array: NDArray[np.generic], geometry: Geometry, like: Path | None = None) -> None:
     """Write a label map (z, y, x) with exactly this geometry; built beside its place, then renamed.
+
+    TIFF has no spacing along z, so that of a stack is written beside it, as `read_image` expects it.
+
+    Args:
+        path: the file.
+        array: of an integer type.
+        geometry: of the image.
+        like: the image's file; where both are NIfTI, the label map gets all of its header that says where it is.
 
     Raises:
         UsageError: the folder cannot be written, or the ending is unknown.
@@ -129,7 +130,13 @@ def write_label(path: Path, array: NDArray[np.generic], geometry: Geometry) -> N
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()  # says why it cannot be written, which SimpleITK does not
-        sitk.WriteImage(to_sitk(array, geometry), str(temporary), useCompression=True)
+        if ending in _TIFF and geometry.dimension == 3:
+            write_spacing_beside(path, ending, geometry.spacing_mm)
+        placing = read_placing(like) if like and ending in _NIFTI else None
+        if placing and placing.shape == array.shape:
+            write_nifti(temporary, array, placing)
+        else:
+            sitk.WriteImage(to_sitk(array, geometry), str(temporary), useCompression=True)
         put_in_place(temporary, path)
     except (RuntimeError, OSError) as error:
         with contextlib.suppress(OSError):
@@ -189,12 +196,13 @@ def _geometry_of(image: Any) -> Geometry:
     )
 
 
-def _read(path: Path) -> sitk.Image:
+def _read(path: Path, *, header_only: bool = False) -> tuple[Any, Geometry]:
+    """An image, or a reader that has read its header; and its grid."""
     where = _checked_path(path)
     ending = file_ending(path)
     try:
-        source = _look_into(path, ending)
-        image = _execute(path, READERS[ending], source)
+        source = _look_into(path, ending, header_only=header_only)
+        image = _execute(path, READERS[ending], source, header_only=header_only)
     except OSError as error:
         raise DatasetError(
             Problem(where, f"cannot be read ({error.strerror}).", "Check the file and its permissions.")
@@ -203,16 +211,24 @@ def _read(path: Path) -> sitk.Image:
         raise DatasetError(
             Problem(where, f"has {image.GetDimension()} dimensions.", "Images have 2 or 3, and channels.")
         )
-    if image.GetDimension() == 3 and ending in (".tif", ".tiff"):
-        _set_spacing_beside(path, image)
-    _check_grid(where, image)
-    return image
+    geometry = _geometry_of(image)
+    if ending in _TIFF and geometry.dimension == 3:
+        geometry = replace(geometry, spacing_mm=spacing_beside(path, ending) or geometry.spacing_mm)
+    _check_grid(where, geometry)
+    return image, replace(geometry, oriented=_says_direction(path, ending))
 
 
-def _look_into(path: Path, ending: str) -> Source | None:
+def _says_direction(path: Path, ending: str) -> bool:
+    if ending in _NIFTI:
+        placing = read_placing(path)
+        return placing is not None and bool(placing.affines)
+    return ending in (".nrrd", ".mha", ".mhd")
+
+
+def _look_into(path: Path, ending: str, *, header_only: bool) -> Source | None:
     """Compare a file with what it promises; where its voxels are, if SimpleITK must be asked how many there are."""
-    if ending in (".nii", ".nii.gz"):
-        check_nifti(path, ending)
+    if ending in _NIFTI:
+        check_nifti(path, ending, header_only=header_only)
         return None
     if ending in (".mha", ".mhd"):
         return locate_metaimage(path)
@@ -240,7 +256,7 @@ def _checked_path(path: Path) -> str:
     return where
 
 
-def _execute(path: Path, reader_name: str, source: Source | None) -> sitk.Image:
+def _execute(path: Path, reader_name: str, source: Source | None, *, header_only: bool) -> Any:
     """Read with one reader only; what the header claims is looked at before memory is taken."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO(reader_name)
@@ -248,8 +264,10 @@ def _execute(path: Path, reader_name: str, source: Source | None) -> sitk.Image:
     try:
         if source is not None:
             _check_header(path, reader, source)
-        image: sitk.Image = reader.Execute()
-        return image
+        if header_only:
+            reader.ReadImageInformation()
+            return reader
+        return reader.Execute()
     except (RuntimeError, MemoryError) as error:
         what, remedy = _explain(error, path)
         raise DatasetError(Problem(str(path), what, remedy)) from None
@@ -268,6 +286,8 @@ def _explain(error: BaseException, path: Path) -> tuple[str, str]:
     reason = _last_line(error)
     if "orthonormal" in reason:
         return _SKEWED, _STRAIGHTEN
+    if "not recognized as a NIFTI file" in reason:  # though its header makes sense
+        return "is a NIfTI file of a kind that SimpleITK does not read, such as NIfTI-2.", "Save it as NIfTI-1."
     reason = re.sub(r"^(?:ITK |sitk::)?ERROR:\s*|\w+\(0x[0-9a-f]+\):\s*", "", reason)
     if isinstance(error, MemoryError) or not re.search(r"[a-z]", reason) or re.search(r"0x|Reason:|file:", reason):
         return "is damaged, or no image of this kind.", "Replace or remove the file."
@@ -279,32 +299,14 @@ _STRAIGHTEN = "Correct its direction (sform, qform, TransformMatrix), or resampl
 _STRAIGHT = 1e-2
 
 
-def _check_grid(where: str, image: sitk.Image) -> None:
+def _check_grid(where: str, geometry: Geometry) -> None:
     """Spacing, origin and direction are such that distances mean something."""
-    check_spacing(image.GetSpacing()[:3], where)
-    axes = np.reshape(image.GetDirection(), (image.GetDimension(),) * 2)[:3, :3]
-    # The fourth axis of channels has a direction of its own; a 4D header is looked at in space only.
+    check_spacing(geometry.spacing_mm[::-1][: geometry.dimension], where)
+    axes = np.reshape(geometry.direction, (3, 3))
     with np.errstate(over="ignore", invalid="ignore"):
-        skew = np.abs(axes.T @ axes - np.eye(len(axes))).max()
-    if not (np.isfinite(image.GetOrigin()).all() and skew <= _STRAIGHT):
+        skew = np.abs(axes.T @ axes - np.eye(3)).max()
+    if not (np.isfinite(geometry.origin_mm).all() and skew <= _STRAIGHT):
         raise DatasetError(Problem(where, _SKEWED, _STRAIGHTEN))
-
-
-def _set_spacing_beside(path: Path, image: sitk.Image) -> None:
-    """TIFF stacks have no spacing; nnU-Net's Tiff3DIO has it in a file NAME.json: {"spacing": [z, y, x]}, in mm."""
-    stem = path.name[: -len(file_ending(path))]
-    for name in (stem, re.sub(r"_\d{4}$", "", stem)):
-        beside = path.with_name(f"{name}.json")
-        if beside.is_file():
-            try:
-                z, y, x = (float(size) for size in read_json(beside)["spacing"])
-                if not all(0 < size < math.inf for size in (z, y, x)):
-                    raise ValueError(f"{z}, {y}, {x}")
-            except (RecordError, TypeError, KeyError, ValueError) as error:
-                remedy = 'Write {"spacing": [z, y, x]}, in mm.'
-                raise DatasetError(Problem(str(beside), f"holds no spacing ({error}).", remedy)) from None
-            image.SetSpacing((x, y, z))
-            return
 
 
 def _last_line(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from voxfit.core.listening import Listener
 from voxfit.core.memory import in_words, return_freed_memory, used_bytes
 from voxfit.core.records import digest_of
 from voxfit.imaging.files import Case
-from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.geometry import Geometry, Turn
 from voxfit.imaging.verification import read_case_image
 from voxfit.imaging.volume import Volume, from_sitk, read_geometry, to_sitk
 from voxfit.inference.backends import Execution, parse_backend, require_int8
@@ -52,6 +52,11 @@ class ReadyCase:
     geometry: Geometry
     prepared: dict[Grid, PreparedCase]
     volume: Volume | None
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the image's axes point elsewhere than those of the training images."""
+        return any(case.placement.turn for case in self.prepared.values())
 
 
 class Model:
@@ -141,7 +146,8 @@ class Model:
         Args:
             image: a SimpleITK image, or an array (z, y, x), (channel, z, y, x), or, for 2D models, (y, x) or
                 (channel, y, x).
-            spacing_mm: of an array's spatial axes, in their order.
+            spacing_mm: of an array's spatial axes, in their order. These are those of the training images: an array
+                does not say where its axes point.
 
         Returns:
             The label map with the values of the training labels: an image with the same geometry, or an array of the
@@ -159,7 +165,8 @@ class Model:
         spatial = array.shape[-axes:]
         full = (1,) * (3 - axes) + spatial
         spacing = (1.0,) * (3 - axes) + tuple(float(size) for size in spacing_mm)
-        volume = Volume(array.reshape((-1, *full)).copy(), Geometry(full, spacing, dimension=axes))
+        geometry = Geometry(full, spacing, dimension=axes, oriented=False)
+        volume = Volume(array.reshape((-1, *full)).copy(), geometry)
         return self.predict_volume(volume).reshape(spatial)
 
     def predict_case(self, case: Case) -> tuple[NDArray[np.generic], Geometry]:
@@ -243,10 +250,12 @@ class Model:
             MemoryLimitError: the limit cannot be kept.
         """
         channels = len(self.plan.channel_names)
+        turn = Turn.between(geometry.orientation, self.plan.orientation)
+        shape, spacing_mm = geometry.shape, geometry.spacing_mm
+        if turn is not None:
+            shape, spacing_mm = turn.order(shape), turn.order(spacing_mm)
         shapes = {
-            name: resampled_shape(
-                geometry.shape, geometry.spacing_mm, self.plan.grid(name).spacing_of(geometry.spacing_mm)
-            )
+            name: resampled_shape(shape, spacing_mm, self.plan.grid(name).spacing_of(spacing_mm))
             for name in self.predictors
         }
         base = used_bytes() + self._beside_outputs(geometry)
@@ -263,7 +272,7 @@ class Model:
                 Regridding.of(
                     # Nothing is held for it: all of its voxels are one.
                     self.predictors[name].source(np.broadcast_to(np.float32(0), (channels, *shapes[name]))),
-                    geometry.shape,
+                    shape,
                 )
                 for name in stage
             ]

@@ -18,9 +18,10 @@ from typing_extensions import Self
 from voxfit.core.errors import RecordError
 from voxfit.core.records import Record, digest_of, read_json
 from voxfit.imaging.dataset import Dataset
-from voxfit.imaging.geometry import Box, nonzero_box
+from voxfit.imaging.geometry import Box, Turn, nonzero_box, usual_orientation
 from voxfit.imaging.labels import Label, Labels
 from voxfit.imaging.verification import LabelledVolume
+from voxfit.planning.grid import Oriented
 from voxfit.planning.intensities import Counts, Intensities, count, merge, statistics
 
 _CT_WORD = re.compile(r"(?<![a-z])ct(?![a-z])", re.IGNORECASE)
@@ -44,7 +45,7 @@ class SkippedCase(Record):
     reasons: tuple[str, ...]
 
 
-class Fingerprint(Record):
+class Fingerprint(Oriented):
     """The measured facts of a dataset.
 
     Attributes:
@@ -52,6 +53,7 @@ class Fingerprint(Record):
         dimension: 2 or 3.
         channel_names, labels: of the dataset.
         cases: one for each training case.
+        orientation: of most training cases; shapes and spacings are those of the cases turned to it.
         intensities: one for each channel; null where nobody needs it (only CT channels do) or it was not measured.
         single_component_labels: indices of classes that are one component in every training label that has them [I4].
         made_from: digest of the files that were measured.
@@ -117,11 +119,13 @@ class CaseMeasurement:
         geometry: its shapes and spacing.
         counted: the foreground intensities of each CT channel.
         components: connected components of each foreground class (full connectivity), 0 where it is absent.
+        orientation: of its file; empty where unknown.
     """
 
     geometry: CaseFingerprint
     counted: dict[int, Counts]
     components: tuple[int, ...]
+    orientation: str = ""
 
 
 class Measurements:
@@ -129,12 +133,14 @@ class Measurements:
 
     Attributes:
         cases: shapes and spacing of each.
+        orientations: of each.
         counted: the foreground intensities of each CT channel, of all cases.
         components: of each foreground class, the most that a case has.
     """
 
     def __init__(self, cases: Iterable[CaseMeasurement] = ()) -> None:
         self.cases: list[CaseFingerprint] = []
+        self.orientations: list[str] = []
         self.counted: dict[int, Counts] = {}
         self.components: tuple[int, ...] = ()
         for case in cases:
@@ -143,6 +149,7 @@ class Measurements:
     def add(self, case: CaseMeasurement) -> None:
         """One more case."""
         self.cases.append(case.geometry)
+        self.orientations.append(case.orientation)
         for channel, counts in case.counted.items():
             known = self.counted.get(channel)
             self.counted[channel] = merge([known, counts]) if known else counts
@@ -165,7 +172,8 @@ def measure_case(case: LabelledVolume, channel_names: Sequence[str], labels: Lab
     geometry = CaseFingerprint(
         shape=box.shape, uncropped_shape=case.geometry.shape, spacing_mm=case.geometry.spacing_mm
     )
-    return CaseMeasurement(geometry, counted, count_components(case.label, labels.count))
+    components = count_components(case.label, labels.count)
+    return CaseMeasurement(geometry, counted, components, case.geometry.orientation)
 
 
 def count_components(label: NDArray[np.integer[Any]], classes: int) -> tuple[int, ...]:
@@ -205,15 +213,30 @@ def summarize(
     single = tuple(index for index, most in enumerate(measured.components, 1) if most == 1)
     if dataset.labels.ignore is not None:
         single = ()  # where annotation is missing, nobody knows what is connected
+    orientation = usual_orientation(measured.orientations)
     return Fingerprint(
         dataset=dataset.name,
         dimension=dimension,
+        orientation=orientation,
         channel_names=dataset.channel_names,
         labels=dataset.labels,
-        cases=tuple(measured.cases),
+        cases=tuple(
+            _turned(case, Turn.between(own, orientation))
+            for case, own in zip(measured.cases, measured.orientations, strict=True)
+        ),
         intensities=intensities,
         single_component_labels=single,
         made_from=made_from,
+    )
+
+
+def _turned(case: CaseFingerprint, turn: Turn | None) -> CaseFingerprint:
+    if turn is None:
+        return case
+    return CaseFingerprint(
+        shape=turn.order(case.shape),
+        uncropped_shape=turn.order(case.uncropped_shape),
+        spacing_mm=turn.order(case.spacing_mm),
     )
 
 

@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from voxfit.core.records import Record
+from voxfit.imaging.geometry import is_orientation
+
+
+class Oriented(Record):
+    """A record of images that are brought to one order and direction of axes.
+
+    Attributes:
+        orientation: where the axes (x, y, z) of the voxels point, as "LPS"; empty where images stay as they are stored.
+    """
+
+    orientation: str = ""
+
+    @field_validator("orientation")
+    @classmethod
+    def _known(cls, code: str) -> str:
+        if code and not is_orientation(code):
+            raise ValueError('orientation is three letters, one of each pair L/R, P/A, S/I, as in "LPS", or empty')
+        return code
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was made before there were orientations, or without one, keeps its form and its digest."""
+        body: dict[str, Any] = dump(self)
+        if not self.orientation:
+            body.pop("orientation", None)
+        return body
 
 
 class ZScore(Record):
@@ -69,13 +95,14 @@ class Preparation(Record):
     labels: Literal["nearest", "linear"] = "nearest"
 
 
-class Grid(Record):
+class Grid(Oriented):
     """What preprocessing depends on: cases with the same grid share one store.
 
     Attributes:
         spacing_mm: (z, y, x) of the resampled cases; None for an axis that keeps its own.
         normalization: one for each channel.
         preparation: how cases are brought to the grid.
+        orientation: see `Oriented`; all other values are of the turned axes.
     """
 
     spacing_mm: tuple[PositiveFloat | None, ...]

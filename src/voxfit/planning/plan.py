@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from voxfit.core.records import Record, digest_of
 from voxfit.imaging.labels import Labels
-from voxfit.planning.grid import Grid, Normalization, Preparation
+from voxfit.planning.grid import Grid, Normalization, Oriented, Preparation
 from voxfit.planning.stages import MOST_FEATURES, Stages, Topology, count_weights, paper_stages
 
 _MOST_BATCH_VOXELS = 1 << 40
@@ -143,7 +143,7 @@ class Configuration(Record):
         return (*self.patch_size[: self.slice_axis], 1, *self.patch_size[self.slice_axis :])
 
 
-class Plan(Record):
+class Plan(Oriented):
     """All decisions for one dataset; edit `plan.json` before training to change them.
 
     Attributes:
@@ -154,6 +154,7 @@ class Plan(Record):
         single_component_labels: indices of classes that are one connected component in every training label [I4].
         limits: the constants that the rules used.
         preparation: how cases are brought to a grid.
+        orientation: of most training cases; all cases are turned to it first.
         inference: how predictions are put together.
         configurations: by name. A cascade is offered where `3d_lowres` and `3d_cascade` are among them.
         changes: what a budget or a user's option changed, in words.
@@ -202,6 +203,7 @@ class Plan(Record):
             spacing_mm=self.configurations[name].spacing_mm,
             normalization=self.normalization,
             preparation=self.preparation,
+            orientation=self.orientation,
         )
 
     def topology(self, name: ConfigurationName) -> Topology:

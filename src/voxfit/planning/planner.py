@@ -64,6 +64,7 @@ def plan_with(
         normalization=normalization,
         single_component_labels=fingerprint.single_component_labels,
         limits=limits,
+        orientation=fingerprint.orientation,
         configurations=configurations,
     )
 

@@ -8,9 +8,10 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import assert_never
 
 from voxfit.core.errors import DatasetError, Problem
-from voxfit.imaging.geometry import Box, Geometry, cut, paste
+from voxfit.imaging.geometry import Box, Geometry, Turn, cut, paste
 from voxfit.imaging.headers import memory_bytes
 from voxfit.imaging.volume import Volume
 from voxfit.planning.fingerprint import crop_box, resampled_shape
@@ -29,20 +30,25 @@ class Placement:
     """Where a prepared case lies in its image.
 
     Attributes:
-        geometry: of the image.
-        crop: the nonzero box in it.
+        geometry: of the image, as it is stored.
+        crop: the nonzero box in the turned image.
         shape: (z, y, x) of the prepared case, covering the same extent as `crop`.
         coarse_axis: the one of (z, y, x) that is resampled apart on the way back, if any.
+        turn: what brought the image to the axes of the training cases; None where it has them.
     """
 
     geometry: Geometry
     crop: Box
     shape: tuple[int, ...]
     coarse_axis: int | None = None
+    turn: Turn | None = None
 
     def uncrop(self, label: NDArray[Scalar]) -> NDArray[Scalar]:
-        """A label map of the crop, as one of the whole image."""
-        return paste(label, self.crop, self.geometry.shape)
+        """A label map of the crop, as one of the whole image on its own axes."""
+        if self.turn is None:
+            return paste(label, self.crop, self.geometry.shape)
+        whole = paste(label, self.crop, self.turn.order(self.geometry.shape))
+        return np.ascontiguousarray(self.turn.undo(whole))
 
 
 @dataclass(frozen=True)
@@ -63,9 +69,11 @@ class PreparedCase:
 def prepare(volume: Volume, grid: Grid, label: NDArray[np.int16] | None = None) -> PreparedCase:
     """Crop, resample, normalise (method.md [P1]-[P4]); or, as nnU-Net v2 does, normalise and then resample.
 
+    An image whose axes point elsewhere than the grid's is turned first; no voxel is interpolated for that.
+
     Args:
         volume: the image (channel, z, y, x).
-        grid: spacing, normalisation and preparation of the plan.
+        grid: spacing, normalisation, preparation and orientation of the plan.
         label: (z, y, x) class indices on the image's grid.
 
     Raises:
@@ -73,6 +81,10 @@ def prepare(volume: Volume, grid: Grid, label: NDArray[np.int16] | None = None) 
     """
     image = np.asarray(volume.array, np.float32)
     spacing_mm = volume.geometry.spacing_mm
+    turn = Turn.between(volume.geometry.orientation, grid.orientation)
+    if turn is not None:
+        image, spacing_mm = turn.apply(image), turn.order(spacing_mm)
+        label = None if label is None else turn.apply(label)
     new_spacing_mm = grid.spacing_of(spacing_mm)
     crop = crop_box(image)
     shape = resampled_shape(crop.shape, spacing_mm, new_spacing_mm)
@@ -80,9 +92,14 @@ def prepare(volume: Volume, grid: Grid, label: NDArray[np.int16] | None = None) 
     ratio = grid.preparation.coarse_axis_ratio
     way = _Way(grid, shape, coarse_axis(spacing_mm, new_spacing_mm, ratio))
     prepare_crop = way.resample_first if grid.preparation.first == "resample" else way.normalize_first
-    prepared, prepared_label = prepare_crop(cut(image, crop), None if label is None else cut(label, crop))
+    prepared, prepared_label = prepare_crop(_part(image, crop), None if label is None else _part(label, crop))
     back = coarse_axis(new_spacing_mm, spacing_mm, ratio)
-    return PreparedCase(prepared, prepared_label, Placement(volume.geometry, crop, shape, back))
+    return PreparedCase(prepared, prepared_label, Placement(volume.geometry, crop, shape, back, turn))
+
+
+def _part(array: NDArray[Scalar], crop: Box) -> NDArray[Scalar]:
+    """A copy whose rows lie one after the other in memory, those of a turned image too."""
+    return np.array(cut(array, crop, copy=False), order="C")
 
 
 def _check_size(shape: tuple[int, ...], channels: int, spacing_mm: tuple[float, ...]) -> None:
@@ -140,6 +157,8 @@ class _Way:
                 return resample_nearest(label, self.shape)
             case "linear":
                 return resample_linear(label, self.shape, apart=self.apart)
+            case other:
+                assert_never(other)
 
 
 def _mark_outside(label: NDArray[np.int16], mask: NDArray[np.bool_] | None) -> NDArray[np.int16]:

@@ -16,7 +16,7 @@ from voxfit.core.records import digest_of
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Labels
-from voxfit.imaging.verification import CaseSummary, read_labelled, summarize_case, verify_together
+from voxfit.imaging.verification import CaseSummary, describe_axes, read_labelled, summarize_case, verify_together
 from voxfit.imaging.volume import Volume
 from voxfit.planning.fingerprint import (
     CaseMeasurement,
@@ -71,6 +71,8 @@ def measure_dataset(
                 measured.add(measurement)
     together = compare_cases(summaries, dataset)
     problems += together
+    if axes := describe_axes(summaries):
+        listener.say(axes)
     skipped = leave_out([*dataset.problems, *problems]) if skip else ()
     dataset = dataset.without({case.name for case in skipped})
     if skip and any(problem.fatal and problem.case for problem in together):

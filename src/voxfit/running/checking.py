@@ -8,7 +8,7 @@ from voxfit.core.listening import Listener
 from voxfit.core.parallel import map_cases
 from voxfit.imaging.correction import misplaced_label, write_corrected
 from voxfit.imaging.dataset import Dataset
-from voxfit.imaging.verification import empty_folds, verify_case, verify_folds
+from voxfit.imaging.verification import describe_axes, empty_folds, verify_case, verify_folds
 from voxfit.planning.recipe import Recipe
 from voxfit.running.cases import are_small, compare_cases, leave_out, report_problems
 
@@ -38,6 +38,8 @@ def check_dataset(dataset: Dataset, listener: Listener, workers: int | None, *, 
     summaries = [summary for _, summary in results if summary]
     problems = [*dataset.problems, *(problem for found, _ in results for problem in found)]
     problems += compare_cases(summaries, dataset)
+    if axes := describe_axes(summaries):
+        listener.say(axes)
     skipped = leave_out(problems) if skip else ()
     for case in skipped:
         listener.warn(f"{case.name} is left out: {' '.join(case.reasons)}")

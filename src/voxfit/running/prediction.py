@@ -18,6 +18,7 @@ from voxfit.core.memory import in_words
 from voxfit.imaging.files import Case, group_channels, images_in, not_read
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import some
+from voxfit.imaging.places import placing_problem
 from voxfit.imaging.volume import file_ending, read_image, write_label
 from voxfit.inference.model import Model, ReadyCase
 from voxfit.running.outputs import Outputs, open_outputs
@@ -113,12 +114,14 @@ def _segment_all(
     model: Model, cases: Sequence[Case], files: Mapping[Case, Path], outputs: Outputs, listener: Listener
 ) -> list[Problem]:
     problems: list[Problem] = []
-    announced = 0
+    announced, turned = 0, list[str]()
     with ThreadPoolExecutor(1, "voxfit-writer") as writer:
         written: Future[None] | None = None
         for index, (case, reading) in enumerate(_read_ahead(model, cases)):
             try:
                 ready = reading.result()
+                _doubt_place(case, listener)
+                turned += [case.name] * ready.is_turned
                 needed = model.estimate(ready.geometry, is_read=True)
                 if needed > 1.2 * announced:
                     announced = needed
@@ -135,11 +138,27 @@ def _segment_all(
             listener.progress(index + 1, len(cases))
         if written:
             written.result()
+    _tell_turned(turned, len(cases), model.plan.orientation, listener)
     return problems
 
 
+def _doubt_place(case: Case, listener: Listener) -> None:
+    """Warn of an image that other programs may place elsewhere."""
+    if doubt := placing_problem(Path(case.images[0])):
+        listener.warn(str(doubt))
+
+
+def _tell_turned(names: Sequence[str], total: int, orientation: str, listener: Listener) -> None:
+    """Say that images are stored along other axes than those of the training."""
+    if names:
+        listener.say(
+            f"{len(names)} of {total} images are stored along other axes than the training's ({orientation}): "
+            f"{some(names)}. They were turned for the networks, and their label maps back."
+        )
+
+
 def _write(outputs: Outputs, case: Case, path: Path, label: NDArray[np.generic], geometry: Geometry) -> None:
-    write_label(path, label, geometry)
+    write_label(path, label, geometry, like=Path(case.images[0]))
     outputs.mark_done(case, path)
 
 

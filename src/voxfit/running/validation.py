@@ -95,7 +95,12 @@ def _validate(
     both = restore([(source, placement)], partial(_decide_both, plan=plan))
     for place, indices in zip((folder / "plain", folder), np.divmod(both, plan.labels.count), strict=True):
         found = keep_largest_components(indices, plan.single_component_labels)
-        write_label(place / f"{case}.nii.gz", to_values(found, plan.labels.values), placement.geometry)
+        label = to_values(found, plan.labels.values)
+        write_label(place / f"{case}.nii.gz", label, placement.geometry, like=_image_of(run, case))
+
+
+def _image_of(run: Run, name: str) -> Path:
+    return next(Path(case.images[0]) for case in run.dataset.cases if case.name == name)
 
 
 def _decide_both(values: NDArray[np.float32], plan: Plan) -> NDArray[np.integer[Any]]:
@@ -150,7 +155,7 @@ def _score_pair(run: Run, names: tuple[str, str]) -> Scores:
                 values = open_array(file, again).astype(np.float32)
                 parts.append((Computed(values), stores[name].placement(case)))
             found = to_values(segment(parts, plan), plan.labels.values)
-            write_label(part / f"{case}.nii.gz", found, parts[0][1].geometry)
+            write_label(part / f"{case}.nii.gz", found, parts[0][1].geometry, like=_image_of(run, case))
             run.listener.progress(index + 1, len(cases))
         return _score(run, part, origin, cases)
 
