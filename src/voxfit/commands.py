@@ -92,8 +92,10 @@ def plan(
     prepare: Annotated[bool, typer.Option("--prepare", help="Prepare all cases too, as `fit` would.")] = False,
 ) -> None:
     """Show what would be trained, with a reason for each number, and write plan.json."""
+    from voxfit.imaging.protection import protect
     from voxfit.options import parse_limits, parse_recipe
     from voxfit.planning.fingerprint import load_fingerprint
+    from voxfit.planning.plan import Plan
     from voxfit.planning.planners import plan_by
     from voxfit.tables import print_plan
 
@@ -104,7 +106,10 @@ def plan(
         raise UsageError("--prepare needs the dataset folder: there are no images in a fingerprint.")
     settings = parse_recipe(recipe)
     if fingerprint is not None:
-        made = plan_by(settings.planner, load_fingerprint(fingerprint), parse_limits(limit))
+        facts = load_fingerprint(fingerprint)
+        protect([output], [fingerprint, Path(recipe)])
+        Plan.require_replaceable(output)
+        made = plan_by(settings.planner, facts, parse_limits(limit))
         made.save(output)
     elif dataset is not None:
         if output.suffix == ".json":
@@ -201,16 +206,19 @@ def predict(
         str, typer.Option(help="auto, torch, torch-channels-last, torch-compiled or openvino.")
     ] = "auto",
     precision: Annotated[str, typer.Option(help="float32, or int8 where `voxfit quantize` made it.")] = "float32",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make label maps again that are there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Make label maps again; other files there, too.")
+    ] = False,
     accept_loss: Annotated[bool, typer.Option("--accept-loss", help="INT8 even where it loses 0.002 Dice.")] = False,
 ) -> None:
-    """Segment images; the label maps have exactly the images' geometry. Exit code 2 where some image is unusable."""
+    """Segment images; the label maps have exactly the images' geometry. Exit code 2 where some were not made."""
     from voxfit.inference.backends import parse_backend
     from voxfit.inference.model import Model
     from voxfit.options import parse_precision, parse_size
-    from voxfit.running.prediction import find_cases, overlooked, predict_cases
+    from voxfit.running.prediction import find_cases, overlooked, predict_cases, require_folder
 
     console, listener = _console()
+    require_folder(output, images)
     limit = parse_size(max_memory) if max_memory else None
     opened = Model.open(
         model,
@@ -229,12 +237,14 @@ def predict(
     for message in overlooked(images):
         listener.warn(message)
     listener.stage(f"Segmenting {len(cases)} image{'s' * (len(cases) > 1)} with {opened.description.name}")
-    problems = predict_cases(opened, cases, output, listener, overwrite=overwrite)
+    done = predict_cases(opened, cases, output, listener, overwrite=overwrite)
     listener.close()
-    for problem in problems:
+    for problem in done.problems:
         console.print(f"error: {problem}", markup=False, highlight=False)
-    console.print(f"{len(cases) - len(problems)} of {len(cases)} label maps written to {output}", markup=False)
-    if problems:
+    rest = {"kept": done.kept, "not made": len(cases) - done.written - done.kept}
+    others = "".join(f", {count} {what}" for what, count in rest.items() if count)
+    console.print(f"{done.written} of {len(cases)} label maps written to {output}{others}", markup=False)
+    if done.problems:
         raise typer.Exit(2)
 
 
@@ -267,22 +277,24 @@ def evaluate(
 ) -> None:
     """Score label maps against references: Dice, Hausdorff 95, surface Dice, volumes."""
     from voxfit.assessment.evaluation import evaluate as compare
-    from voxfit.assessment.scores import to_csv
-    from voxfit.core.records import write_atomically
+    from voxfit.assessment.evaluation import files_in
+    from voxfit.assessment.scores import require_place, save_scores
+    from voxfit.imaging.labels import some
+    from voxfit.imaging.protection import protect
     from voxfit.tables import print_scores
 
     console, listener = _console()
+    protect(require_place(output), [*files_in(predictions), *files_in(labels)])
     scores = compare(predictions, labels, tolerance_mm=tolerance, workers=workers, progress=listener.progress)
     listener.close()
-    scores.save(output)
-    table = output.with_suffix(".csv")
-    write_atomically(table, to_csv(scores).encode())
+    table = save_scores(scores, output)
     print_scores(console, scores)
     for warning in scores.warnings:
         listener.warn(warning)
     if scores.missing:
         listener.warn(
-            f"{len(scores.missing)} references have no prediction and count nowhere: {scores.missing[0]}, ..."
+            f"{len(scores.missing)} of {len(scores.missing) + len(scores.cases)} references have no prediction and "
+            f"count nowhere: {some(scores.missing)}."
         )
     console.print(f"Written to {output} and {table}", markup=False)
 
@@ -302,8 +314,13 @@ def sheet(
     configuration: Annotated[str, typer.Option(help="2d, 3d, ...")] = "3d",
 ) -> None:
     """Draw augmented training patches of a run, with the outlines of their labels."""
+    from voxfit.imaging.protection import protect
     from voxfit.running.contact_sheet import draw_contact_sheet
+    from voxfit.running.reporting import files_of_dataset
 
+    if output.suffix.lower() != ".png":
+        raise UsageError(f"-o {output}: name a PNG file.")
+    protect([output], files_of_dataset(run))
     draw_contact_sheet(run, configuration, output)
     _console()[0].print(f"Written to {output}", markup=False)
 

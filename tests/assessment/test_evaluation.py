@@ -12,7 +12,16 @@ import pytest
 import SimpleITK as sitk
 
 from voxfit.assessment.evaluation import evaluate
-from voxfit.assessment.scores import CaseScores, LabelScores, Scores, score_case, summarize, to_csv
+from voxfit.assessment.scores import (
+    CaseScores,
+    LabelScores,
+    Scores,
+    require_place,
+    save_scores,
+    score_case,
+    summarize,
+    to_csv,
+)
 from voxfit.core.errors import DatasetError, UsageError
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
@@ -323,3 +332,50 @@ def test_hippocampus_against_itself_and_a_shifted_copy(tmp_path):
             assert item.dice == pytest.approx(overlap.GetDiceCoefficient(value))
             assert 0 < item.hausdorff_95_mm <= read_label(path).geometry.spacing_mm[0]
             assert item.surface_dice == 1  # nothing moved by more than 1 mm
+
+
+def test_distances_and_volumes_are_measured_with_the_reference_s_voxels(tmp_path):
+    """A prediction whose header lies about its voxels is warned of, and changes no number."""
+    reference, predicted = np.zeros((2, 8, 12, 10), np.uint8)
+    reference[2:5, 3:8, 2:7] = 1
+    predicted[2:5, 3:8, 4:9] = 1  # two voxels further along x
+    for name, spacing in (("honest", SPACING), ("lying", (1.0, 2.0, 4.0))):
+        save(tmp_path / name / "a.nii.gz", predicted, spacing)
+    save(tmp_path / "labels" / "a.nii.gz", reference)
+    scores = {
+        name: evaluate(tmp_path / name, tmp_path / "labels", labels=LABELS, tolerance_mm=0.6, workers=1)
+        for name in ("honest", "lying")
+    }
+    assert scores["lying"].cases == scores["honest"].cases
+    assert [len(item.warnings) for item in scores.values()] == [0, 1]
+    liver = scores["lying"].cases[0].labels["liver"]
+    assert liver.hausdorff_95_mm == pytest.approx(2 * SPACING[2])
+    assert liver.reference_ml == liver.predicted_ml == pytest.approx(75 * np.prod(SPACING) / 1000)
+
+
+def test_what_has_no_partner_is_named_on_both_sides(folders):
+    predictions, references, _ = folders
+    (predictions / "case_1.nii.gz").rename(predictions / "case_1_0000.nii.gz")
+    with pytest.raises(UsageError, match=r"case_1_0000 have no reference in .*, where case_1 have no prediction"):
+        evaluate(predictions, references, labels=LABELS, workers=1)
+
+
+def test_scores_replace_older_scores_and_nothing_else(tmp_path, folders):
+    predictions, references, _ = folders
+    scores = evaluate(predictions, references, labels=LABELS, workers=1)
+    for _ in range(2):
+        path, table = require_place(tmp_path / "scores.json")
+        assert save_scores(scores, path) == table == tmp_path / "scores.csv"
+    assert Scores.load(tmp_path / "scores.json") == scores
+    for name in ("x.csv", "x", "x.txt", "x.json.csv"):
+        with pytest.raises(UsageError, match="name the JSON file"):
+            require_place(tmp_path / name)
+    foreign = [("plan.json", '{"schema": "voxfit.plan/1"}'), ("empty.json", ""), ("folder.json", None)]
+    foreign += [("a.json", '{"scores": []}'), ("b.json", '[{"schema": "voxfit.scores/1"}]'), ("c.csv", "case,name\n")]
+    for name, text in foreign:
+        if text is None:
+            (tmp_path / name).mkdir()
+        else:
+            (tmp_path / name).write_text(text)
+        with pytest.raises(UsageError, match=f"{name}: is there already"):
+            require_place((tmp_path / name).with_suffix(".json"))

@@ -876,7 +876,7 @@ def _(place: Place) -> list[str]:
     return place.predict()
 
 
-@fault(PREDICT, "An image of two channels for a model of one", "has 2 channels, but 1 are named", code=2)
+@fault(PREDICT, "An image of two channels for a model of one", "has 2 channels, but the model was trained on 1", code=2)
 def _(place: Place) -> list[str]:
     place.voxels(place.data / "imagesTs" / "box_05_0000.nii.gz", lambda array: np.stack([array, array]))
     return place.predict()

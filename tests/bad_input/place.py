@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from voxfit import cli
 from voxfit.core.records import checksum_of
+from voxfit.inference.caveats import ranges_of
 from voxfit.inference.description import Member, ModelDescription
 from voxfit.networks.unet import build_network
 from voxfit.planning.plan import Limits
@@ -185,7 +186,8 @@ def without_privileges() -> Iterator[None]:
 def make_model(data: Path, run: Path, folder: Path) -> None:
     """A model folder with two folds of a 2D and a 3D network that nobody trained."""
     limits = Limits(voxel_budget=4096, plane_voxels=2048, base_features=4)
-    plan = Run(FitRequest(data, run, limits=limits, workers=1)).base_plan
+    made = Run(FitRequest(data, run, limits=limits, workers=1))
+    plan, cases = made.base_plan, made.fingerprint.cases
     (folder / "weights").mkdir(parents=True)
     members = []
     for name in ("2d", "3d"):
@@ -196,5 +198,11 @@ def make_model(data: Path, run: Path, folder: Path) -> None:
         sums = tuple(checksum_of(folder / file) for file in files)
         members.append(Member(configuration=name, weights=tuple(files), checksums=sums))
     ModelDescription(
-        name="2d+3d", plan=plan, members=tuple(members), cross_validated_dice=None, made_from="", made_by="a test"
+        name="2d+3d",
+        plan=plan,
+        members=tuple(members),
+        cross_validated_dice=None,
+        made_from="",
+        made_by="a test",
+        trained_on=ranges_of([(case.uncropped_shape, case.spacing_mm) for case in cases]),
     ).save(folder / "model.json")

@@ -85,8 +85,8 @@ def test_a_sound_case(case: Callable[..., Case]) -> None:
 
 def test_channels_are_stacked_in_order(case: Callable[..., Case]) -> None:
     first, second = intensities(), -intensities()
-    np.testing.assert_array_equal(read_case_image(case([first, second]), 2).array, np.stack([first, second]))
-    np.testing.assert_array_equal(read_case_image(case([np.stack([first, second])]), 2).array, [first, second])
+    np.testing.assert_array_equal(read_case_image(case([first, second])).array, np.stack([first, second]))
+    np.testing.assert_array_equal(read_case_image(case([np.stack([first, second])])).array, [first, second])
 
 
 def test_shapes_that_differ(case: Callable[..., Case]) -> None:
@@ -194,7 +194,7 @@ def test_headers_that_place_a_channel_elsewhere_are_a_warning(case: Callable[...
     assert not problem.fatal
     assert "image_1.nii.gz" in problem.where
     assert "8 voxels" in problem.what  # the last of five slices stands at 12 mm instead of 4
-    np.testing.assert_array_equal(read_case_image(suspect, 2).geometry.spacing_mm, (1.0, 1.0, 1.0))
+    np.testing.assert_array_equal(read_case_image(suspect).geometry.spacing_mm, (1.0, 1.0, 1.0))
 
 
 def test_image_and_label_faults_come_together(case: Callable[..., Case], tmp_path: Path) -> None:
@@ -227,9 +227,13 @@ def test_pictures_are_cases(tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume.label[0], image // 100)
 
 
+def test_an_image_that_is_read_alone_has_as_many_channels_as_it_has(case: Callable[..., Case]) -> None:
+    assert len(read_case_image(case([intensities(), intensities()])).array) == 2
+
+
 def test_errors_of_channels_are_raised_where_an_image_is_read_alone(case: Callable[..., Case]) -> None:
-    with pytest.raises(DatasetError, match="2 channels, but 1"):
-        read_case_image(case([intensities(), intensities()]), 1)
+    with pytest.raises(DatasetError, match="the channel has the shape"):
+        read_case_image(case([intensities(), intensities()[1:]]))
 
 
 @pytest.mark.parametrize(

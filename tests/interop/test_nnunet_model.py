@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from voxfit.core.errors import ModelError
+from voxfit.core.listening import Listener
 from voxfit.inference.description import ModelDescription
 from voxfit.inference.model import Model
 from voxfit.inference.torch_networks import load_network
@@ -696,3 +697,46 @@ def test_stages_that_do_not_go_together(tmp_path, output, changes, problem):
     folder, _ = cascade(tmp_path / "Dataset999_Test", **changes)
     with pytest.raises(ModelError, match=problem):
         import_nnunet(folder, output)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        None,
+        [],
+        {"spacings": [[1, 1, 1]]},
+        {"spacings": [[1, 1, 1]], "shapes_after_crop": []},
+        {"spacings": [], "shapes_after_crop": []},
+        {"spacings": [["a", 1, 1]], "shapes_after_crop": [[4, 4, 4]]},
+        {"spacings": [[math.nan] * 3], "shapes_after_crop": [[4, 4, 4]]},
+        {"spacings": [[1, 1]], "shapes_after_crop": [[4, 4]]},
+        {"spacings": 3, "shapes_after_crop": 4},
+    ],
+    ids=str,
+)
+def test_a_fingerprint_that_says_nothing_is_passed_over(results, output, facts):
+    write(results, plans({"2d": configuration(FLAT)}), "2d", {0: Peer(FLAT)})
+    if facts is not None:
+        (results / "dataset_fingerprint.json").write_text(json.dumps(facts))
+    assert imported(results, output).trained_on is None
+
+
+def test_nnunets_fingerprint_says_what_the_model_was_trained_on(results, output):
+    write(results, plans({"2d": configuration(FLAT)}), "2d", {0: Peer(FLAT)})
+    facts = {"spacings": [[4.0, 1.0, 1.0], [5.0, 0.5, 1.5]], "shapes_after_crop": [[10, 90, 80], [12, 100, 60]]}
+    (results / "dataset_fingerprint.json").write_text(json.dumps(facts))
+    known = imported(results, output).trained_on
+    assert [(span.low, span.high) for span in known.spacing_mm] == [(0.5, 1.0), (1.0, 1.5), (4.0, 5.0)]
+    assert [(span.low, span.high) for span in known.extent_mm] == [(40.0, 50.0), (60.0, 80.0), (90.0, 90.0)]
+    warned = []
+
+    class Ear(Listener):
+        def warn(self, text):
+            warned.append(text)
+
+    model = Model.open(output, "cpu", backend="torch", listener=Ear())
+    image = np.random.default_rng(0).normal(size=(10, 40, 40))
+    model.predict(image, (4.0, 2.0, 2.0))
+    assert warned == []
+    model.predict(image[:, :8, :8], (0.004, 0.002, 0.002))
+    assert "the spacing is 0.002 x 0.002 x 0.004 mm" in warned[0]

@@ -17,6 +17,7 @@ import voxfit
 from voxfit.assessment.scores import Scores
 from voxfit.assessment.selection import Selection
 from voxfit.core.errors import ModelError, UsageError
+from voxfit.inference.description import ModelDescription
 from voxfit.planning.plan import Limits, Plan
 from voxfit.planning.recipe import Recipe
 from voxfit.running.contact_sheet import draw_contact_sheet
@@ -259,3 +260,27 @@ def test_asking_for_what_there_is_not(boxes, tmp_path):
         voxfit.fit(request(boxes, tmp_path, folds=(7,)))
     with pytest.raises(UsageError, match="exclude each other"):
         voxfit.fit(request(boxes, tmp_path, budget_seconds=10.0))
+
+
+def test_a_model_knows_what_it_was_trained_on_and_its_fastest_way(finished):
+    """Against the images themselves, and the scores of predictions without mirroring."""
+    run, result = finished
+    known = ModelDescription.load(result.model / "model.json")
+    images = [sitk.ReadImage(path) for path in known_images(run)]
+    spacings = np.sort([image.GetSpacing() for image in images])
+    extents = np.sort([np.multiply(image.GetSize(), image.GetSpacing()) for image in images])
+    for spans, values in ((known.trained_on.spacing_mm, spacings), (known.trained_on.extent_mm, extents)):
+        np.testing.assert_allclose([span.low for span in spans], values.min(axis=0), rtol=1e-5)
+        np.testing.assert_allclose([span.high for span in spans], values.max(axis=0), rtol=1e-5)
+    ((low, middle, high),) = known.trained_on.intensities
+    assert low.high < middle.low <= middle.high < high.low
+    plain = {
+        name: Scores.load(run / name / "cross_validation" / "plain.json").mean.foreground_dice
+        for name in result.selection.winner().configurations
+    }
+    assert known.fast.configuration == max(plain, key=plain.get)
+    assert known.fast.cross_validated_dice == max(plain.values())
+
+
+def known_images(run):
+    return [case["images"][0] for case in json.loads((run / "dataset.json").read_text())["cases"]]

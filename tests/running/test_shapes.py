@@ -57,7 +57,7 @@ def test_pictures_have_one_network_and_come_back_as_pictures(tmp_path, as_vector
     assert result.selection.chosen == "2d"
     model = Model.open(tmp_path / "run", "cpu")
     cases = find_cases([data / "imagesTr"], 1)
-    assert predict_cases(model, cases, tmp_path / "out", Listener()) == []
+    assert predict_cases(model, cases, tmp_path / "out", Listener()).problems == []
     for case in cases:
         written = sitk.ReadImage(str(tmp_path / "out" / f"{case.name}.png"))
         assert written.GetSize() == (33, 40)
@@ -107,8 +107,8 @@ def test_channels_in_files_of_their_own(tmp_path):
     model = Model.open(tmp_path / "run", "cpu")
     cases = find_cases([data / "imagesTs"], 2)
     assert [len(case.images) for case in cases] == [2, 2]
-    assert predict_cases(model, cases, tmp_path / "out", Listener()) == []
-    with pytest.raises(voxfit.VoxfitError, match="has 1 channels, but 2 are named"):
+    assert predict_cases(model, cases, tmp_path / "out", Listener()).problems == []
+    with pytest.raises(voxfit.VoxfitError, match="has 1 channel, but the model was trained on 2 channels"):
         model.predict_case(cases[0].model_copy(update={"images": cases[0].images[:1]}))
 
 

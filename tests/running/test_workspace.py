@@ -90,7 +90,7 @@ def test_threads_of_one_process_exclude_each_other(tmp_path, disk):
 
 
 def test_who_comes_while_another_leaves_gets_the_lock_or_is_refused(tmp_path, disk):
-    """Many turns: never two at once, and the file is gone at the end."""
+    """Many turns: never two at once, and no file is there at the end."""
     inside, most, turns = [0], [0], [0]
 
     def work():
@@ -109,7 +109,13 @@ def test_who_comes_while_another_leaves_gets_the_lock_or_is_refused(tmp_path, di
         thread.join()
     assert most == [1]
     assert turns[0] >= 20
-    assert not (tmp_path / "lock.json").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_of_a_lock_stays_after_a_failure(tmp_path, disk):
+    with suppress(ValueError), locked(tmp_path):
+        raise ValueError
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux says when a process began")

@@ -116,6 +116,15 @@ class _Pair:
     surface: bool
 
 
+def files_in(folder: Path) -> list[Path]:
+    """The label files of a folder that `evaluate` compares, by name.
+
+    Raises:
+        UsageError: there are none, or several of one name.
+    """
+    return list(_label_files(folder).values())
+
+
 def _label_files(folder: Path) -> dict[str, Path]:
     """The label files of a folder by name without ending, in order of name."""
     if not folder.is_dir():
@@ -139,9 +148,11 @@ def _require_references(
             f"{some(list(predicted))}, references for {some(list(known))}. Give both the same names, endings aside."
         )
     if alone:
+        waiting = [name for name in known if name not in predicted]
+        left = f", where {some(waiting)} have no prediction" if waiting else ""
         raise UsageError(
-            f"{predictions}: {some(alone)} have no reference in {references}. "
-            "Add the references, or take these predictions out of the folder."
+            f"{predictions}: {some(alone)} have no reference in {references}{left}. "
+            "Add the references, take these predictions out of the folder, or give both the same names."
         )
 
 

@@ -10,14 +10,15 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.assessment import metrics
-from voxfit.core.errors import DatasetError, Problem
-from voxfit.core.records import Record
+from voxfit.core.errors import DatasetError, Problem, UsageError
+from voxfit.core.records import Record, refuse_foreign, write_atomically
 from voxfit.imaging.geometry import Spacing
 from voxfit.imaging.labels import IGNORED, Labels
 
@@ -148,12 +149,41 @@ def summarize(
     )
 
 
+def save_scores(scores: Scores, path: Path) -> Path:
+    """Write scores as JSON, and beside them a table, `path` with the ending .csv; returns its path.
+
+    Raises:
+        WorkspaceError: they cannot be written.
+    """
+    scores.save(path)
+    table = path.with_suffix(".csv")
+    write_atomically(table, to_csv(scores).encode())
+    return table
+
+
+def require_place(path: Path) -> tuple[Path, Path]:
+    """The two files that `save_scores` writes, if they may be written: older scores are replaced, nothing else.
+
+    Raises:
+        UsageError: it is not the name of a JSON file, or something else is there.
+    """
+    if path.suffix.lower() != ".json":
+        raise UsageError(f"-o {path}: name the JSON file, {path.with_suffix('.json')} say; the table goes beside it.")
+    table = path.with_suffix(".csv")
+    Scores.require_replaceable(path)
+    refuse_foreign(table, lambda head: head.split("\n")[0] == ",".join(_COLUMNS))
+    return path, table
+
+
+_COLUMNS = ("case", "label", *LabelScores.model_fields)
+
+
 def to_csv(scores: Scores) -> str:
     """A table with a row for each case and label; a value that does not exist is an empty cell."""
     columns = tuple(LabelScores.model_fields)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("case", "label", *columns))
+    writer.writerow(_COLUMNS)
     for case in scores.cases:
         for name, item in case.labels.items():
             writer.writerow((case.name, name, *(getattr(item, column) for column in columns)))

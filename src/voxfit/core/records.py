@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
 from voxfit.core.durability import UNFINISHED, sync_folder
-from voxfit.core.errors import RecordError, WorkspaceError
+from voxfit.core.errors import RecordError, UsageError, WorkspaceError
 
 MOST_JSON_BYTES = 64 * 2**20
 """No description is longer, nor any record but those that say otherwise; a longer file is refused before it is read."""
@@ -61,6 +63,16 @@ class Record(BaseModel):
         return cls.from_json(text, str(path))
 
     @classmethod
+    def require_replaceable(cls, path: Path) -> None:
+        """Refuse a place for this record where something else is: only another of its kind may be replaced.
+
+        Raises:
+            UsageError: naming it.
+        """
+        kind = cls.schema_name.partition("/")[0]
+        refuse_foreign(path, lambda head: re.match(rf'\s*{{\s*"schema": "{re.escape(kind)}/', head) is not None)
+
+    @classmethod
     def from_json(cls, text: str, where: str = "JSON") -> Self:
         """Parse the JSON form; `where` names its origin in errors."""
         try:
@@ -76,6 +88,29 @@ class Record(BaseModel):
             return cls.model_validate_json(json.dumps(body))
         except ValidationError as error:
             raise RecordError(f"{where}: {explain(error)}") from None
+
+
+def refuse_foreign(path: Path, is_own: Callable[[str], bool]) -> None:
+    """Refuse to replace a file that voxfit did not write.
+
+    Args:
+        path: where it would be; nothing need be there.
+        is_own: takes the beginning of its text.
+
+    Raises:
+        UsageError: naming it.
+    """
+    if not os.path.lexists(path):
+        return
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(4096).decode(errors="replace")
+    except OSError as error:
+        raise UsageError(
+            f"{path}: is there already, and cannot be read ({error.strerror}). Name another file."
+        ) from None
+    if not is_own(head):
+        raise UsageError(f"{path}: is there already, and is nothing that voxfit wrote here. Name another file with -o.")
 
 
 def explain(error: ValidationError) -> str:

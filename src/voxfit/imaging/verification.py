@@ -54,17 +54,17 @@ class CaseSummary:
     orientation: str = ""
 
 
-def read_case_image(case: Case, channels: int) -> Volume:
-    """Read the image of a case, its channel files stacked.
+def read_case_image(case: Case) -> Volume:
+    """Read the image of a case, its channel files stacked, however many there are.
 
     Raises:
-        DatasetError: a file is unusable, or channels differ in number or shape.
+        DatasetError: a file is unusable, or channels differ in shape.
     """
-    return _read_channels(case, channels)[0]
+    return _read_channels(case)[0]
 
 
-def _read_channels(case: Case, channels: int) -> tuple[Volume, list[Problem]]:
-    """The stacked channels, and warnings about headers that disagree."""
+def _read_channels(case: Case, channels: int | None = None) -> tuple[Volume, list[Problem]]:
+    """The stacked channels, as many as dataset.json names, and warnings about headers that disagree."""
     problems = []
     if case.fault:
         raise DatasetError(Problem(case.name, *case.fault))
@@ -85,7 +85,7 @@ def _read_channels(case: Case, channels: int) -> tuple[Volume, list[Problem]]:
             remedy = "The shapes agree, so the first header is used. Look whether they overlay."
             problems.append(Problem(path, what, remedy, fatal=False))
     array = np.concatenate([np.asarray(part.array, np.float32) for part in parts]) if len(parts) > 1 else first.array
-    if len(array) != channels:
+    if channels is not None and len(array) != channels:
         raise DatasetError(
             Problem(
                 case.images[0],

@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from voxfit.core.errors import ModelError, RecordError
 from voxfit.core.records import Record
+from voxfit.inference.caveats import TrainingRanges
 from voxfit.planning.plan import ConfigurationName, Plan
 
 
@@ -71,6 +72,7 @@ class ModelDescription(Record):
         fast: the fastest way to predict; None where it was not measured.
         made_from: digest of the selection and the weights.
         made_by: program and version.
+        trained_on: what the training images were like; None in models that were made before it was kept.
     """
 
     schema_name: ClassVar[str] = "voxfit.model/1"
@@ -82,6 +84,7 @@ class ModelDescription(Record):
     fast: Fast | None = None
     made_from: str
     made_by: str
+    trained_on: TrainingRanges | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -94,6 +97,8 @@ class ModelDescription(Record):
             previous = self.plan.configurations[name].previous
             if previous and previous not in there:
                 raise ValueError(f"{name} needs {previous}, which is not among the stages")
+        if self.trained_on and len(self.trained_on.intensities) not in (0, len(self.plan.channel_names)):
+            raise ValueError("trained_on.intensities needs one entry for each channel")
         return self
 
     def fast_members(self) -> tuple[Member, ...]:

@@ -15,19 +15,22 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from voxfit.core.errors import DatasetError, MemoryLimitError, Problem, UsageError
+from voxfit.core.errors import DatasetError, MemoryLimitError, Problem
 from voxfit.core.listening import Listener
 from voxfit.core.memory import in_words, return_freed_memory, used_bytes
 from voxfit.core.records import digest_of
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry, Turn
+from voxfit.imaging.places import placing_problem
 from voxfit.imaging.verification import read_case_image
-from voxfit.imaging.volume import Volume, from_sitk, read_geometry, to_sitk
+from voxfit.imaging.volume import Volume, read_geometry, to_sitk
 from voxfit.inference.backends import Execution, parse_backend, require_int8
 from voxfit.inference.cascade import upsampled
+from voxfit.inference.caveats import caveats_of
 from voxfit.inference.choosing import Backend
 from voxfit.inference.description import ModelDescription, model_folder
 from voxfit.inference.device import choose_device
+from voxfit.inference.given import volume_of
 from voxfit.inference.postprocessing import segment, to_values
 from voxfit.inference.predictor import NetworkInput, Predictor
 from voxfit.inference.quantization import open_quantization
@@ -38,6 +41,9 @@ from voxfit.preprocessing.case import PreparedCase, prepare
 from voxfit.preprocessing.regridding import Regridding
 from voxfit.preprocessing.restoring import Part, column_bytes, columns, stream_axis
 
+_GIVEN = "image"
+"""Stands in problems for an image that has no file."""
+
 
 @dataclass(frozen=True)
 class ReadyCase:
@@ -47,11 +53,13 @@ class ReadyCase:
         geometry: of the image.
         prepared: on each of the model's grids.
         volume: the image, where a second stage prepares it again with the segmentation of the first.
+        caveats: what speaks against trusting its segmentation, a sentence each.
     """
 
     geometry: Geometry
     prepared: dict[Grid, PreparedCase]
     volume: Volume | None
+    caveats: tuple[str, ...] = ()
 
     @property
     def is_turned(self) -> bool:
@@ -85,6 +93,7 @@ class Model:
         first = {member.configuration for member in description.stages}
         self.members = tuple(member.configuration for member in wanted if member.configuration not in first)
         execution = execution or Execution()
+        self.listener = execution.listener
         # What determines label maps beside the images.
         self.identity = digest_of([description.digest(), mirror, fast, execution.ranges is not None])
         self.predictors: dict[ConfigurationName, Predictor] = {
@@ -118,7 +127,7 @@ class Model:
             backend: what runs the networks; "auto" finds the fastest while it predicts, and keeps the choice.
             precision: "int8" for the form that `voxfit quantize` makes: on CPUs only, by OpenVINO.
             accept_loss: take INT8 even where it loses `voxfit.inference.quantization.MOST_LOSS` or more.
-            listener: hears of a backend that fails here.
+            listener: hears of a backend that fails here, and of images unlike those of the training.
 
         Raises:
             ModelError: it is no model, a file of it is missing or damaged, or there is no INT8 form.
@@ -151,23 +160,21 @@ class Model:
 
         Returns:
             The label map with the values of the training labels: an image with the same geometry, or an array of the
-            spatial shape.
+            spatial shape. What the listener of `open` is warned of speaks against trusting it.
+
+        Raises:
+            UsageError: it is neither, or the spacing does not go with it.
+            DatasetError: it holds NaN or infinity, or has not the channels or axes of the training images.
+            MemoryLimitError: the memory limit is too low.
         """
+        volume = volume_of(image, spacing_mm)
+        ready = self.prepare(volume)
+        for caveat in ready.caveats:
+            self.listener.warn(caveat)
+        label = self.segment(ready)
         if isinstance(image, sitk.Image):
-            volume = from_sitk(image)
-            return to_sitk(self.predict_volume(volume), volume.geometry)
-        if spacing_mm is None:
-            raise UsageError("predict needs spacing_mm for an array: the voxel size in mm, in the order of its axes.")
-        axes = len(spacing_mm)
-        array = np.asarray(image, np.float32)
-        if axes not in (2, 3) or array.ndim not in (axes, axes + 1):
-            raise UsageError(f"An array of {array.ndim} axes does not go with a spacing of {axes}.")
-        spatial = array.shape[-axes:]
-        full = (1,) * (3 - axes) + spatial
-        spacing = (1.0,) * (3 - axes) + tuple(float(size) for size in spacing_mm)
-        geometry = Geometry(full, spacing, dimension=axes, oriented=False)
-        volume = Volume(array.reshape((-1, *full)).copy(), geometry)
-        return self.predict_volume(volume).reshape(spatial)
+            return to_sitk(label, volume.geometry)
+        return label.reshape(label.shape[-len(spacing_mm or ()) :])
 
     def predict_case(self, case: Case) -> tuple[NDArray[np.generic], Geometry]:
         """Read the files of a case and segment it.
@@ -195,36 +202,35 @@ class Model:
         """
         if self.max_memory is not None:
             self.estimate(read_geometry(Path(case.images[0])))
-        volume = read_case_image(case, len(self.plan.channel_names))
-        if volume.geometry.dimension == 2 and any(item.dimension == 3 for item in self.plan.configurations.values()):
-            what = "the image is 2D, but the model was trained on 3D images."
-            raise DatasetError(Problem(case.images[0], what, "Give the volume as one file."))
         try:
-            return self.prepare(volume)
-        except DatasetError as error:  # which knows no file
-            raise DatasetError([replace(item, where=case.images[0]) for item in error.problems]) from None
+            ready = self.prepare(read_case_image(case))
+        except DatasetError as error:  # which may know no file
+            named = [replace(item, where=case.images[0]) if item.where == _GIVEN else item for item in error.problems]
+            raise DatasetError(named) from None
+        doubt = placing_problem(Path(case.images[0]))
+        return replace(ready, caveats=(*ready.caveats, f"{doubt.what} {doubt.remedy}")) if doubt else ready
 
     def prepare(self, volume: Volume) -> ReadyCase:
         """Prepare a volume for every network.
 
         Raises:
-            DatasetError: it has not the channels that the model was trained on.
+            DatasetError: it has not the channels, or the dimension, that the model was trained on.
         """
-        channels = len(self.plan.channel_names)
-        if len(volume.array) != channels:
-            raise DatasetError(
-                Problem(
-                    "image",
-                    f"it has {len(volume.array)} channels, but the model was trained on {channels} "
-                    f"({', '.join(self.plan.channel_names)}).",
-                    "Give all channels in this order.",
-                )
-            )
+        names = self.plan.channel_names
+        if len(volume.array) != len(names):
+            has, needs = (f"{count} channel{'s' * (count != 1)}" for count in (len(volume.array), len(names)))
+            what = f"the image has {has}, but the model was trained on {needs}: {', '.join(names)}."
+            raise DatasetError(Problem(_GIVEN, what, "Give all of them in this order, and no others."))
+        if volume.geometry.dimension == 2 and any(item.dimension == 3 for item in self.plan.configurations.values()):
+            what = "the image is 2D, but the model was trained on 3D images."
+            raise DatasetError(Problem(_GIVEN, what, "Give the volume as one file, or as one array of three axes."))
         later = self._prepared_later()
         # Models with a common grid share what is prepared.
         grids = {self.plan.grid(name) for name in self.predictors if name not in later}
         prepared = {grid: prepare(volume, grid) for grid in grids}
-        return ReadyCase(volume.geometry, prepared, volume if later else None)
+        seen = next(iter(prepared.values())).image
+        caveats = caveats_of(volume, seen, self.plan, self.description.trained_on)
+        return ReadyCase(volume.geometry, prepared, volume if later else None, caveats)
 
     def segment(self, ready: ReadyCase) -> NDArray[np.generic]:
         """Segment a prepared case; the second half of `predict_case`.

@@ -10,15 +10,16 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
 
-from voxfit.core.errors import ModelError, WorkspaceError
-from voxfit.core.records import checksum_of, digest_of, write_atomically
+from voxfit.core.errors import ModelError, RecordError, WorkspaceError
+from voxfit.core.records import checksum_of, digest_of, read_json, write_atomically
 from voxfit.core.version import VERSION
+from voxfit.inference.caveats import TrainingRanges, ranges_of
 from voxfit.inference.description import Member, ModelDescription
 from voxfit.interop.nnunet_checkpoint import Checkpoint, read_checkpoint
 from voxfit.interop.nnunet_network import translate_weights
@@ -81,8 +82,17 @@ def import_nnunet(folder: Path, output: Path, folds: tuple[int, ...] | None = No
             cross_validated_dice=None,
             made_from=digest_of([plan.digest(), [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]]),
             made_by=f"voxfit {VERSION} from {folder.resolve().name} of nnU-Net v2 ({source.trainer})",
+            trained_on=_training_ranges(folder),
         ).save(part / "model.json")
     return output
+
+
+def _training_ranges(folder: Path) -> TrainingRanges | None:
+    """From the fingerprint that nnU-Net puts beside its plans; None where there is none that can be read."""
+    with suppress(RecordError, KeyError, TypeError, ValueError):
+        facts = read_json(folder / "dataset_fingerprint.json")
+        return ranges_of(list(zip(facts["shapes_after_crop"], facts["spacings"], strict=True)))
+    return None
 
 
 def _open(folder: Path, folds: tuple[int, ...] | None) -> _Source:

@@ -12,12 +12,16 @@ from voxfit.assessment.selection import Selection
 from voxfit.core.errors import RecordError
 from voxfit.core.records import checksum_of, digest_of
 from voxfit.core.version import VERSION
+from voxfit.inference.caveats import TrainingRanges, percentiles, ranges_of
 from voxfit.inference.description import Fast, Member, ModelDescription
 from voxfit.planning.plan import ConfigurationName
 from voxfit.running.folds import fold_folder, fold_origin
 
 if TYPE_CHECKING:
     from voxfit.running.pipeline import Run
+
+_MOST_MEASURED = 200
+"""Training cases whose intensities say what an image should look like."""
 
 
 def assemble(run: Run, selection: Selection) -> Path:
@@ -47,8 +51,18 @@ def assemble(run: Run, selection: Selection) -> Path:
             fast=_fast(run, names),
             made_from=origin,
             made_by=f"voxfit {VERSION}",
+            trained_on=_training_ranges(run, names[0]),
         ).save(part / "model.json")
     return folder
+
+
+def _training_ranges(run: Run, name: ConfigurationName) -> TrainingRanges:
+    """What the training images are like; intensities from some of them, for that many say it as well as all."""
+    plan, _ = run.settings
+    store, cases = run.store(plan.grid(name)), [case.name for case in run.dataset.cases]
+    some = cases[:: -(-len(cases) // _MOST_MEASURED)]
+    grids = [(case.uncropped_shape, case.spacing_mm) for case in run.fingerprint.cases]
+    return ranges_of(grids, [percentiles(store.image(case)) for case in some])
 
 
 def _fast(run: Run, names: Sequence[ConfigurationName]) -> Fast | None:

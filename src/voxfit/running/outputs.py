@@ -1,26 +1,47 @@
 """What a folder of label maps was made from, so that a prediction that was ended goes on where it was.
 
 A hidden folder `.voxfit` beside the label maps holds a line for each of them (`outputs.jsonl`): the label map by its
-checksum, the images by name, size and time of change, and what the model is. A label map that fits its line is
-not made again. While a prediction runs, the lock is there too: two of them do not write into one folder.
+checksum, the images by name, size and time of change, what the model is, and what speaks against trusting it. A label
+map that fits its line is not made again. One that fits no line is not ours: another program wrote it, or somebody
+corrected it, and it stays. So a line is written before its label map gets its name. While a prediction runs, the lock
+is there too: two of them do not write into one folder.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from voxfit.core.durability import sweep
-from voxfit.core.errors import WorkspaceError
+from voxfit.core.durability import sweep, sync_folder
+from voxfit.core.errors import Problem, WorkspaceError
 from voxfit.core.records import checksum_of, digest_of
 from voxfit.imaging.files import Case
 from voxfit.running.locking import locked
 
-_FOLDER, _LINES = ".voxfit", "outputs.jsonl"
+_FOLDER, _LINES, _STAGE = ".voxfit", "outputs.jsonl", "new"
+_REMEDY = "It stays as it is. Move it, choose another folder with -o, or replace it with --overwrite."
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is where a label map goes.
+
+    Attributes:
+        state: nothing; the label map that would be made; an older one of voxfit's; or what is not voxfit's to replace.
+        caveats: of the label map, where it is the one that would be made.
+        reason: why it is not to be replaced.
+    """
+
+    state: Literal["missing", "done", "outdated", "foreign"]
+    caveats: tuple[str, ...] = ()
+    reason: str = ""
 
 
 class Outputs:
@@ -35,33 +56,104 @@ class Outputs:
         self.folder = folder
         self.made_by = made_by
         self._path = folder / _FOLDER / _LINES
-        self._known = dict(_read(self._path))
+        # By file name: every checksum that we gave it, with its line.
+        self._known: defaultdict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+        for line in _read(self._path):
+            self._remember(line)
 
-    def is_done(self, case: Case, file: Path) -> bool:
-        """Whether the label map `file` is there, whole, and made from these images by this model."""
-        known = self._known.get(file.name)
-        if known is None or known["made_from"] != self._origin(case) or not file.is_file():
-            return False
-        return bool(known["label"] == checksum_of(file))
+    def has_written(self, file: Path) -> bool:
+        """Whether voxfit has written a file of this name, whatever became of it."""
+        return file.name in self._known
 
-    def mark_done(self, case: Case, file: Path) -> None:
-        """Note what a finished label map was made from.
+    def look(self, case: Case, file: Path) -> Found:
+        """What is where the label map of a case goes."""
+        if not os.path.lexists(file):
+            return Found("missing")
+        if reason := self._foreign(file):
+            return Found("foreign", reason=reason)
+        line = self._known[file.name][checksum_of(file)]
+        beside = [file.with_name(name) for name in line.get("beside", {})]
+        for path in beside:
+            if os.path.lexists(path) and (reason := self._foreign(path)):
+                return Found("foreign", reason=reason)
+        if line["made_from"] != self._origin(case) or not all(path.is_file() for path in beside):
+            return Found("outdated")
+        return Found("done", tuple(map(str, line.get("caveats", ()))))
+
+    def staged(self, file: Path) -> Path:
+        """Where to write what `put_in_place` then gives the name `file`."""
+        return self.folder / _FOLDER / _STAGE / file.name
+
+    def put_in_place(
+        self, case: Case, file: Path, caveats: Sequence[str] = (), *, overwrite: bool = False
+    ) -> Problem | None:
+        """Note what a finished label map was made from, and give it its name, with files that belong to it.
+
+        Args:
+            case: that it was made from.
+            file: its name.
+            caveats: what speaks against trusting it.
+            overwrite: even where a file is that voxfit did not write; what lies beside it stays in any case.
+
+        Returns:
+            what is in the way; then nothing was replaced.
 
         Raises:
             WorkspaceError: the folder cannot be written.
         """
-        line = {"file": file.name, "made_from": self._origin(case), "label": checksum_of(file)}
-        self._known[file.name] = line
+        staged = self.staged(file)
+        beside = sorted(path for path in staged.parent.iterdir() if path != staged)
+        line: dict[str, Any] = {
+            "file": file.name,
+            "made_from": self._origin(case),
+            "label": checksum_of(staged),
+            "caveats": list(caveats),
+        }
+        if beside:
+            line["beside"] = {path.name: checksum_of(path) for path in beside}
+        for path in (*(file.with_name(path.name) for path in beside), file):
+            replaceable = overwrite and path == file and not path.is_dir()
+            if os.path.lexists(path) and not replaceable and (reason := self._foreign(path)):
+                shutil.rmtree(staged.parent)
+                return Problem(str(path), reason, _REMEDY)
         try:
-            with self._path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(line) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
+            self._append(line)
+            for path in (*beside, staged):  # the label map last: it says that all is there
+                os.replace(path, file.with_name(path.name))
+            sync_folder(file.parent)
         except OSError as error:
-            raise WorkspaceError(f"{self._path}: cannot be written ({error.strerror}). Free space.") from error
+            raise WorkspaceError(f"{file}: cannot be written ({error.strerror}). Free space.") from error
+        return None
+
+    def _foreign(self, file: Path) -> str:
+        """Why a file is not voxfit's to replace; empty where it is."""
+        if not file.is_file():
+            return "is there already, and is no file."
+        if file.name not in self._known:
+            return "is there already, and voxfit did not write it."
+        return "" if checksum_of(file) in self._known[file.name] else "was changed after voxfit wrote it."
+
+    def _append(self, line: dict[str, Any]) -> None:
+        if self._known[line["file"]].get(line["label"]) == line:
+            return  # a prediction that was killed before it could rename the file
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._remember(line)
+
+    def _remember(self, line: dict[str, Any]) -> None:
+        self._known[line["file"]][line["label"]] = line
+        for name, checksum in line.get("beside", {}).items():
+            self._known[name][checksum] = line
 
     def _origin(self, case: Case) -> str:
         return digest_of([self.made_by, [_stamp(Path(image)) for image in case.images]])
+
+
+def problem_of(found: Found, file: Path) -> Problem:
+    """What to say of a file that is not voxfit's to replace."""
+    return Problem(str(file), found.reason, _REMEDY)
 
 
 @contextmanager
@@ -83,10 +175,18 @@ def open_outputs(folder: Path, made_by: str) -> Iterator[Outputs]:
         raise WorkspaceError(
             f"{folder}: cannot be written ({error.strerror}). Choose another folder with -o."
         ) from None
-    with locked(beside):
-        sweep(folder)
-        _end_last_line(beside / _LINES)
-        yield Outputs(folder, made_by)
+    try:
+        with locked(beside):
+            sweep(folder)
+            shutil.rmtree(beside / _STAGE, ignore_errors=True)
+            _end_last_line(beside / _LINES)
+            try:
+                yield Outputs(folder, made_by)
+            finally:
+                shutil.rmtree(beside / _STAGE, ignore_errors=True)
+    finally:
+        with suppress(OSError):  # it holds lines, or the lock of another
+            beside.rmdir()
 
 
 def _end_last_line(path: Path) -> None:
@@ -98,14 +198,16 @@ def _end_last_line(path: Path) -> None:
             os.truncate(path, whole)
 
 
-def _read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The lines by label file; later ones count. What is no line of ours is passed over."""
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines, in order. What is no line of ours is passed over."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     for text in lines:
         with suppress(ValueError):
             line = json.loads(text)
-            if isinstance(line, dict) and {"file", "made_from", "label"} <= line.keys():
-                yield line["file"], line
+            if isinstance(line, dict) and all(isinstance(line.get(key), str) for key in ("file", "made_from", "label")):
+                beside, caveats = line.get("beside", {}), line.get("caveats", [])
+                if isinstance(beside, dict) and isinstance(caveats, list):
+                    yield line
 
 
 def _stamp(path: Path) -> list[str | int]:

@@ -45,6 +45,14 @@ def record_dataset(dataset: Dataset, path: Path, skipped: tuple[SkippedCase, ...
         record.save(path)
 
 
+def files_of_dataset(run: Path) -> list[Path]:
+    """The images and labels that a run was fitted to; none where the folder does not say."""
+    if not (run / "dataset.json").is_file():
+        return []
+    cases = DatasetRecord.load(run / "dataset.json").cases
+    return [Path(file) for case in cases for file in (*case.images, case.label or "")]
+
+
 def write_run_report(run: Path) -> Path:
     """Write `report.html` of a finished run; images that are no longer where they were are left out.
 
