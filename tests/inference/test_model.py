@@ -11,7 +11,9 @@ import safetensors.torch
 import SimpleITK as sitk
 import torch
 
+from voxfit.core.errors import DatasetError
 from voxfit.core.listening import Listener
+from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Label, Labels
 from voxfit.inference.description import Member, ModelDescription
 from voxfit.inference.model import Model
@@ -129,6 +131,45 @@ def test_turning_an_array_turns_its_segmentation(model):
         np.testing.assert_array_equal(model.predict(array.transpose(axes), (1.5,) * 3), plain.transpose(axes))
 
 
+class Ear(Listener):
+    def __init__(self):
+        self.heard = []
+
+    def warn(self, text):
+        self.heard.append(text)
+
+
+def test_a_program_hears_what_speaks_against_a_segmentation(folder, tmp_path):
+    ear = Ear()
+    opened = Model.open(folder, "cpu", backend="torch", listener=ear)
+    for predictor in opened.predictors.values():
+        predictor.networks = (threshold,)
+    image = ball((20, 19, 23), (1.5, 1.7, 1.4), FLIPPED)
+    opened.predict(image)
+    assert ear.heard == []
+    sitk.WriteImage(image - 100, str(tmp_path / "a.nii.gz"))
+    opened.predict(image - 100)
+    label, _ = opened.predict_case(Case(name="a", images=(str(tmp_path / "a.nii.gz"),)))
+    assert not label.any()
+    assert ear.heard == ["the label map has no foreground."] * 2
+    ear.heard.clear()
+    opened.predict(0 * image)
+    assert ear.heard[0] == "all voxels of the image are equal: there is nothing to see."
+
+
+@pytest.mark.parametrize(
+    ("array", "spacing", "words"),
+    [
+        (np.zeros((2, 20, 20, 20)), (1.0,) * 3, "the image has 2 channels, but the model was trained on 1 channel: CT"),
+        (np.zeros((20, 20)), (1.0,) * 2, "the image is 2D, but the model was trained on 3D images"),
+    ],
+)
+def test_what_does_not_go_with_the_model_is_told_what_it_needs(model, array, spacing, words):
+    with pytest.raises(DatasetError, match=words) as raised:
+        model.predict(array, spacing)
+    assert "dataset.json" not in str(raised.value)
+
+
 def alone(script):
     """What a new interpreter prints."""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -172,14 +213,12 @@ def test_a_backend_that_fails_is_left_with_a_word(folder, monkeypatch, tmp_path)
     def unmade(*arguments):
         raise RuntimeError("no such processor")
 
-    class Ear(Listener):
-        def warn(self, text):
-            heard.append(text)
-
     for broken, reason in ((Broken, "no such instruction"), (unmade, "no such processor")):
-        heard = []
+        ear = Ear()
         monkeypatch.setattr(openvino_graph, "OpenVinoNetwork", broken)
-        found = Model.open(folder, "cpu", listener=Ear()).predict(image)
+        found = Model.open(folder, "cpu", listener=ear).predict(image)
         np.testing.assert_array_equal(sitk.GetArrayFromImage(found), expected)
         # Once for each of the two configurations.
-        assert heard == [f"openvino does not work here, PyTorch goes on without it ({reason})."] * 2
+        assert [text for text in ear.heard if "foreground" not in text] == [
+            f"openvino does not work here, PyTorch goes on without it ({reason})."
+        ] * 2

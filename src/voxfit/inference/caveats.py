@@ -21,6 +21,7 @@ from voxfit.planning.grid import ClipAndScale
 from voxfit.planning.plan import Plan
 
 PERCENTILES = (0.5, 50.0, 99.5)
+NO_FOREGROUND = "the label map has no foreground."
 
 _FAR = 3.0
 """So many times smaller than the smallest of the training, or larger than the largest, is far from it."""

@@ -26,7 +26,7 @@ from voxfit.imaging.verification import read_case_image
 from voxfit.imaging.volume import Volume, read_geometry, to_sitk
 from voxfit.inference.backends import Execution, parse_backend, require_int8
 from voxfit.inference.cascade import upsampled
-from voxfit.inference.caveats import caveats_of
+from voxfit.inference.caveats import NO_FOREGROUND, caveats_of
 from voxfit.inference.choosing import Backend
 from voxfit.inference.description import ModelDescription, model_folder
 from voxfit.inference.device import choose_device
@@ -168,10 +168,7 @@ class Model:
             MemoryLimitError: the memory limit is too low.
         """
         volume = volume_of(image, spacing_mm)
-        ready = self.prepare(volume)
-        for caveat in ready.caveats:
-            self.listener.warn(caveat)
-        label = self.segment(ready)
+        label = self._segment_aloud(self.prepare(volume))
         if isinstance(image, sitk.Image):
             return to_sitk(label, volume.geometry)
         return label.reshape(label.shape[-len(spacing_mm or ()) :])
@@ -187,7 +184,7 @@ class Model:
             MemoryLimitError: the memory limit is too low.
         """
         ready = self.read(case)
-        return self.segment(ready), ready.geometry
+        return self._segment_aloud(ready), ready.geometry
 
     def predict_volume(self, volume: Volume) -> NDArray[np.generic]:
         """Segment a (channel, z, y, x) volume; returns (z, y, x) label values."""
@@ -244,6 +241,15 @@ class Model:
         parts = [self._part(name, ready) for name in self.members]
         memory = self._memory_left(ready)
         return to_values(segment(parts, self.plan, memory), self.plan.labels.values)
+
+    def _segment_aloud(self, ready: ReadyCase) -> NDArray[np.generic]:
+        """Segment, and let the listener hear what speaks against trusting it."""
+        for caveat in ready.caveats:
+            self.listener.warn(caveat)
+        label = self.segment(ready)
+        if not label.any():
+            self.listener.warn(NO_FOREGROUND)
+        return label
 
     def estimate(self, geometry: Geometry, *, is_read: bool = False) -> int:
         """Memory, in bytes, that this process will hold at most while it segments an image of this grid, about.

@@ -20,10 +20,10 @@ from voxfit.imaging.files import Case, group_channels, images_in, not_read
 from voxfit.imaging.labels import some
 from voxfit.imaging.protection import protect
 from voxfit.imaging.volume import file_ending, read_image, write_label
+from voxfit.inference.caveats import NO_FOREGROUND
 from voxfit.inference.model import Model, ReadyCase
 from voxfit.running.outputs import Outputs, open_outputs, problem_of
 
-NO_FOREGROUND = "the label map has no foreground."
 _MOST_WARNINGS = 20
 
 
@@ -82,7 +82,7 @@ class Predicted:
         written: label maps that were made.
         kept: that were there, made by the same model from the same images.
         problems: why the others were not made.
-        caveats: of each label map that has some, what speaks against trusting it.
+        caveats: of each label map, what speaks against trusting it; nothing for most.
         turned: the cases that are stored along other axes than the training's.
     """
 
