@@ -1,5 +1,7 @@
 """Augmentation applied with known parameters, against NumPy and SciPy."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -190,6 +192,20 @@ def test_draws_keep_to_their_probabilities_and_ranges(settings_, patch):
     assert 1.4 < max(gammas) <= 1.5
     amplitudes = [item.elastic.amplitude for item in draws if item.elastic]
     assert max(amplitudes) <= settings_.elastic_amplitude[1]
+
+
+@pytest.mark.parametrize(
+    ("settings_", "patch"), [(RECIPE.augmentation_3d, (40, 56, 40)), (RECIPE.augmentation_2d, (56, 40))]
+)
+def test_turns_go_both_ways(settings_, patch):
+    """About each axis: the sign of what takes one axis to another."""
+    draws = [draw(np.random.default_rng([index]), settings_, patch, len(patch), 1) for index in range(2000)]
+    turned = np.array([item.matrix - item.matrix.T for item in draws if item.matrix is not None])
+    for one, other in itertools.combinations(range(len(patch)), 2):
+        senses = np.sign(turned[:, one, other])
+        senses = senses[senses != 0]
+        assert len(senses) > 300
+        assert abs(senses.mean()) < 6 / np.sqrt(len(senses))
 
 
 @pytest.mark.parametrize(("patch", "largest"), [((56, 40), 180), ((80, 40), 15)])

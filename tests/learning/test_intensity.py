@@ -9,6 +9,7 @@ import scipy.ndimage
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from voxfit.core.errors import RecordError
 from voxfit.imaging.geometry import Geometry
@@ -93,31 +94,51 @@ def numpy_coarse(channel, shape):
 # What the paper's set draws.
 
 
-@pytest.mark.parametrize(
-    ("kind", "following"),
-    [
-        ("3d", [1467175557, 1765181814, 3140847804, 4039339022, 626715938, 3617198842]),
-        ("2d", [564533598, 965465033, 73887544, 631749024, 954477217, 3621897678]),
-        ("slices", [4253992338, 1765181814, 3140847804, 4039339022, 626715938, 3290283386]),
-    ],
-)
-def test_the_papers_sets_draw_as_before(kind, following):
-    """The numbers that follow a draw were recorded before this part existed: no draw came in or went."""
-    found = []
-    for seed in range(len(following)):
-        rng = np.random.default_rng([7, seed])
-        assert draw(rng, *KINDS[kind]).intensity is None
-        found.append(int(rng.integers(2**32)))
-    assert found == following
+def either_side(rng, low, high):
+    """Below and above 1 with equal chance."""
+    return rng.uniform(low, 1) if rng.random() < 0.5 else rng.uniform(1, high)
 
 
-def test_the_papers_parameters_are_those_recorded():
-    drawn = [draw(np.random.default_rng([7, seed]), *KINDS["3d"]) for seed in range(6)]
-    flips = [(0, 1, 1), (0, 1, 1), (1, 1, 1), (1, 0, 0), (1, 1, 1), (1, 0, 1)]
-    assert [item.mirrored for item in drawn] == [tuple(map(bool, flip)) for flip in flips]
-    assert drawn[0].gamma == pytest.approx((0.9620660336188785, 0.9463685255148299))
-    assert [item.gamma for item in drawn[1:]] == [None] * 5
-    assert np.linalg.norm(drawn[1].matrix) == pytest.approx(1.5138007824272823)
+def paper_draw(rng, patch, axes, channels, degrees, amplitude):
+    """What method.md [T5] says, written out: matrix, elastic (amplitude, sigma, noise), gamma, mirrored axes."""
+    matrix = elastic = gamma = None
+    if rng.random() < 0.2:
+        angles = rng.uniform(-degrees, degrees, 3 if len(patch) == 3 else 1)
+        if len(patch) == 3:  # about z, y and x, one after another; scipy's y axis points the other way
+            matrix = Rotation.from_euler("XYZ", angles * (1, -1, 1), degrees=True).as_matrix()
+        else:
+            matrix = Rotation.from_euler("z", angles[0], degrees=True).as_matrix()[:2, :2]
+    if rng.random() < 0.2:
+        matrix = (np.eye(len(patch)) if matrix is None else matrix) * either_side(rng, 0.85, 1.25)
+    if rng.random() < 0.2:
+        elastic = (rng.uniform(0, amplitude), rng.uniform(9, 13), rng.random((len(patch), *patch), np.float32) * 2 - 1)
+    if rng.random() < 0.3:
+        gamma = tuple(either_side(rng, 0.7, 1.5) for _ in range(channels))
+    return matrix, elastic, gamma, tuple(rng.random(axes) < 0.5)
+
+
+@pytest.mark.parametrize(("kind", "degrees", "amplitude"), [("3d", 15, 900), ("2d", 180, 200), ("slices", 180, 200)])
+def test_the_papers_sets_draw_what_the_method_says(kind, degrees, amplitude):
+    """Each number of 200 draws, and the number that follows: nothing is drawn beside."""
+    moved = turned = 0
+    for seed in range(200):
+        ours, theirs = (np.random.default_rng([7, seed]) for _ in range(2))
+        found = draw(ours, *KINDS[kind])
+        matrix, elastic, gamma, mirrored = paper_draw(theirs, *KINDS[kind][1:], degrees, amplitude)
+        assert ours.integers(2**32) == theirs.integers(2**32)
+        assert found.intensity is None
+        assert found.mirrored == mirrored
+        assert (found.matrix is None, found.elastic is None) == (matrix is None, elastic is None)
+        assert (found.gamma is None) == (gamma is None)
+        assert gamma is None or found.gamma == pytest.approx(gamma)
+        if elastic is not None:
+            assert (found.elastic.amplitude, found.elastic.sigma) == pytest.approx(elastic[:2])
+            assert np.array_equal(found.elastic.noise, elastic[2])
+        if matrix is not None:
+            np.testing.assert_allclose(found.matrix, matrix, atol=1e-12)
+            moved += 1
+            turned += not np.allclose(matrix, np.diag(np.diag(matrix)))
+    assert moved > turned > 20
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,7 @@
 """Which patches are drawn, counted on a small store."""
 
+from time import perf_counter, sleep
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,10 @@ from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import IGNORED, Label, Labels, Region
 from voxfit.imaging.volume import Volume
 from voxfit.learning.loading import Prefetcher, ResidentStore, stored_bytes
-from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler
+from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Previous
 from voxfit.planning.grid import Divide, Grid, ZScore
 from voxfit.planning.plan import Configuration
-from voxfit.planning.recipe import AugmentationSet, Recipe
+from voxfit.planning.recipe import AugmentationSet, Disturbance, Recipe
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import Store, write_case, write_manifest
 
@@ -203,14 +205,74 @@ def test_regions_are_equally_likely_whatever_their_size(sparse):
     assert np.mean(np.array(found) == 2) == pytest.approx(1 / 2 + 1 / 6, abs=0.08)  # four standard deviations
 
 
-def test_draws_depend_on_counters_only(store):
-    first, again, other = (sampler(store, "3d", seed).batch(TRAINING, 3, 5) for seed in (0, 0, 1))
-    for a, b in zip(first, again, strict=True):
-        assert np.array_equal(a.image, b.image)
-    assert any(
-        a.image.shape != c.image.shape or not np.array_equal(a.image, c.image)
-        for a, c in zip(first, other, strict=True)
-    )
+def content(samples):
+    """All that a batch is made of."""
+    return [
+        (one.case, one.image.numpy().tobytes(), one.label.numpy().tobytes(), repr(one.augmentation)) for one in samples
+    ]
+
+
+@pytest.mark.parametrize("stream", [TRAINING, VALIDATION])
+def test_draws_depend_on_counters_only(store, stream):
+    """Each counter makes a difference; what was drawn before makes none, and neither does another sampler."""
+    counters = [(0, stream, 3, 5), (1, stream, 3, 5), (0, 1 - stream, 3, 5), (0, stream, 4, 5), (0, stream, 3, 6)]
+    drawn = {item: content(sampler(store, "3d", item[0]).batch(*item[1:])) for item in counters}
+    assert len({tuple(batch) for batch in drawn.values()}) == len(counters)
+    assert all(len(set(batch)) > 3 for batch in drawn.values())  # nor is a batch one sample, seven times
+    one = sampler(store, "3d")
+    for item in reversed(counters):
+        if item[0] == 0:
+            assert content(one.batch(*item[1:])) == drawn[item]
+
+
+# A segmentation of the previous stage that is known at each voxel: by the reference, of which it differs everywhere.
+AFTER = {-1: 0, 0: 1, 1: 2, 2: 0}
+
+
+def staged(store, disturbance, still=True):
+    """A sampler of a second stage, which leaves images alone unless `still` is False."""
+
+    def segmentation(name):
+        return np.vectorize(AFTER.__getitem__)(store.label(name)).astype(np.int16)
+
+    recipe = Recipe(disturbance=disturbance)
+    if still:
+        kept = {key: 0.0 for key in type(recipe.augmentation_3d).model_fields if key.endswith("_probability")}
+        recipe = recipe.model_copy(update={"augmentation_3d": recipe.augmentation_3d.model_copy(update=kept)})
+    previous = Previous(segmentation, 2)
+    return PatchSampler(store, list(SHAPES), KINDS["3d"], recipe, labels=LABELS, channels=1, seed=0, previous=previous)
+
+
+def one_hot_of(label):
+    """The two channels that belong to a batch of references, inside of the image."""
+    after = np.vectorize(AFTER.__getitem__)(label.numpy())
+    return torch.from_numpy(np.stack([after == 1, after == 2], axis=1).astype(np.float32))
+
+
+NEVER = Disturbance(morphology_probability=0.0, removal_probability=0.0)
+ALWAYS = Disturbance(morphology_probability=1.0, removal_probability=1.0)
+
+
+@pytest.mark.parametrize(
+    ("stream", "disturbance", "still"),
+    [(VALIDATION, NEVER, False), (VALIDATION, ALWAYS, False), (TRAINING, NEVER, True), (TRAINING, NEVER, False)],
+)
+def test_the_previous_stage_comes_as_one_channel_for_each_class(store, stream, disturbance, still):
+    """It moves with the image, and is disturbed in training only."""
+    drawn, seen = staged(store, disturbance, still), set()
+    for step in range(3):
+        image, label = drawn.finish(drawn.batch(stream, 0, step), torch.device("cpu"))
+        assert image.shape[1] == 3
+        assert torch.equal(image[:, 1:], one_hot_of(label))
+        seen |= set(label.unique().tolist())
+    assert {0, 1, 2} <= seen
+
+
+def test_the_previous_stage_is_disturbed_in_training(store):
+    drawn = staged(store, ALWAYS)
+    image, label = drawn.finish(drawn.batch(TRAINING, 0, 0), torch.device("cpu"))
+    assert not torch.equal(image[:, 1:], one_hot_of(label))
+    assert set(image[:, 1:].unique().tolist()) == {0.0, 1.0}
 
 
 @pytest.mark.parametrize(("first", "steps"), [(0, 1), (0, 2), (0, 3), (0, 8), (5, 8), (8, 8)])
@@ -226,7 +288,30 @@ def test_prefetching_keeps_the_order(store, first, steps):
         assert torch.equal(made.image, image)
         assert torch.equal(made.label, label)
         assert made.cases == tuple(sample.case for sample in samples)
-    assert loader.waited >= 0
+
+
+class Slow(PatchSampler):
+    """A sampler that takes its time."""
+
+    def batch(self, stream, epoch, step):
+        sleep(0.05)
+        return super().batch(stream, epoch, step)
+
+
+@pytest.mark.parametrize("slow", ["the sampler", "the network"])
+def test_waiting_is_what_the_network_has_no_batch_for(store, slow):
+    kind = Slow if slow == "the sampler" else PatchSampler
+    drawn = kind(store, list(SHAPES), KINDS["2d"], Recipe(), labels=LABELS, channels=1, seed=0)
+    loader, used, begun = Prefetcher(drawn, threads=1), 0.0, perf_counter()
+    for _ in loader.batches(TRAINING, 0, 8):
+        had = perf_counter()
+        sleep(0.0 if slow == "the sampler" else 0.05)
+        used += perf_counter() - had
+    whole = perf_counter() - begun
+    loader.close()
+    assert loader.waited <= whole - used
+    if slow == "the sampler":
+        assert loader.waited > whole / 2  # of eight batches, each of which takes 0.05 seconds
 
 
 @pytest.mark.parametrize(("begun", "asked"), [((3, 8, 2), (3, 8, 2)), ((3, 8, 2), (3, 8, 0)), ((4, 2, 0), (4, 2, 0))])

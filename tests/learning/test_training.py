@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
@@ -36,6 +37,7 @@ from voxfit.networks.unet import build_network
 from voxfit.planning.grid import Grid, ZScore
 from voxfit.planning.plan import Configuration
 from voxfit.planning.recipe import SGD, Annealed, Plateau, Recipe
+from voxfit.planning.recipes import recipe_named
 from voxfit.planning.stages import Topology, paper_stages
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import Store, write_case, write_manifest
@@ -248,6 +250,102 @@ def test_terminated_anywhere_it_ends_in_the_same_bytes(uninterrupted, store, tmp
     if made == "the paper's":
         whole = [json.loads(line) for line in (uninterrupted[1] / "history.jsonl").read_text().splitlines()]
         assert [line["training_loss"] for line in lines] == [line["training_loss"] for line in whole]
+
+
+def unaugmented(made):
+    """A training whose augmentation never does anything."""
+    usual = made.recipe.augmentation_3d
+    never = usual.model_copy(update={key: 0.0 for key in type(usual).model_fields if key.endswith("_probability")})
+    return replace(made, recipe=made.recipe.model_copy(update={"augmentation_3d": never}))
+
+
+def origins(patches, store):
+    """The cases of which patches (batch, channel, *patch) are pieces, voxel by voxel."""
+    found = set()
+    for patch in patches[:, 0].numpy():
+        for name in NAMES:
+            windows = np.lib.stride_tricks.sliding_window_view(store.image(name)[0], patch.shape)
+            if any(
+                np.array_equal(windows[tuple(at)], patch) for at in np.argwhere(windows[..., 0, 0, 0] == patch[0, 0, 0])
+            ):
+                found.add(name)
+    return found
+
+
+def what_is_seen(training):
+    """What the network is given, apart for training and validation, as the training goes on."""
+    seen = {True: [], False: []}
+    training.network.register_forward_pre_hook(lambda network, given: seen[network.training].append(given[0].clone()))
+    return seen
+
+
+def test_validation_cases_are_never_trained_on_and_training_cases_never_validated(store, tmp_path):
+    training = Training(unaugmented(task(epochs=2)), store, tmp_path, "cpu", Ear())
+    seen = what_is_seen(training)
+    training.run()
+    assert len(seen[True]) == 2 * 6
+    assert len(seen[False]) == 2 * 2
+    assert origins(torch.cat(seen[True]), store) == {"a", "b"}
+    assert origins(torch.cat(seen[False]), store) == {"c"}
+
+
+def test_validation_patches_are_whole_pieces_of_their_case_and_always_the_same(store, tmp_path):
+    """Whatever is done to those of training."""
+    made = task(epochs=3)
+    always = made.recipe.augmentation_3d
+    always = always.model_copy(update={key: 1.0 for key in type(always).model_fields if key.endswith("_probability")})
+    made = replace(made, recipe=made.recipe.model_copy(update={"augmentation_3d": always}))
+    training = Training(made, store, tmp_path, "cpu", Ear())
+    seen = what_is_seen(training)
+    training.run()
+    first, second, third = (torch.cat(seen[False][start : start + 2]) for start in (0, 2, 4))
+    assert all(origins(patch[None], store) == {"c"} for patch in first)
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)
+    assert origins(torch.cat(seen[True]), store) == set()
+
+
+def rates_of(training):
+    """The learning rate of each step, as the optimiser has it when the step is taken."""
+    rates = []
+    training.engine.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: rates.append({group["lr"] for group in optimizer.param_groups})
+    )
+    training.run()
+    assert all(len(found) == 1 for found in rates)
+    return [rate for found in rates for rate in found]
+
+
+def test_the_rate_of_nnunet_changes_with_the_epoch(store, tmp_path):
+    """Its PolyLRScheduler: 0.01 (1 - epoch / epochs)^0.9."""
+    schedule = recipe_named("nnunet-v2").schedule.model_copy(update={"epochs": 4})
+    rates = rates_of(Training(task(schedule=schedule), store, tmp_path, "cpu", Ear()))
+    assert rates == pytest.approx([0.01 * (1 - epoch / 4) ** 0.9 for epoch in range(4) for _ in range(6)])
+    assert [line["learning_rate"] for line in history_of(tmp_path)] == rates[5::6]
+
+
+def test_an_annealed_rate_changes_with_the_step(store, tmp_path):
+    """Two steps of warm-up, then down to zero at the end of 24."""
+    rates = rates_of(Training(task(), store, tmp_path, "cpu", Ear()))
+    assert rates == pytest.approx([0.01 * min((step + 1) / 2, 1) * (1 - step / 24) ** 0.9 for step in range(24)])
+    assert [line["learning_rate"] for line in history_of(tmp_path)] == rates[5::6]
+
+
+def test_every_line_of_the_history_is_on_the_disk_before_its_checkpoint(store, tmp_path, monkeypatch):
+    """As often, and as long, as the file was when it was brought there; then comes a checkpoint."""
+    synced, fsync = [], os.fsync
+
+    def noting(handle):
+        synced.append((os.fstat(handle).st_ino, os.fstat(handle).st_size))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    Training(task(), store, tmp_path, "cpu", Ear()).run()
+    path = tmp_path / "history.jsonl"
+    ends = np.cumsum([len(line) + 1 for line in path.read_text().splitlines()])
+    places = [index for index, (inode, _) in enumerate(synced) if inode == path.stat().st_ino]
+    assert [synced[index][1] for index in places][-4:] == ends.tolist()
+    assert all(b > a + 1 for a, b in itertools.pairwise([*places[-4:], len(synced)]))
 
 
 # Of a forward pass of one patch: two levels of width 4 and 8, two convolutions down and up, 12^3 voxels.
