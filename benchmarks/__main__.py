@@ -10,9 +10,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks.machine import commit, describe_machine, versions
-from benchmarks.measuring import BenchmarkError, check_row, counted, make_ready, measure_row
-from benchmarks.results import PAGE, RESULTS, Entry, key, load, make_entry, reached, save, write_page
+from benchmarks.machine import OtherWork, commit, describe_machine, versions
+from benchmarks.measuring import BenchmarkError, check_row, counted, make_ready, measure_row, numbers_of
+from benchmarks.results import PAGE, RESULTS, Entry, added, load, make_entry, reached, save, write_page
 from benchmarks.row import ROOT, Row, Setting, asked_for
 from benchmarks.rows import ROWS
 
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
             print(f"  FAILED: {error}", flush=True)
             failed.append(row.name)
             continue
-        entries = load(results) | {key(row.name, options.device): entry}
+        entries = added(load(results), entry)
         save(results, entries)
         if results == RESULTS:
             write_page(PAGE, entries, [row.name for row in ROWS])
@@ -59,7 +59,9 @@ def main(arguments: list[str]) -> int:
 
 def _take(path: Path) -> None:
     """Put the rows that another machine measured into ours, and onto the page."""
-    entries = load(RESULTS) | load(path)
+    entries = load(RESULTS)
+    for entry in load(path).values():
+        entries = added(entries, entry)
     save(RESULTS, entries)
     write_page(PAGE, entries, [row.name for row in ROWS])
 
@@ -72,8 +74,11 @@ def _measure(row: Row, setting: Setting, options: argparse.Namespace) -> Entry:
     sides = [side for side in row.sides if side.name not in missing]
     if all(side.name in missing for side in row.ours):
         sides = []
-    load_before, begun = os.getloadavg()[0], perf_counter()
+    if sides:
+        make_ready(row, setting, _say)
+    load_before, begun, others = os.getloadavg()[0], perf_counter(), OtherWork()
     measured = measure_row(row, sides, setting, options.repeats, _say, options.seconds) if sides else {}
+    busy = others.cores()
     said = check_row(row, setting) if sides and not options.ours else {"same": True, "words": ""}
     entry = make_entry(
         row,
@@ -84,6 +89,8 @@ def _measure(row: Row, setting: Setting, options: argparse.Namespace) -> Entry:
         device=setting.device,
         quick=setting.quick,
         load=round(load_before, 2),
+        others=round(busy, 2),
+        outputs={side.name: numbers_of(row, side.name, setting) for side in sides},
         machine=describe_machine(),
         versions=versions(),
         repeats=counted(row, options.repeats),

@@ -19,6 +19,14 @@ from benchmarks.row import ROOT, Command, Kernel, Row, Setting, Side
 
 Say = Callable[[str], None]
 
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)
+_LARGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 _FAREWELL = 5.0
 """Seconds that a process has to come to its end."""
 
@@ -41,10 +49,9 @@ class Measured:
     peak_mib: float = 0.0
     before_mib: float | None = None
 
-    @property
-    def own_mib(self) -> float:
-        """What the work itself took: a function's is what it added to imports and inputs, a page or two at least."""
-        return max(self.peak_mib - (self.before_mib or 0.0), 1.0)
+    def own_mib(self, whole: bool) -> float:
+        """What the work took: all of the process, or what a function added to imports and inputs (at least 1)."""
+        return max(self.peak_mib - (0.0 if whole else self.before_mib or 0.0), 1.0)
 
 
 def make_ready(row: Row, setting: Setting, say: Say) -> None:
@@ -57,7 +64,9 @@ def make_ready(row: Row, setting: Setting, say: Say) -> None:
 def measure_row(
     row: Row, sides: list[Side], setting: Setting, repeats: int, say: Say, seconds: float = math.inf
 ) -> dict[str, Measured]:
-    """Time `sides` in turn, after one run of each to warm up where the row wants that.
+    """Time `sides` of a row that is ready in turn, each time in the other order.
+
+    One run of each warms up where the row wants that.
 
     Args:
         row: what they belong to.
@@ -68,14 +77,13 @@ def measure_row(
         seconds: after which no further repetition begins, once there is one.
     """
     begun = perf_counter()
-    make_ready(row, setting, say)
     measured = {side.name: Measured() for side in sides}
     with ExitStack() as stack:
         runs = {side.name: stack.enter_context(_OPEN[type(side)](row, side, setting)) for side in sides}
         for number in range(0 if row.warm else 1, counted(row, repeats) + 1):
             if number > 1 and perf_counter() - begun > seconds:
                 break
-            for name, run in runs.items():
+            for name, run in in_turn(runs, number):
                 took = run.once()
                 if number:
                     measured[name].seconds.append(took)
@@ -85,9 +93,21 @@ def measure_row(
     return measured
 
 
+def in_turn(runs: dict[str, Any], number: int) -> list[tuple[str, Any]]:
+    """Those of one repetition: from the first to the last, in the next one from the last to the first."""
+    return list(runs.items())[:: -1 if number % 2 else 1]
+
+
 def counted(row: Row, repeats: int) -> int:
     """How many repetitions count."""
     return min(repeats, row.repeats or repeats)
+
+
+def numbers_of(row: Row, side: str, setting: Setting) -> dict[str, Any]:
+    """What a function said of its last run, where it returned numbers."""
+    path = setting.folder(row.name) / side / "output.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
 
 
 def check_row(row: Row, setting: Setting) -> dict[str, Any]:
@@ -110,7 +130,7 @@ class _Resident:
                 stderr=log,
                 text=True,
                 cwd=ROOT,
-                env=os.environ | _threads(row),
+                env=os.environ | same_for_all(row),
             )
 
     def __enter__(self) -> _Resident:
@@ -156,7 +176,7 @@ class _Repeated:
         self.side, self.setting = side, setting
         self.output = setting.folder(row.name) / side.name
         self.log = self.output.with_name(f"{side.name}.log")
-        self.threads = _threads(row)
+        self.threads = same_for_all(row)
         self.peak_mib = 0.0
 
     def __enter__(self) -> _Repeated:
@@ -199,9 +219,14 @@ def fresh(folder: Path) -> Path:
     return folder
 
 
-def _threads(row: Row) -> dict[str, str]:
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    return dict.fromkeys(names, str(row.threads))
+def threads_of(row: Row) -> int:
+    """Of each side: one, or as many as there are cores that may be used."""
+    return 1 if row.threads == 1 else len(os.sched_getaffinity(0))
+
+
+def same_for_all(row: Row) -> dict[str, str]:
+    """Variables of every side: threads, and the large pages that voxfit asks PyTorch for."""
+    return dict.fromkeys(_THREADS, str(threads_of(row))) | _LARGE_PAGES
 
 
 def _worker_line(what: str, row: Row, side: str, setting: Setting, folder: Path) -> list[str]:

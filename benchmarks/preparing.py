@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.hippocampus import workspace, write_raw
 from benchmarks.outputs import array, within
+from benchmarks.resampling import double
 from benchmarks.row import BIN, Command, Kernel, Row, Setting, Target
 
 DATASET = "Dataset060_Hippocampus"
@@ -169,7 +170,7 @@ ROWS = (
         name="preprocess60",
         title="check, plan and prepare 60 Hippocampus cases, 2D and 3D, commands; nnU-Net with 2 processes",
         ours=(Command("voxfit", our_lines, target=Target(speed=10)),),
-        theirs=(Command("nnU-Net v2", their_lines, their_environment),),
+        theirs=(Command("nnU-Net v2", their_lines, their_environment, precision=double),),
         check=check,
         ready=ready,
         threads=1,
@@ -178,7 +179,7 @@ ROWS = (
         name="ct_preprocess",
         title="read and prepare one CT of 78x512x512 at 1 mm, with its label",
         ours=(Kernel("voxfit", our_ct, Target(speed=10)),),
-        theirs=(Kernel("nnU-Net v2", their_ct),),
+        theirs=(Kernel("nnU-Net v2", their_ct, precision=double),),
         check=check_ct,
     ),
 )

@@ -116,26 +116,39 @@ def _peer(source: Any, new: tuple[int, ...], *, is_seg: bool, order: int) -> Cal
     )
 
 
+def whole(device: str) -> str:
+    """Of labels."""
+    return "whole numbers"
+
+
+def double(device: str) -> str:
+    """Of the peers, whatever they are given."""
+    return "float64"
+
+
 ROWS = (
     Row(
         name="resample",
         title="an image 1x128x256x256 to 160x320x320, order 3, 2 threads",
         ours=(Kernel("voxfit", our_image, Target(speed=30)),),
-        theirs=(Kernel("nnU-Net v2", peer_image), Kernel("SciPy zoom", scipy_image)),
+        theirs=(
+            Kernel("nnU-Net v2", peer_image, precision=double),
+            Kernel("SciPy zoom", scipy_image, precision=double),
+        ),
         check=check_images,
     ),
     Row(
         name="resample_label",
         title="its label map of 4 classes, by the nearest voxel",
-        ours=(Kernel("voxfit", our_label),),
-        theirs=(Kernel("nnU-Net v2, order 0", peer_nearest_label),),
+        ours=(Kernel("voxfit", our_label, precision=whole),),
+        theirs=(Kernel("nnU-Net v2, order 0", peer_nearest_label, precision=double),),
         check=check_nearest,
     ),
     Row(
         name="resample_label_linear",
         title="the same by nnU-Net's default rule, each mask linearly",
         ours=(Kernel("voxfit", our_linear_label),),
-        theirs=(Kernel("nnU-Net v2", peer_linear_label),),
+        theirs=(Kernel("nnU-Net v2", peer_linear_label, precision=double),),
         check=check_linear,
     ),
 )

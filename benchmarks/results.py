@@ -19,6 +19,7 @@ _HEAD = (
     "row",
     "what",
     "against",
+    "precision, ours / theirs",
     "seconds, ours / theirs",
     "times faster (least to most)",
     "at least",
@@ -27,7 +28,10 @@ _HEAD = (
     "at least",
     "the same?",
     "measured",
+    "earlier runs: times faster",
 )
+BUSY = 0.5
+"""Cores: a row beside more work of others is marked."""
 
 Entry = dict[str, Any]
 
@@ -48,7 +52,12 @@ def make_entry(row: Row, measured: dict[str, Measured], missing: dict[str, str],
         "title": row.title,
         "threads": row.threads,
         "warm_up": row.warm,
-        "sides": {name: asdict(cost) | {"median": statistics.median(cost.seconds)} for name, cost in measured.items()},
+        "whole_processes": row.whole,
+        "sides": {
+            name: asdict(cost)
+            | {"median": statistics.median(cost.seconds), "precision": row.side(name).precision(facts["device"])}
+            for name, cost in measured.items()
+        },
         "missing": missing,
         "targets": {side.name: asdict(side.target) for side in row.ours},
         "pairs": [
@@ -56,12 +65,24 @@ def make_entry(row: Row, measured: dict[str, Measured], missing: dict[str, str],
                 "ours": our.name,
                 "theirs": their.name,
                 "speed": asdict(ratio_of_pairs(measured[their.name].seconds, measured[our.name].seconds)),
-                "memory": measured[their.name].own_mib / measured[our.name].own_mib,
+                "memory": measured[their.name].own_mib(row.whole) / measured[our.name].own_mib(row.whole),
             }
             for our in ours
             for their in theirs
         ],
     }
+
+
+def added(entries: dict[str, Entry], entry: Entry) -> dict[str, Entry]:
+    """All rows with a new result of one of them; what was measured of it before stays beneath it."""
+    name = key(entry["name"], entry["device"])
+    old = entries.get(name)
+    earlier = [*old.get("earlier", []), {what: old[what] for what in _KEPT if what in old}] if old else []
+    return entries | {name: entry | {"earlier": earlier}}
+
+
+_KEPT = ("date", "commit", "load", "others", "quick", "same", "title", "sides", "pairs")
+"""Of an earlier run."""
 
 
 def load(path: Path) -> dict[str, Entry]:
@@ -127,13 +148,14 @@ def _cells(entry: Entry, ours: str, target: Target) -> list[str]:
     several = len(entry["targets"]) > 1
     first = [entry["name"], entry["title"] + (f": {ours}" if several else "")]
     if ours in entry["missing"]:
-        return [*first, *[""] * 7, f"not measured: {entry['missing'][ours]}", _when(entry)]
+        return [*first, *[""] * 8, f"not measured: {entry['missing'][ours]}", _when(entry), _earlier(entry, ours)]
     side = entry["sides"][ours]
     pairs = [pair for pair in entry["pairs"] if pair["ours"] == ours]
     sides = [entry["sides"][pair["theirs"]] for pair in pairs]
     return [
         *first,
         _each(pair["theirs"] for pair in pairs) or "-",
+        f"{side.get('precision', '-')} / {_each(their.get('precision', '-') for their in sides) or '-'}",
         f"{_seconds(side['median'])} / {_each(_seconds(their['median']) for their in sides) or '-'}",
         _each(_speed(Ratio(**pair["speed"])) for pair in pairs),
         _limit(target.speed, "x", target.seconds, "s"),
@@ -142,7 +164,26 @@ def _cells(entry: Entry, ours: str, target: Target) -> list[str]:
         _limit(target.memory, "x", target.mib, "MiB"),
         entry["check"] or "-",
         _when(entry),
+        _earlier(entry, ours),
     ]
+
+
+def _earlier(entry: Entry, ours: str) -> str:
+    """The median of each earlier run, whatever it was."""
+    said = []
+    for run in entry.get("earlier", []):
+        ratios = [_digits(pair["speed"]["median"]) for pair in run["pairs"] if pair["ours"] == ours]
+        seconds = f"{_seconds(run['sides'][ours]['median'])} s" if ours in run["sides"] else ""
+        if found := _each(ratios) or seconds:
+            said.append(f"{found} ({run['date']}, {run['commit']}, {_other_work(run)})")
+    return "<br>".join(said) or "-"
+
+
+def _other_work(run: Entry) -> str:
+    """How busy others kept the machine; of older runs, the load before them."""
+    cores = run.get("others", run["load"])
+    words = f"other work {cores:.1f}" if "others" in run else f"load {cores:.1f}"
+    return f"**{words}**" if cores > BUSY else words
 
 
 def _each(items: Any) -> str:
@@ -174,7 +215,7 @@ def _when(entry: Entry) -> str:
     counts = {len(side["seconds"]) for side in entry["sides"].values()}
     runs = f"{max(counts, default=0)} runs{'' if entry['warm_up'] else ', no warm-up'}"
     quick = ", QUICK INPUTS" if entry["quick"] else ""
-    return f"{entry['date']}, {entry['commit']}, load {entry['load']:.1f}, {runs}{quick}"
+    return f"{entry['date']}, {entry['commit']}, {_other_work(entry)}, {runs}{quick}"
 
 
 def _where(rows: list[Entry]) -> list[str]:

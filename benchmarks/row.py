@@ -65,12 +65,14 @@ class Kernel:
             one is saved for the check.
         target: of ours.
         missing: says why this side cannot be measured; None where it can.
+        precision: in which it calculates on a device, for the table.
     """
 
     name: str
     prepare: Callable[[Setting], Callable[[], Any]]
     target: Target = Target()
     missing: Callable[[Setting], str | None] = lambda setting: None
+    precision: Callable[[str], str] = lambda device: "float32"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Command:
     """Commands one after the other, timed as whole processes, new ones for each repetition.
 
     Attributes:
-        name, target, missing: see `Kernel`.
+        name, target, missing, precision: see `Kernel`.
         lines: the commands; they get an empty folder to write into.
         environment: variables added to those of this process.
         printed: the last line that the last command prints is the time, in seconds.
@@ -89,6 +91,7 @@ class Command:
     environment: Callable[[Setting, Path], dict[str, str]] = lambda setting, output: {}
     target: Target = Target()
     missing: Callable[[Setting], str | None] = lambda setting: None
+    precision: Callable[[str], str] = lambda device: "float32"
     printed: bool = False
 
 
@@ -106,7 +109,8 @@ class Row:
         check: says in how far the sides computed the same thing, its tolerance included; fails by an AssertionError.
             It is given the folder in which each side has one of its name.
         ready: what is made before and not timed, in a process of its own.
-        threads: of each side.
+        threads: of each side; more than one stands for all cores that may be used.
+        whole: memory is compared of whole processes, although the row is one of functions: what they keep counts.
         repeats: at most, where fewer than are asked for are enough: a row without a peer has no ratios.
         warm: whether each side runs once before it counts.
         devices: where the row makes sense.
@@ -119,6 +123,7 @@ class Row:
     check: Callable[[Setting, Path], str] | None = None
     ready: Callable[[Setting], None] | None = None
     threads: int = 2
+    whole: bool = False
     repeats: int | None = None
     warm: bool = True
     devices: tuple[str, ...] = ("cpu",)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import augmenting, predicting, preparing, resampling, sliding, starting, stepping
+from benchmarks import augmenting, predicting, preparing, resampling, sliding, starting, stepping, tile
 from benchmarks.row import Row
 
 ROWS: tuple[Row, ...] = (
@@ -11,6 +11,7 @@ ROWS: tuple[Row, ...] = (
     *augmenting.ROWS,
     *stepping.ROWS,
     *predicting.ROWS,
+    *tile.ROWS,
     *sliding.ROWS,
     *starting.ROWS,
 )

@@ -42,12 +42,7 @@ def network(setting: Setting) -> Any:
 
 
 def predictor(setting: Setting) -> Any:
-    """Logits, weighted as nnU-Net weights them, in a process set up as voxfit's commands are."""
-    import os
-
-    from voxfit.cli import ENVIRONMENT
-
-    os.environ.update(ENVIRONMENT)  # before PyTorch is imported
+    """Logits, weighted as nnU-Net weights them."""
     from voxfit.inference.predictor import Predictor
     from voxfit.inference.torch_networks import TorchArrays, TorchNetwork
 
@@ -91,12 +86,18 @@ def then_labels(prepare: Callable[[Setting], Callable[[], Any]], setting: Settin
 
 
 def monai(setting: Setting) -> Callable[[], Any]:
-    """One tile at a time, the result on the CPU."""
+    """One tile at a time, its weights made once, the result on the CPU."""
     import torch
     from monai.inferers import SlidingWindowInferer
 
     inferer = SlidingWindowInferer(
-        PATCH, sw_batch_size=1, overlap=0.5, mode="gaussian", sw_device=setting.device, device="cpu"
+        PATCH,
+        sw_batch_size=1,
+        overlap=0.5,
+        mode="gaussian",
+        sw_device=setting.device,
+        device="cpu",
+        cache_roi_weight_map=True,
     )
     source, model = torch.from_numpy(image(setting))[None], network(setting)
 
@@ -126,6 +127,11 @@ def nnunet(setting: Setting) -> Callable[[], Any]:
     )
     source = torch.from_numpy(image(setting))
     return lambda: predictor.predict_sliding_window_return_logits(source).cpu().numpy()
+
+
+def half_sums(device: str) -> str:
+    """nnU-Net's."""
+    return "float32, sums float16"
 
 
 def check(setting: Setting, folder: Path) -> str:
@@ -166,7 +172,7 @@ ROWS = (
         name="sliding",
         title="a sliding window with a trivial network, 1x160x320x320, patch 96x160x128, to logits",
         ours=(Kernel("voxfit", ours, Target(speed=1.1)),),
-        theirs=(Kernel("MONAI", monai), Kernel("nnU-Net v2", nnunet)),
+        theirs=(Kernel("MONAI", monai), Kernel("nnU-Net v2", nnunet, precision=half_sums)),
         check=check,
         devices=("cpu", "cuda"),
     ),
@@ -174,7 +180,10 @@ ROWS = (
         name="sliding_labels",
         title="the same, to labels",
         ours=(Kernel("voxfit", our_labels, Target(memory=2)),),
-        theirs=(Kernel("MONAI", partial(then_labels, monai)), Kernel("nnU-Net v2", partial(then_labels, nnunet))),
+        theirs=(
+            Kernel("MONAI", partial(then_labels, monai)),
+            Kernel("nnU-Net v2", partial(then_labels, nnunet), precision=half_sums),
+        ),
         check=check_labels,
         devices=("cpu", "cuda"),
     ),

@@ -21,7 +21,11 @@ def first_tile_lines(setting: Setting, output: Path) -> list[list[str]]:
 
 
 ROWS = (
-    Row(name="start_help", title="voxfit --help", ours=(Command("voxfit", help_lines, target=Target(seconds=0.3)),)),
+    Row(
+        name="start_help",
+        title="voxfit --help",
+        ours=(Command("voxfit", help_lines, target=Target(seconds=0.3), precision=lambda device: "-"),),
+    ),
     Row(
         name="start_predict",
         title="voxfit predict: from the end of torch's import to the first tile",

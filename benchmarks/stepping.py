@@ -19,6 +19,9 @@ from benchmarks.outputs import numbers
 from benchmarks.peer import Trained, Workspace
 from benchmarks.row import Kernel, Row, Setting, Target
 
+PEER = "nnU-Net v2"
+COMPILED = "nnU-Net v2, compiled by hand"
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -164,8 +167,11 @@ def best_execution(task: Any, setting: Setting) -> tuple[Any, str]:
     return chosen, words
 
 
-def their_steps(subject: Subject, setting: Setting) -> Callable[[], Any]:
-    """The loop of nnUNetTrainer: next batch, `train_step`, and a batch of validation at the end."""
+def their_steps(compiled: bool, subject: Subject, setting: Setting) -> Callable[[], Any]:
+    """The loop of nnUNetTrainer: next batch, `train_step`, and a batch of validation at the end.
+
+    On a CPU it does not compile its network, whatever it is asked for; `compiled` does it in its place.
+    """
     import numpy as np
     import torch
 
@@ -181,6 +187,8 @@ def their_steps(subject: Subject, setting: Setting) -> Callable[[], Any]:
         plans | {"continue_training": False}, subject.configuration, 0, description, torch.device(setting.device)
     )
     trainer.initialize()
+    if compiled:
+        trainer.network = torch.compile(trainer.network)
     trainer.on_train_start()
     trainer.on_train_epoch_start()
     network = getattr(trainer.network, "_orig_mod", trainer.network)
@@ -208,6 +216,7 @@ def their_steps(subject: Subject, setting: Setting) -> Callable[[], Any]:
             "steps": len(losses),
             "loss": float(np.mean(losses)),
             "waiting": waited / seconds,
+            "execution": "compiled" if hasattr(trainer.network, "_orig_mod") else "plain",
         }
 
     return run
@@ -226,17 +235,20 @@ def _set_up_peer(setting: Setting) -> None:
 
 
 def check(setting: Setting, folder: Path) -> str:
-    """The same network, batch, patch and number of steps; and in how far the loader kept up."""
-    ours, theirs = numbers(folder, "voxfit"), numbers(folder, "nnU-Net v2")
-    for key in ("batch", "patch", "steps"):
-        assert ours[key] == theirs[key], f"{key}: {ours[key]} and {theirs[key]}"
-    # Its coarsest head is there without a loss, and its convolutions have a bias that the norm subtracts again.
-    apart = abs(ours["parameters"] / theirs["parameters"] - 1)
-    assert apart < 0.01, f"parameters: {ours['parameters']} and {theirs['parameters']}"
-    way = f"; ours {ours['execution']}" if ours["ways"] else ""
+    """The same network, batch, patch and number of steps; how both were executed, and in how far loaders kept up."""
+    ours = numbers(folder, "voxfit")
+    peers = [numbers(folder, name) for name in (PEER, COMPILED) if (folder / name / "output.json").exists()]
+    for theirs in peers:
+        for key in ("batch", "patch", "steps"):
+            assert ours[key] == theirs[key], f"{key}: {ours[key]} and {theirs[key]}"
+        # Its coarsest head is there without a loss, and its convolutions have a bias that the norm subtracts again.
+        apart = abs(ours["parameters"] / theirs["parameters"] - 1)
+        assert apart < 0.01, f"parameters: {ours['parameters']} and {theirs['parameters']}"
+    sides = [ours, *peers]
+    waiting = "; ".join(f"{100 * side['waiting']:.2g} %" for side in sides)
     return (
-        f"batch {ours['batch']}, {ours['steps']} steps, {ours['parameters']} / {theirs['parameters']} parameters; "
-        f"waiting for data {100 * ours['waiting']:.2f} % / {100 * theirs['waiting']:.1f} %{way}"
+        f"batch {ours['batch']}, {ours['steps']} steps, {ours['parameters']} / {peers[0]['parameters']} parameters; "
+        f"executed {'; '.join(side['execution'] for side in sides)}; waiting for data {waiting}"
     )
 
 
@@ -272,14 +284,28 @@ def _write_channels(folder: Path, cases: dict[str, tuple[Path, Path]], labels: d
     (folder / "dataset.json").write_text(json.dumps(described))
 
 
+def precision(device: str) -> str:
+    """Of both."""
+    return "float32" if device == "cpu" else "autocast to float16"
+
+
+def not_apart(setting: Setting) -> str | None:
+    """Why the compiled peer is no side of its own."""
+    return "nnU-Net compiles by itself" if setting.device == "cuda" else None
+
+
 def _row(name: str, title: str, subject: Subject, target: Target, devices: tuple[str, ...]) -> Row:
     return Row(
         name=name,
         title=title,
-        ours=(Kernel("voxfit", partial(our_steps, subject), target),),
-        theirs=(Kernel("nnU-Net v2", partial(their_steps, subject)),),
+        ours=(Kernel("voxfit", partial(our_steps, subject), target, precision=precision),),
+        theirs=(
+            Kernel(PEER, partial(their_steps, False, subject), precision=precision),
+            Kernel(COMPILED, partial(their_steps, True, subject), missing=not_apart, precision=precision),
+        ),
         check=check,
         ready=partial(ready, subject),
+        whole=True,
         devices=devices,
     )
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, TextIO
 
+from benchmarks.measuring import threads_of
 from benchmarks.row import Kernel, Row, Setting
 from benchmarks.rows import ROWS
 
@@ -43,7 +44,7 @@ def serve(row: Row, side: str, setting: Setting, folder: Path, answers: TextIO) 
     assert isinstance(kernel, Kernel)
     run = kernel.prepare(setting)
     if "torch" in sys.modules:  # not imported for those who do without
-        sys.modules["torch"].set_num_threads(row.threads)
+        sys.modules["torch"].set_num_threads(threads_of(row))
     before = _present_mib()
     _answer(answers, {"ready": True})
     result: Any = None

@@ -1,10 +1,13 @@
 """Commands are timed as whole processes, with the memory that the system saw."""
 
+import os
 import resource
+import subprocess
 import sys
 
 import pytest
 
+from benchmarks.machine import OtherWork, busy_seconds
 from benchmarks.measuring import BenchmarkError, measure_row
 from benchmarks.row import Command, Row, Setting
 
@@ -44,6 +47,46 @@ def test_long_rows_have_fewer_runs(tmp_path):
 
 def test_rows_are_not_repeated_when_their_time_is_over(tmp_path):
     assert len(measure(python("pass"), tmp_path, wanted=5, seconds=0.0).seconds) == 1
+
+
+def test_the_order_of_sides_alternates(tmp_path):
+    """Whoever runs second finds a warmer machine, or a slower one."""
+    journal = tmp_path / "journal"
+    sides = [
+        Command(name, lambda setting, output, name=name: [["sh", "-c", f"printf {name} >> {journal}"]])
+        for name in ("a", "b", "c")
+    ]
+    setting = Setting(tmp_path, tmp_path)
+    measure_row(Row("row", "", tuple(sides[:1]), tuple(sides[1:])), sides, setting, 4, lambda words: None)
+    assert journal.read_text() == "abccbaabccbaabc"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_all_sides_have_the_same_settings(tmp_path, threads):
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "THP_MEM_ALLOC_ENABLE")
+    said = "import os; print(*(os.environ[name] for name in " + repr(names) + "))"
+    measure(python(said), tmp_path, threads=threads)
+    cores = 1 if threads == 1 else len(os.sched_getaffinity(0))
+    found = (Setting(tmp_path, tmp_path).folder("row") / "it.log").read_text().split()
+    assert found == [str(cores)] * 3 + ["1"]
+
+
+def test_own_work_is_not_that_of_others():
+    """A process that kept a core busy for a second is ours as soon as it was waited for."""
+    others = OtherWork()
+    busy = "import time; begun = time.process_time()\nwhile time.process_time() < begun + 1: pass"
+    process = subprocess.Popen([sys.executable, "-c", busy])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it ended, but belongs to nobody yet
+    before = others.seconds()
+    process.wait()
+    assert before >= 0.9
+    assert others.seconds() < before - 0.7
+
+
+def test_what_a_machine_counts_as_work():
+    """Hundredths of a second: user (guests included), nice, system, interrupts, and what other machines took."""
+    stat = "cpu  100 20 30 5000 900 4 6 40 77 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n"
+    assert busy_seconds(stat) == 200 / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_command_that_fails(tmp_path):

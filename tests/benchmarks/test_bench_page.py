@@ -3,7 +3,21 @@
 import pytest
 
 from benchmarks.measuring import Measured
-from benchmarks.results import BEGIN, END, key, lines, load, make_entry, markdown, reached, save, write_page
+from benchmarks.results import (
+    BEGIN,
+    END,
+    PAGE,
+    RESULTS,
+    added,
+    key,
+    lines,
+    load,
+    make_entry,
+    markdown,
+    reached,
+    save,
+    write_page,
+)
 from benchmarks.row import Kernel, Row, Setting, Target, asked_for
 from benchmarks.rows import ROWS
 
@@ -24,17 +38,17 @@ def side(name, target=Target()):  # noqa: B008 - frozen
     return Kernel(name, lambda setting: lambda: None, target)
 
 
-def row(name="one", target=Target(speed=3, memory=2)):  # noqa: B008 - frozen
-    return Row(name, "some work", (side("ours", target),), (side("A"), side("B")))
+def row(name="one", target=Target(speed=3, memory=2), **options):  # noqa: B008 - frozen
+    return Row(name, "some work", (side("ours", target),), (side("A"), side("B")), **options)
 
 
-def entry(name="one", target=Target(speed=3, memory=2), **facts):  # noqa: B008 - frozen
+def entry(name="one", target=Target(speed=3, memory=2), whole=False, **facts):  # noqa: B008 - frozen
     measured = {
         "ours": Measured([1.0, 2.0, 1.0], 100.0, 50.0),
         "A": Measured([4.0, 8.0, 5.0], 400.0, 50.0),
         "B": Measured([3.5, 7.0, 2.9], 250.0, 50.0),
     }
-    return make_entry(row(name, target), measured, {}, **FACTS | facts)
+    return make_entry(row(name, target, whole=whole), measured, {}, **FACTS | facts)
 
 
 def cells(line):
@@ -47,6 +61,7 @@ def test_a_line_has_every_figure():
         "one",
         "some work",
         "A; B",
+        "float32 / float32; float32",
         "1 / 5; 3.5",
         "**4.00** (4.00 to 5.00); **3.50** (2.90 to 3.50)",
         "3x",
@@ -55,6 +70,7 @@ def test_a_line_has_every_figure():
         "2x",
         "every voxel equal",
         "2026-01-02, abc1234, load 0.2, 3 runs",
+        "-",
     ]
 
 
@@ -80,8 +96,8 @@ def test_what_was_not_measured_says_why():
     measured = {"exact": Measured([1.0], 10.0), "A": Measured([2.0], 10.0)}
     exact, missing = map(cells, lines(make_entry(two, measured, {"INT8": "there is no VNNI"}, **FACTS)))
     assert exact[1] == "some work: exact"
-    assert exact[4] == "**2.00** (2.00 to 2.00)"
-    assert missing[2:10] == [""] * 7 + ["not measured: there is no VNNI"]
+    assert exact[5] == "**2.00** (2.00 to 2.00)"
+    assert missing[2:11] == [""] * 8 + ["not measured: there is no VNNI"]
 
 
 def test_rows_that_are_not_run_stay(tmp_path):
@@ -107,6 +123,52 @@ def test_a_page_without_markers_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match="make bench: begin"):
         write_page(page, {"one": entry()}, ["one"])
     assert page.read_text() == "# By hand\n"
+
+
+def test_the_page_says_what_the_results_say():
+    """The committed ones: neither was changed by hand."""
+    text = PAGE.read_text()
+    written = text.partition(BEGIN)[2].partition(END)[0]
+    assert written == f"\n{markdown(load(RESULTS), [item.name for item in ROWS])}"
+    for result in load(RESULTS).values():
+        for pair in result["pairs"]:
+            ours, theirs = (result["sides"][pair[who]]["seconds"] for who in ("ours", "theirs"))
+            ratios = sorted(their / our for our, their in zip(ours, theirs, strict=True))
+            assert pair["speed"]["median"] == pytest.approx(ratios[len(ratios) // 2])
+            assert (pair["speed"]["low"], pair["speed"]["high"]) == pytest.approx((ratios[0], ratios[-1]))
+
+
+def test_whole_processes_where_functions_keep_their_memory():
+    """Those of A have 400 and 100 MiB; what they added is 350 and 50."""
+    assert [pair["memory"] for pair in entry()["pairs"]] == [7.0, 4.0]
+    assert [pair["memory"] for pair in entry(whole=True)["pairs"]] == [4.0, 2.5]
+
+
+def test_every_run_of_a_row_stays():
+    """Also those in which ours was faster, or slower."""
+    entries = {}
+    for day, load_before in (("2026-01-01", 0.1), ("2026-01-02", 0.7), ("2026-01-03", 0.2)):
+        entries = added(entries, entry("one", date=day, load=load_before))
+        entries = added(entries, entry("one", device="cuda"))
+    assert [run["date"] for run in entries["one"]["earlier"]] == ["2026-01-01", "2026-01-02"]
+    (line,) = lines(entries["one"])
+    assert cells(line)[-1] == (
+        "4.00; 3.50 (2026-01-01, abc1234, load 0.1)<br>4.00; 3.50 (2026-01-02, abc1234, **load 0.7**)"
+    )
+    assert "2026-01-03, abc1234, load 0.2, 3 runs" in line
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"load": 0.5}, "load 0.5,"),
+        ({"load": 0.6}, "**load 0.6**,"),
+        ({"load": 3.0, "others": 0.04}, "other work 0.0,"),  # the load was that of the row before
+        ({"load": 0.0, "others": 0.8}, "**other work 0.8**,"),
+    ],
+)
+def test_busy_machines_are_marked(facts, words):
+    assert words in cells(lines(entry(**facts))[0])[-2]
 
 
 def test_quick_inputs_are_marked():
