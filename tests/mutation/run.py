@@ -62,8 +62,11 @@ def try_all(items: Sequence[Mutation], results: Results, jobs: int | None = None
         return []
     with tempfile.TemporaryDirectory(prefix="voxfit-mutation-") as folder:
         bench = _Bench(Path(folder), jobs, results)
-        with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(bench.attempt, left))
+        try:
+            with ThreadPoolExecutor(jobs) as pool:
+                list(pool.map(bench.attempt, left))
+        finally:
+            bench.close()
     return sorted(bench.faults)
 
 
@@ -94,6 +97,11 @@ class _Bench:
         self.results.note(item.digest, outcome)
         said = "NOT NOTICED" if outcome.passed else "noticed"
         print(f"{said} after {outcome.seconds:.0f} s: {item.file}, {item.meaning}", flush=True)
+
+    def close(self) -> None:
+        """End all processes."""
+        while not self._copies.empty():
+            self._copies.get().close()
 
     def _without(self, item: Mutation, copy: Copy) -> Outcome:
         """How the tests of a mutation end without it."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import compileall
+import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -12,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from py_compile import PycInvalidationMode
 from time import monotonic
 
 from tests.mutation.mutation import ROOT, Mutation
@@ -19,9 +23,9 @@ from tests.mutation.mutation import ROOT, Mutation
 _COPIED = ("src", "tests", "docs", "benchmarks", "pyproject.toml", "README.md", "Makefile")
 _LONGEST_SECONDS = 600.0
 _NOTICED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
-_PYTEST = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "tests.mutation.unshrunk", "--hypothesis-seed=0")
+_PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-p", "tests.mutation.unshrunk", "--hypothesis-seed=0")
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-"""Without bytecode: that of a file which changes twice a second would be taken for that of the change before."""
+"""Bytecode is that of the copy without a fault: what is written later holds by times of change, which are seconds."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,19 @@ class Copy:
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
             else:
                 shutil.copyfile(source, target)
-        self._environment = os.environ | _ENVIRONMENT
-        self._environment |= {
+        compileall.compile_dir(self.project / "src", quiet=1, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
+        environment = {
             "PYTHONPATH": str(self.project / "src"),
-            "HYPOTHESIS_STORAGE_DIRECTORY": str(folder / "h"),
+            "HYPOTHESIS_STORAGE_DIRECTORY": str(folder / "examples"),
         }
+        self._zygote = subprocess.Popen(
+            [sys.executable, "-m", "tests.mutation.zygote"],
+            cwd=self.project,
+            env=os.environ | _ENVIRONMENT | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     @contextmanager
     def planted(self, mutation: Mutation) -> Iterator[None]:
@@ -65,33 +77,31 @@ class Copy:
 
     def test(self, selection: Sequence[str], most_seconds: float = _LONGEST_SECONDS) -> Outcome:
         """Run tests of the copy, up to the first that fails."""
-        command = [sys.executable, *_PYTEST, f"--basetemp={self.folder / 'temporary'}", *selection]
+        output = self.folder / "output.txt"
         begun = monotonic()
-        process = subprocess.Popen(
-            command,
-            cwd=self.project,
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-        try:
-            output, _ = process.communicate(timeout=most_seconds)
-        except subprocess.TimeoutExpired:
-            output = f"ERROR did-not-end-within-{most_seconds:.0f}-seconds"
-        finally:
-            _end(process)
-        found = _NOTICED.search(output)
-        by = (
-            found[1] if found else "" if process.returncode == 0 else f"exit code {process.returncode}: {output[-500:]}"
-        )
-        return Outcome(process.returncode == 0, by, round(monotonic() - begun, 1))
+        process = int(self._ask([str(output), *_PYTEST, f"--basetemp={self.folder / 'temporary'}", *selection]))
+        code = self._answer(most_seconds)
+        with suppress(ProcessLookupError):
+            os.killpg(process, signal.SIGKILL)
+        if code is None:
+            self._answer()
+            return Outcome(False, "did not end", round(monotonic() - begun, 1))
+        text = output.read_text(errors="replace")
+        found = _NOTICED.search(text)
+        by = found[1] if found else f"exit code {code}: {text[-500:]}" if int(code) else ""
+        return Outcome(int(code) == 0, by, round(monotonic() - begun, 1))
 
+    def close(self) -> None:
+        """End its process."""
+        with self._zygote:
+            self._zygote.stdin.close()
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """The process and all that it started."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    def _ask(self, arguments: list[str]) -> str:
+        self._zygote.stdin.write(json.dumps(arguments) + "\n")
+        self._zygote.stdin.flush()
+        return self._zygote.stdout.readline()
+
+    def _answer(self, most_seconds: float | None = None) -> str | None:
+        """The exit code; None where there is none in time."""
+        ready, _, _ = select.select([self._zygote.stdout], [], [], most_seconds)
+        return self._zygote.stdout.readline() if ready else None

@@ -30,14 +30,14 @@ PLANTED = [
         "core/durability.py",
         'folder.rglob(f".*{UNFINISHED}*")',
         'folder.glob(f".*{UNFINISHED}*")',
-        "core/test_durability.py running/test_workspace.py",
+        "core/test_promises.py",
         "half-written files below a run folder stay for ever",
     ),
     Mutation(
         "core/durability.py",
         'rglob(f".*{UNFINISHED}*")',
         'rglob(f"*{UNFINISHED}*")',
-        "core/test_durability.py",
+        "core/test_promises.py",
         "a user's file with .unfinished in its name is deleted",
     ),
     Mutation(
@@ -114,7 +114,7 @@ PLANTED = [
         "core/parallel.py",
         '    sys.modules["__main__"] = ModuleType("__main__")\n',
         "",
-        "core/test_parallel.py",
+        "core/test_promises.py",
         "a user's script is run again by each worker",
     ),
     Mutation(
@@ -156,7 +156,7 @@ PLANTED = [
         "core/records.py",
         "os.chmod(temporary, 0o644)",
         "os.chmod(temporary, 0o600)",
-        "core/test_records.py",
+        "core/test_promises.py",
         "colleagues cannot read the models of a shared folder",
     ),
     Mutation(
@@ -170,14 +170,14 @@ PLANTED = [
         "core/records.py",
         'encoding="utf-8-sig"',
         'encoding="utf-8"',
-        "core/test_records.py imaging/test_dataset.py",
+        "core/test_promises.py",
         "a dataset.json that Windows saved cannot be read",
     ),
     Mutation(
         "core/records.py",
         "        _check_size(path, MOST_JSON_BYTES)\n        value",
         "        value",
-        "core/test_records.py",
+        "core/test_promises.py",
         "a file of 1 GB named dataset.json takes all memory",
     ),
 ]

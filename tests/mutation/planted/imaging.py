@@ -88,7 +88,7 @@ PLANTED = [
         "imaging/dataset.py",
         "tuple(name for name in training if name not in names)",
         "training",
-        "bad_input/test_skip_and_fix.py imaging/test_dataset.py",
+        "imaging/test_edges_of_checks.py",
         "a given split still trains on a case that was left out",
     ),
     Mutation(
@@ -109,7 +109,7 @@ PLANTED = [
         "imaging/labels.py",
         "self.values.index(region.paste)",
         "self.values.index(region.values[0])",
-        "imaging/test_labels.py",
+        "imaging/test_edges_of_checks.py",
         "regions are pasted with the wrong label",
     ),
     Mutation(
@@ -172,7 +172,7 @@ PLANTED = [
         "imaging/volume.py",
         "and skew <= _STRAIGHT)",
         "and skew <= 1)",
-        "imaging/test_volume.py",
+        "imaging/test_edges_of_checks.py",
         "distances in a sheared image are wrong",
     ),
     Mutation(
@@ -208,7 +208,7 @@ PLANTED = [
         "imaging/pictures.py",
         'if zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(check, "big"):',
         "if False:",
-        "imaging/test_harmful_files.py imaging/test_volume.py",
+        "imaging/test_edges_of_checks.py",
         "a damaged PNG is read as an image",
     ),
     Mutation(
@@ -231,7 +231,7 @@ PLANTED = [
         "imaging/verification.py",
         "TOLERANCE_VOXELS = 1e-3",
         "TOLERANCE_VOXELS = 1.0",
-        "imaging/test_verification.py",
+        "imaging/test_edges_of_checks.py",
         "a label that is half a voxel off is not told",
     ),
     Mutation(

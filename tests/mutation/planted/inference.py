@@ -231,9 +231,8 @@ PLANTED = [
         "inference/postprocessing.py",
         "return keep_largest_components(indices, plan.single_component_labels)",
         "return indices",
-        "inference/test_predictor.py inference/test_model.py running/test_pipeline.py",
+        "running/test_out_of_fold.py",
         "predictions are not postprocessed as the scores say",
-        only="component or overlays or predict or segmented",
     ),
     Mutation(
         "inference/postprocessing.py",
