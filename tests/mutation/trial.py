@@ -61,7 +61,7 @@ class Copy:
             env=os.environ | _ENVIRONMENT | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            bufsize=0,  # of what is read, nothing may lie in a buffer where `select` does not see it
         )
 
     @contextmanager
@@ -88,20 +88,20 @@ class Copy:
             return Outcome(False, "did not end", round(monotonic() - begun, 1))
         text = output.read_text(errors="replace")
         found = _NOTICED.search(text)
-        by = found[1] if found else f"exit code {code}: {text[-500:]}" if int(code) else ""
-        return Outcome(int(code) == 0, by, round(monotonic() - begun, 1))
+        by = found[1] if found else f"exit code {code}: {text[-500:]}" if code else ""
+        return Outcome(code == 0, by, round(monotonic() - begun, 1))
 
     def close(self) -> None:
         """End its process."""
         with self._zygote:
             self._zygote.stdin.close()
 
-    def _ask(self, arguments: list[str]) -> str:
-        self._zygote.stdin.write(json.dumps(arguments) + "\n")
-        self._zygote.stdin.flush()
+    def _ask(self, arguments: list[str]) -> bytes:
+        """The number of the process that has been begun."""
+        self._zygote.stdin.write(json.dumps(arguments).encode() + b"\n")
         return self._zygote.stdout.readline()
 
-    def _answer(self, most_seconds: float | None = None) -> str | None:
+    def _answer(self, most_seconds: float | None = None) -> int | None:
         """The exit code; None where there is none in time."""
         ready, _, _ = select.select([self._zygote.stdout], [], [], most_seconds)
-        return self._zygote.stdout.readline() if ready else None
+        return int(self._zygote.stdout.readline()) if ready else None

@@ -23,7 +23,7 @@ PLANTED = [
         "learning/augmentation.py",
         "dtype=np.float32) * 2 - 1",
         "dtype=np.float32)",
-        "learning/test_augmentation.py",
+        "learning/test_fair_draws.py",
         "elastic deformation shifts every patch to one side",
     ),
     Mutation(
