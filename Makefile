@@ -1,6 +1,7 @@
 # make demo    install, then fit a small synthetic dataset and segment its test images
 # make test    install what tests need, then lint, type-check, check layers, test
 # make soak    kill fit and predict fifty times, compare with runs left alone, write docs/reliability.md
+# make mutate  plant faults in copies of the source, one at a time, see which the tests notice, write the score there too
 # make fuzz    mutate datasets, records and image files for about ten minutes
 # make oracles compare with nnU-Net v2 itself, in an environment of its own, and write what it gives to tests/golden
 # make bench   measure against nnU-Net v2, MONAI and SciPy, in the same environment, and write docs/benchmarks.md;
@@ -16,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PEERS := .venv-peers
 PEERS_PIP := $(PEERS)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test soak fuzz oracles bench peers-smoke clean
+.PHONY: demo test soak mutate fuzz oracles bench peers-smoke clean
 
 demo: $(VENV)/installed
 	$(BIN)/voxfit demo -o demo
@@ -30,6 +31,9 @@ test: $(VENV)/installed-test
 
 soak: $(VENV)/installed-test
 	$(BIN)/python tests/soak/soak.py --write docs/reliability.md
+
+mutate: $(VENV)/installed-test
+	$(BIN)/python -m tests.mutation --write docs/reliability.md $(OPTIONS)
 
 fuzz: $(VENV)/installed-test
 	VOXFIT_FUZZ_EXAMPLES=2500 $(BIN)/python -m pytest tests/fuzz
@@ -67,4 +71,4 @@ $(VENV)/installed-test: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) demo
+	rm -rf $(VENV) $(PEERS) demo build

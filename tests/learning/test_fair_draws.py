@@ -1,0 +1,20 @@
+"""Augmentation prefers no side."""
+
+import numpy as np
+import pytest
+
+from voxfit.learning.augmentation import draw
+from voxfit.planning.recipe import Recipe
+
+
+@pytest.mark.parametrize("patch", [(40, 50), (16, 20, 24)])
+def test_elastic_noise_is_even_between_minus_one_and_one(patch):
+    settings = Recipe().augmentation_3d.model_copy(update={"elastic_probability": 1.0})
+    for seed in range(3):
+        noise = draw(np.random.default_rng(seed), settings, patch, len(patch), 1).elastic.noise
+        assert noise.shape == (len(patch), *patch)
+        for axis in noise:
+            assert axis.min() < -0.97
+            assert axis.max() > 0.97
+            # Of so many even draws, the mean strays by less than five of its deviations.
+            assert abs(axis.mean()) < 5 / np.sqrt(3 * axis.size)
