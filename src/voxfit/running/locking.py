@@ -86,6 +86,8 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         (folder / LOCK).unlink(missing_ok=True)  # before the lock on it ends: later it may be another's
+        with suppress(OSError):  # Windows does not remove an open file
+            (folder / _FILE).unlink(missing_ok=True)
         os.close(handle)
 
 
@@ -97,6 +99,8 @@ def _acquire(folder: Path) -> int:
         handle = os.open(folder / _FILE, os.O_CREAT | os.O_RDWR, 0o644)
         try:
             can_lock = _lock_file(handle)
+            if not _is_there(handle, folder / _FILE):  # whoever had it has just removed it
+                raise BlockingIOError
             found = read_holder(folder)
             if found and (_is_elsewhere(found) if can_lock else found.may_live()):
                 raise WorkspaceError(_refusal(folder, found))
@@ -130,6 +134,14 @@ def _lock_file(handle: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _is_there(handle: int, path: Path) -> bool:
+    """Whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _claim(folder: Path) -> None:
