@@ -79,7 +79,8 @@ def measure_dataset(
     if dimension is None:
         raise DatasetError(Problem("imagesTr", "no training case can be used.", "Correct the files."))
     facts = summarize(dataset, dimension, measured[dimension], partial(_count_again, dataset, workers), made_from)
-    return facts.model_copy(update={"skipped": skipped})
+    classes = {item.case.name: tuple(sorted(item.classes)) for item in summaries if item.case.name in left}
+    return facts.model_copy(update={"skipped": skipped, "classes": classes})
 
 
 def _count_again(dataset: Dataset, workers: int | None, channel: int, uppers: tuple[int, ...]) -> Counts:
