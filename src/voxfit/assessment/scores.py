@@ -148,6 +148,12 @@ def summarize(
     )
 
 
+def missed_in(cases: Sequence[CaseScores], label: str) -> tuple[int, int]:
+    """In how many cases a label was missed (nothing of it was found), and how many have it."""
+    there = [case.labels[label] for case in cases if case.labels[label].reference_voxels]
+    return sum(item.dice == 0 for item in there), len(there)
+
+
 def to_csv(scores: Scores) -> str:
     """A table with a row for each case and label; a value that does not exist is an empty cell."""
     columns = tuple(LabelScores.model_fields)
