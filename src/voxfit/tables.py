@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from voxfit.assessment.scores import Scores
@@ -65,13 +66,15 @@ def print_selection(console: Console, selection: Selection) -> None:
     rows = [
         (
             candidate.name + (" (chosen)" if candidate.name == selection.chosen else ""),
-            [candidate.foreground_dice, *(candidate.label_dice[name] for name in labels)],
+            [
+                dice_cell(candidate.foreground_dice),
+                *(dice_cell(candidate.label_dice[name], candidate.missed.get(name)) for name in labels),
+            ],
             candidate.name == selection.chosen,
         )
         for candidate in selection.candidates
     ]
-    cases = selection.candidates[0].cases
-    console.print(score_table(f"Cross-validated Dice ({cases} cases)", ["foreground", *labels], rows))
+    console.print(score_table(f"Dice, {selection.how}", ["foreground", *labels], rows))
 
 
 def print_collection(console: Console, done: CollectionResult) -> None:
@@ -80,12 +83,13 @@ def print_collection(console: Console, done: CollectionResult) -> None:
         from voxfit.running.collection import table as table_of  # it imports torch, which no other table needs
 
         columns, rows = table_of({dataset: result})
-        shown = Table(title=f"{dataset}: mean Dice (%) in cross-validation", title_justify="left", title_style="bold")
+        title = f"{dataset}: mean Dice (%), {result.selection.how}"
+        shown = Table(title=title, title_justify="left", title_style="bold")
         shown.add_column("")
         for _, label in columns:
             shown.add_column(label, justify="right")
         for name, cells in rows:
-            texts = ["-" if dice is None else f"{100 * dice:.2f}" for dice, _ in cells]
+            texts = [dice_cell(dice, percent=True) for dice, _ in cells]
             shown.add_row(name, *texts, style="bold green" if any(chosen for _, chosen in cells) else "")
         console.print(shown)
     console.print("Written to " + " and ".join(str(path) for path in done.tables), markup=False)
@@ -95,11 +99,14 @@ def print_collection(console: Console, done: CollectionResult) -> None:
 
 def print_scores(console: Console, scores: Scores) -> None:
     """The means of all labels."""
+    from voxfit.assessment.scores import missed_in
+
     columns = ["Dice", "Hausdorff 95 (mm)", f"surface Dice ({scores.tolerance_mm:g} mm)"]
-    rows: list[tuple[str, list[float | None], bool]] = [
-        (name, [mean.dice, mean.hausdorff_95_mm, mean.surface_dice], False) for name, mean in scores.mean.labels.items()
+    rows: list[tuple[str, list[float | Text | None], bool]] = [
+        (name, [dice_cell(mean.dice, missed_in(scores.cases, name)), mean.hausdorff_95_mm, mean.surface_dice], False)
+        for name, mean in scores.mean.labels.items()
     ]
-    rows.append(("mean foreground", [scores.mean.foreground_dice, None, None], True))
+    rows.append(("mean foreground", [dice_cell(scores.mean.foreground_dice), None, None], True))
     console.print(score_table(f"Scores of {len(scores.cases)} cases", columns, rows))
 
 
@@ -116,19 +123,37 @@ def print_quantization(console: Console, made: Quantization) -> None:
         console.print("INT8 loses too much here: `voxfit predict` refuses it without --accept-loss.")
 
 
-def score_table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[float | None], bool]]) -> Table:
+def dice_cell(dice: float | None, missed: tuple[int, int] | None = None, *, percent: bool = False) -> Text:
+    """A Dice as it is shown; one of 0 is bad, whatever row it stands in.
+
+    Args:
+        dice: or None where there is none.
+        missed: in how many cases nothing of the label was found, and how many have it.
+        percent: shown in percent.
+    """
+    if dice is None:
+        return Text("-")
+    shown = f"{100 * dice:.2f}" if percent else f"{dice:.4f}"
+    if float(shown) > 0:
+        return Text(shown)
+    return Text(shown + (f", missed in {missed[0]} of {missed[1]}" if missed else ""), style="bold red")
+
+
+def score_table(
+    title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[float | Text | None], bool]]
+) -> Table:
     """A table of scores; the rows that are marked stand out.
 
     Args:
         title: above it.
         columns: names of the scores.
-        rows: name, scores, marked.
+        rows: name, scores (as numbers, or as they are shown), marked.
     """
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
     for name in columns:
         table.add_column(name, justify="right")
     for name, values, marked in rows:
-        cells = ["-" if value is None else f"{value:.4f}" for value in values]
+        cells = [value if isinstance(value, Text) else "-" if value is None else f"{value:.4f}" for value in values]
         table.add_row(name, *cells, style="bold green" if marked else "")
     return table

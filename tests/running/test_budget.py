@@ -11,7 +11,16 @@ from voxfit.planning.grid import ZScore
 from voxfit.planning.plan import Configuration, Plan
 from voxfit.planning.planner import make_plan
 from voxfit.planning.recipe import Annealed, Recipe
-from voxfit.running.budget import SMALLEST_PATCH, counted_recipe, fit_to_budget, training_seconds, words
+from voxfit.running.budget import (
+    ENOUGH_STEPS,
+    SMALLEST_PATCH,
+    counted_recipe,
+    fit_to_budget,
+    share_again,
+    training_seconds,
+    words,
+)
+from voxfit.running.stopwatch import Stopwatch
 
 
 def plan(batch=9):
@@ -135,6 +144,55 @@ def test_prediction_gives_way_to_training():
     assert hurried.inference.mirror_axes == ()
     assert any("mirrored" in change for change in hurried.changes)
     assert not any("mirrored" in change for change in usual.changes)
+
+
+def test_short_schedules_have_the_rate_that_was_measured_for_them():
+    """docs/benchmarks.md, of schedules that last minutes: 0.01; a recipe that anneals already keeps its own."""
+    assert fitted(1200, 0.2)[1].recipe.schedule.learning_rate == pytest.approx(0.01)
+    own = Recipe(schedule=Annealed(learning_rate=3e-3, epochs=1000))
+    result = fit_to_budget(plan(), own, {"3d": 1}, seconds=1200, validation_cases=4, timer=device(0.2))
+    assert result.recipe.schedule.learning_rate == pytest.approx(3e-3)
+
+
+@pytest.mark.parametrize("cases", [10, 100, 200])
+def test_the_time_of_cross_validation_is_no_time_of_training(cases):
+    """Networks are fitted to what it leaves: about as many steps, however many cases are predicted."""
+    result = fit_to_budget(plan(), Recipe(), {"3d": 1}, seconds=1500, validation_cases=cases, timer=device(0.2))
+    step = device(0.2)("3d", result.plan.configurations["3d"])
+    assert result.plan.inference.mirror_axes is None
+    assert result.plan.configurations["3d"].base_features == 30
+    assert result.plan.configurations["3d"].batch_size > 2
+    assert result.recipe.schedule.seconds / step > 0.9 * ENOUGH_STEPS
+
+
+def test_folds_that_are_left_share_the_time_that_is_left():
+    fitted_plan = fitted(1200, 0.2, models=1)[1].plan
+    step = device(0.2)("3d", fitted_plan.configurations["3d"])
+    shares = {}
+    for left, validated in ((1, 2), (2, 3), (4, 5)):
+        seconds, said = share_again(
+            fitted_plan, {"3d": left}, {"3d": validated}, seconds=1200, validation_cases=4, timer=device(0.2)
+        )
+        assert left * seconds < 1200
+        assert f"about {seconds / step:,.0f} steps of 3d" in said
+        shares[left] = seconds
+    assert shares[1] > 1.9 * shares[2] > 3.6 * shares[4]
+    with pytest.raises(UsageError, match=r"training for each of 4 models.*fewer --configurations or --folds"):
+        share_again(fitted_plan, {"3d": 4}, {"3d": 5}, seconds=5, validation_cases=4, timer=device(0.2))
+
+
+def test_what_a_fit_took_is_said_to_the_second(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("voxfit.running.stopwatch.monotonic", lambda: now[0])
+    watch = Stopwatch(100.0)
+    for what, seconds in (("preparing", 20.0), ("training", 480.4), ("cross-validation", 95.2), ("training", 63.0)):
+        now[0] += seconds
+        watch.lap(what)
+    assert watch.account(660.0) == "Took 10 min 59 s of the budget of 11 min 0 s."
+    assert watch.account(600.0).startswith(
+        "Took 10 min 59 s, 59 s more than the budget of 10 min 0 s: "
+        "preparing 20 s, training 9 min 3 s, cross-validation 1 min 35 s."
+    )
 
 
 def test_too_little_time_is_refused_with_the_numbers():

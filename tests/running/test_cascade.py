@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from test_pipeline import one_network
 
 import voxfit
 from voxfit.assessment.selection import Selection
@@ -17,6 +18,7 @@ from voxfit.planning.folds import Folds
 from voxfit.planning.plan import Limits, Plan
 from voxfit.planning.recipe import Recipe
 from voxfit.preprocessing.regridding import Computed
+from voxfit.preprocessing.store import Store
 
 LIMITS = Limits(voxel_budget=8**3, plane_voxels=512, base_features=4, cascade_factor=2)
 
@@ -58,14 +60,31 @@ def test_a_split_without_every_case_is_refused_before_training(own_boxes, tmp_pa
     assert not list(run.rglob("history.jsonl"))
 
 
-def test_its_input_is_out_of_fold_on_the_fine_grid(finished):
+def test_its_input_is_out_of_fold_on_the_fine_grid(finished, tmp_path):
+    """Mirrored predictions of the first stage's network that has not seen the case, and not of the other."""
     run, _ = finished
-    names = [name for fold in Folds.load(run / "folds.json").validation for name in fold]
-    store = run / "store" / Plan.load(run / "plan.json").grid("3d_cascade").folder
-    for name in names:
-        segmentation = np.load(run / "3d_lowres/cross_validation/next_stage" / f"{name}.npy")
-        assert segmentation.shape == np.load(store / f"{name}.label.npy").shape
-        assert set(np.unique(segmentation)) <= {0, 1, 2}
+    plan = Plan.load(run / "plan.json")
+    coarse, fine = (Store(run / "store" / plan.grid(name).folder) for name in ("3d_lowres", "3d_cascade"))
+    predictors = [
+        one_network(run, "3d_lowres", fold, tmp_path / f"fold_{fold}").predictors["3d_lowres"] for fold in (0, 1)
+    ]
+    assert all(len(predictor.flips) > 1 for predictor in predictors)
+    different = 0
+    for fold, cases in enumerate(Folds.load(run / "folds.json").validation):
+        for case in cases:
+            stored = np.load(run / "3d_lowres/cross_validation/next_stage" / f"{case}.npy")
+            own, other = (
+                upsampled(
+                    Computed(predictors[number].predict(NetworkInput(np.asarray(coarse.image(case))))),
+                    fine.label(case).shape,
+                    plan,
+                    "3d_cascade",
+                )
+                for number in (fold, 1 - fold)
+            )
+            assert np.array_equal(stored, own)
+            different += not np.array_equal(stored, other)
+    assert different
 
 
 def test_the_model_holds_both_stages_and_predicts(finished, boxes):

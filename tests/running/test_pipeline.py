@@ -17,9 +17,12 @@ import voxfit
 from voxfit.assessment.scores import Scores
 from voxfit.assessment.selection import Selection
 from voxfit.core.errors import ModelError, UsageError
-from voxfit.inference.description import ModelDescription
+from voxfit.inference.description import Member, ModelDescription
+from voxfit.inference.predictor import NetworkInput
+from voxfit.planning.folds import Folds
 from voxfit.planning.plan import Limits, Plan
 from voxfit.planning.recipe import Recipe
+from voxfit.preprocessing.store import Store
 from voxfit.running.contact_sheet import draw_contact_sheet
 
 LIMITS = Limits(voxel_budget=16**3, plane_voxels=2048, base_features=4, cascade_factor=100)
@@ -94,6 +97,51 @@ def test_cross_validation_writes_the_values_and_grids_of_the_labels(finished, bo
         assert predicted.GetOrigin() == pytest.approx(reference.GetOrigin())
         assert predicted.GetSpacing() == pytest.approx(reference.GetSpacing())
         assert set(np.unique(sitk.GetArrayFromImage(predicted))) <= {0, 2, 5}
+
+
+def one_network(run, name, fold, folder):
+    """A model of a single fold of a run, opened."""
+    (folder / "weights").mkdir(parents=True)
+    shutil.copyfile(run / name / f"fold_{fold}" / "weights.safetensors", folder / "weights/one.safetensors")
+    ModelDescription(
+        name=name,
+        plan=Plan.load(run / "plan.json"),
+        members=(Member(configuration=name, weights=("weights/one.safetensors",)),),
+        cross_validated_dice=None,
+        made_from="",
+        made_by="a test",
+    ).save(folder / "model.json")
+    return voxfit.Model.open(folder, "cpu", backend="torch")
+
+
+@pytest.mark.parametrize("name", ["2d", "3d"])
+def test_every_case_is_segmented_by_the_fold_that_has_not_seen_it(finished, boxes, tmp_path, name):
+    """As `predict` would with that network alone, and not as with the other."""
+    run, _ = finished
+    models = [one_network(run, name, fold, tmp_path / f"fold_{fold}") for fold in (0, 1)]
+    different = 0
+    for fold, cases in enumerate(Folds.load(run / "folds.json").validation[:2]):
+        for case in cases:
+            image = sitk.ReadImage(str(boxes / "imagesTr" / f"{case}_0000.nii.gz"))
+            own, other = (sitk.GetArrayFromImage(models[number].predict(image)) for number in (fold, 1 - fold))
+            stored = sitk.GetArrayFromImage(sitk.ReadImage(str(run / name / "cross_validation" / f"{case}.nii.gz")))
+            assert np.array_equal(stored, own)
+            different += not np.array_equal(stored, other)
+    assert different
+
+
+@pytest.mark.parametrize("name", ["2d", "3d"])
+def test_ensembles_are_made_of_mirrored_probabilities(finished, tmp_path, name):
+    run, _ = finished
+    store = Store(run / "store" / Plan.load(run / "plan.json").grid(name).folder)
+    for fold, cases in enumerate(Folds.load(run / "folds.json").validation[:2]):
+        predictor = one_network(run, name, fold, tmp_path / f"fold_{fold}").predictors[name]
+        assert len(predictor.flips) > 1
+        for case in cases:
+            wanted = predictor.predict(NetworkInput(np.asarray(store.image(case))))
+            stored = np.load(run / name / "cross_validation" / "probabilities" / f"{case}.npy")
+            assert stored.dtype == np.float16
+            assert np.abs(stored - wanted).max() < 2**-11  # half a step of half precision below 1
 
 
 def test_running_again_does_nothing(finished, boxes):

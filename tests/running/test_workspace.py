@@ -211,3 +211,39 @@ def test_an_unwritable_place_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkspaceError, match="file/run: cannot be written"):
         Workspace(tmp_path / "file" / "run")
+
+
+def test_nothing_of_a_lock_stays_after_an_orderly_end(tmp_path, disk):
+    with suppress(RuntimeError), locked(tmp_path):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_waited_for_a_lock_that_is_gone_locks_the_new_one(tmp_path):
+    """Two never hold it at once, though its file comes and goes: a stale handle would be a lock on nothing."""
+    handle = os.open(tmp_path / ".lock", os.O_CREAT | os.O_RDWR)
+    (tmp_path / ".lock").unlink()
+    assert not locking._is_there(handle, tmp_path / ".lock")
+    with locked(tmp_path):
+        assert not locking._is_there(handle, tmp_path / ".lock")
+        with pytest.raises(WorkspaceError, match=f"process {os.getpid()} on"):
+            locked(tmp_path).__enter__()
+    os.close(handle)
+
+
+def test_a_built_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """After a power cut a name must not stand for files that were never written."""
+    synced, real, folder = set(), os.fsync, tmp_path / "thing"
+
+    def fsync(handle):
+        synced.add((os.fstat(handle).st_ino, folder.exists()))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with Workspace(tmp_path).building(folder, "one") as part:
+        (part / "deep").mkdir()
+        for name in ("one", "deep/two"):
+            (part / name).write_text(name)
+    for path in (folder, folder / "one", folder / "deep", folder / "deep/two"):
+        assert (path.stat().st_ino, False) in synced, path
+    assert (tmp_path.stat().st_ino, True) in synced  # and the name afterwards

@@ -149,6 +149,12 @@ def summarize(
     )
 
 
+def missed_in(cases: Sequence[CaseScores], label: str) -> tuple[int, int]:
+    """In how many cases a label was missed (nothing of it was found), and how many have it."""
+    there = [case.labels[label] for case in cases if case.labels[label].reference_voxels]
+    return sum(item.dice == 0 for item in there), len(there)
+
+
 def save_scores(scores: Scores, path: Path) -> Path:
     """Write scores as JSON, and beside them a table, `path` with the ending .csv; returns its path.
 

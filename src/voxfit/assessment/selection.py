@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Sequence
 from typing import ClassVar
 
+from pydantic import Field
+
 from voxfit.core.records import Record
 
 REPORTED_ONLY = "3d_lowres"
@@ -21,6 +23,7 @@ class Candidate(Record):
         foreground_dice: mean over labels of the mean over cases; None where nothing could be scored.
         label_dice: the mean over cases of each label, by name.
         cases: how many were scored.
+        missed: in how many cases nothing of a label was found, and how many have it, by name.
     """
 
     name: str
@@ -28,15 +31,26 @@ class Candidate(Record):
     foreground_dice: float | None
     label_dice: dict[str, float | None]
     cases: int
+    missed: dict[str, tuple[int, int]] = Field(default_factory=dict)
 
 
 class Selection(Record):
-    """All candidates and the chosen one."""
+    """All candidates and the chosen one; `folds` says how many folds were validated, of how many (0: not known)."""
 
     schema_name: ClassVar[str] = "voxfit.selection/1"
     made_from: str
     candidates: tuple[Candidate, ...]
     chosen: str
+    folds: tuple[int, int] = (0, 0)
+
+    @property
+    def how(self) -> str:
+        """On what the scores were measured, in words."""
+        done, total = self.folds
+        cases = f"{self.winner().cases} case{'s' * (self.winner().cases != 1)}"
+        if done < total:
+            return f"{'one fold' if done == 1 else f'{done} of {total} folds'}: validated on {cases}"
+        return f"cross-validated: {cases}"
 
     def winner(self) -> Candidate:
         """The chosen candidate."""
@@ -48,12 +62,13 @@ def pairs(configurations: Sequence[str]) -> list[tuple[str, str]]:
     return list(itertools.combinations([name for name in configurations if name != REPORTED_ONLY], 2))
 
 
-def choose(candidates: Sequence[Candidate], made_from: str) -> Selection:
+def choose(candidates: Sequence[Candidate], made_from: str, folds: tuple[int, int] = (0, 0)) -> Selection:
     """Take the candidate of highest Dice; on a tie the one with fewer networks, then the first.
 
     Args:
         candidates: in the order in which they are reported.
         made_from: digest of what they were computed from.
+        folds: how many were validated, and how many there are.
     """
     eligible = [candidate for candidate in candidates if candidate.name != REPORTED_ONLY] or list(candidates)
     best = max(
@@ -63,4 +78,4 @@ def choose(candidates: Sequence[Candidate], made_from: str) -> Selection:
             -len(candidate.configurations),
         ),
     )
-    return Selection(made_from=made_from, candidates=tuple(candidates), chosen=best.name)
+    return Selection(made_from=made_from, candidates=tuple(candidates), chosen=best.name, folds=folds)

@@ -9,10 +9,10 @@ from time import perf_counter
 import torch
 
 from voxfit.core.listening import Listener
-from voxfit.core.records import digest_of
 from voxfit.imaging.labels import Labels
 from voxfit.learning.engine import PLAIN, Engine, Execution, choose_execution, is_out_of_memory
 from voxfit.learning.losses import segmentation_loss, shrunk
+from voxfit.planning.identity import digest_of_training
 from voxfit.planning.plan import Configuration
 from voxfit.planning.recipe import Recipe
 from voxfit.planning.stages import Topology
@@ -44,18 +44,15 @@ class TrainingTask:
 
     def digest(self) -> str:
         """Changes when a checkpoint of this training could not be continued."""
-        settings = self.configuration.model_dump(mode="json", exclude={"why"})
-        return digest_of(
-            [
-                self.labels.digest(),
-                self.topology.digest(),
-                settings,
-                self.recipe.digest(),
-                self.training_cases,
-                self.validation_cases,
-                self.seed,
-                self.masked_channels,
-            ]
+        return digest_of_training(
+            self.labels,
+            self.topology,
+            self.configuration,
+            self.recipe,
+            training_cases=self.training_cases,
+            validation_cases=self.validation_cases,
+            seed=self.seed,
+            masked_channels=self.masked_channels,
         )
 
 

@@ -58,6 +58,7 @@ class Fingerprint(Oriented):
         single_component_labels: indices of classes that are one component in every training label that has them [I4].
         made_from: digest of the files that were measured.
         skipped: cases that were left out, because they cannot be used and the user wants to go on without them.
+        classes: the indices of the foreground classes of each training case, by name; empty where nobody looked.
     """
 
     schema_name: ClassVar[str] = "voxfit.fingerprint/1"
@@ -70,6 +71,7 @@ class Fingerprint(Oriented):
     single_component_labels: tuple[int, ...] = ()
     made_from: str = ""
     skipped: tuple[SkippedCase, ...] = ()
+    classes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -79,7 +81,7 @@ class Fingerprint(Oriented):
 
     def facts_digest(self) -> str:
         """Changes when a plan would; not with the time stamps of the files."""
-        return digest_of(self.model_dump(mode="json", exclude={"made_from", "skipped"}))
+        return digest_of(self.model_dump(mode="json", exclude={"made_from", "skipped", "classes"}))
 
     def median_spacing_mm(self) -> tuple[float, ...]:
         """Per-axis median over the cases, (z, y, x)."""

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from voxfit.assessment.scores import Scores
 from voxfit.assessment.selection import Selection
 from voxfit.core.errors import RecordError
-from voxfit.core.records import checksum_of, digest_of
+from voxfit.core.records import checksum_of
 from voxfit.core.version import VERSION
 from voxfit.inference.caveats import TrainingRanges, percentiles, ranges_of
 from voxfit.inference.description import Fast, Member, ModelDescription
 from voxfit.planning.plan import ConfigurationName
-from voxfit.running.folds import fold_folder, fold_origin
+from voxfit.running.present import model_origin
 
 if TYPE_CHECKING:
     from voxfit.running.pipeline import Run
@@ -29,8 +29,7 @@ def assemble(run: Run, selection: Selection) -> Path:
     plan, _ = run.settings
     winner, folder = selection.winner(), run.root / "model"
     names = [name for name in run.configurations if name in winner.configurations]
-    weights = [fold_origin(run, name, fold) for name in names for fold in run.fold_numbers]
-    origin = digest_of([winner.digest(), weights, plan.inference.digest(), plan.single_component_labels])
+    origin = model_origin(run.present, winner)
     if (folder / "model.json").exists():
         try:
             found = ModelDescription.load(folder / "model.json")
@@ -77,8 +76,9 @@ def _fast(run: Run, names: Sequence[ConfigurationName]) -> Fast | None:
 
 def _member(run: Run, name: ConfigurationName, folder: Path) -> Member:
     """Copy the weights of a configuration."""
-    files = [f"weights/{name}_fold_{fold}.safetensors" for fold in run.folds_of(name)]
-    for file, fold in zip(files, run.folds_of(name), strict=True):
-        shutil.copyfile(fold_folder(run, name, fold) / "weights.safetensors", folder / file)
+    folds = run.present.members(name)
+    files = [f"weights/{name}_fold_{fold}.safetensors" for fold in folds]
+    for file, fold in zip(files, folds, strict=True):
+        shutil.copyfile(run.present.fold_folder(name, fold) / "weights.safetensors", folder / file)
     checksums = tuple(checksum_of(folder / file) for file in files)
     return Member(configuration=name, weights=tuple(files), checksums=checksums)

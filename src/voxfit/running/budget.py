@@ -102,27 +102,75 @@ def fit_to_budget(
         # Better a trained network that looks once at an image than an untrained one that looks eight times.
         plan = plan.model_copy(update={"inference": plan.inference.model_copy(update={"mirror_axes": ()})})
         changes.append("predictions are not averaged over mirrored variants: cross-validation would take half the time")
-    each = (left - _reserve(plan, models, fitted, validation_cases)) / count
-    slowest = max(item.step_seconds for item in fitted.values())
+    each, said = _share(plan, models, models, fitted, left, validation_cases)
+    changes.append(said)
+    configurations = plan.configurations | {name: item.configuration for name, item in fitted.items()}
+    return BudgetPlan(
+        plan.model_copy(update={"configurations": configurations, "changes": (*plan.changes, *changes)}),
+        _timed(recipe, each, max(item.step_seconds for item in fitted.values())),
+    )
+
+
+def share_again(
+    plan: Plan,
+    left: dict[ConfigurationName, int],
+    validated: dict[ConfigurationName, int],
+    *,
+    seconds: float,
+    validation_cases: int,
+    timer: StepTimer,
+) -> tuple[float, str]:
+    """Share a time over the trainings that are left of a plan that was fitted before.
+
+    Args:
+        plan: it; it stays.
+        left: how many folds of each configuration are still to be trained.
+        validated: how many will then be cross-validated.
+        seconds: left, for all of that.
+        validation_cases: cases of a fold.
+        timer: measures a step.
+
+    Returns:
+        the seconds of each training, and that in words.
+
+    Raises:
+        UsageError: there is no time for a single step of each.
+    """
+    begun = monotonic()
+    fitted = {
+        name: Fitted(plan.configurations[name], timer(name, plan.configurations[name]))
+        for name in {**left, **validated}
+    }
+    each, said = _share(plan, left, validated, fitted, seconds - (monotonic() - begun), validation_cases)
+    return each, f"folds that were asked for later: {said}"
+
+
+def _share(
+    plan: Plan,
+    models: dict[ConfigurationName, int],
+    validated: dict[ConfigurationName, int],
+    fitted: dict[ConfigurationName, Fitted],
+    left: float,
+    validation_cases: int,
+) -> tuple[float, str]:
+    """Seconds of each training, and that in words."""
+    count = sum(models.values())
+    each = (left - _reserve(plan, validated, fitted, validation_cases)) / count
+    slowest = max(fitted[name].step_seconds for name in models)
     if each < slowest:
         raise UsageError(
             f"The budget leaves {words(max(each, 0.0))} of training for each of {count} models, and one step takes "
             f"{slowest:.1f} s. Give more time, or ask for fewer --configurations or --folds."
         )
-    steps = ", ".join(f"about {each / item.step_seconds:,.0f} steps of {name}" for name, item in fitted.items())
-    changes.append(f"each model is trained for {words(each)}: {steps}")
-    configurations = plan.configurations | {name: item.configuration for name, item in fitted.items()}
-    return BudgetPlan(
-        plan.model_copy(update={"configurations": configurations, "changes": (*plan.changes, *changes)}),
-        _timed(recipe, each, slowest),
-    )
+    steps = ", ".join(f"about {each / fitted[name].step_seconds:,.0f} steps of {name}" for name in models)
+    return each, f"each model is trained for {words(each)}: {steps}"
 
 
 def _reserve(
     plan: Plan, models: dict[ConfigurationName, int], fitted: dict[ConfigurationName, Fitted], cases: int
 ) -> float:
     """Seconds that are kept back for cross-validations and for what comes after."""
-    return sum(models[name] * prediction_seconds(plan, item, cases) for name, item in fitted.items()) + _END_SECONDS
+    return sum(count * prediction_seconds(plan, fitted[name], cases) for name, count in models.items()) + _END_SECONDS
 
 
 def fit_configuration(

@@ -85,7 +85,8 @@ def measure_dataset(
     if dimension is None:
         raise DatasetError(Problem("imagesTr", "no training case can be used.", "Correct the files."))
     facts = summarize(dataset, dimension, measured, partial(_count_again, dataset, workers), made_from)
-    return facts.model_copy(update={"skipped": skipped})
+    classes = {item.case.name: tuple(sorted(item.classes)) for item in summaries if item.case.name in left}
+    return facts.model_copy(update={"skipped": skipped, "classes": classes})
 
 
 def compare_cases(summaries: Sequence[CaseSummary], dataset: Dataset) -> list[Problem]:

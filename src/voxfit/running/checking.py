@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from voxfit.core.errors import Problem
 from voxfit.core.listening import Listener
 from voxfit.core.parallel import map_cases
 from voxfit.imaging.correction import misplaced_label, write_corrected
 from voxfit.imaging.dataset import Dataset
-from voxfit.imaging.verification import describe_axes, empty_folds, verify_case, verify_folds
+from voxfit.imaging.verification import CaseSummary, describe_axes, empty_folds, verify_case, verify_folds
+from voxfit.planning.folds import split
 from voxfit.planning.recipe import Recipe
 from voxfit.running.cases import are_small, compare_cases, leave_out, report_problems
+from voxfit.running.present import unseen_classes
 
 
 def check_dataset(dataset: Dataset, listener: Listener, workers: int | None, *, skip: bool = False) -> Dataset:
@@ -44,9 +48,19 @@ def check_dataset(dataset: Dataset, listener: Listener, workers: int | None, *, 
     for case in skipped:
         listener.warn(f"{case.name} is left out: {' '.join(case.reasons)}")
     usable = dataset.without({case.name for case in skipped})
-    problems += [*verify_folds(usable, Recipe().folds), *empty_folds(usable)]
+    problems += [*verify_folds(usable, Recipe().folds), *empty_folds(usable), *_unseen_classes(usable, summaries)]
     report_problems([problem for problem in problems if not (skip and problem.fatal and problem.case)], listener)
     return usable
+
+
+def _unseen_classes(dataset: Dataset, summaries: Sequence[CaseSummary]) -> list[Problem]:
+    """The folds, as `fit` would make them by default, that do not train every class."""
+    if not dataset.cases:
+        return []
+    left, recipe = {case.name for case in dataset.cases}, Recipe()
+    classes = {item.case.name: tuple(sorted(item.classes)) for item in summaries if item.case.name in left}
+    folds = split(dataset.cases, recipe.folds, recipe.seed, dataset.splits, classes)
+    return unseen_classes(folds, classes, dataset.labels)
 
 
 def fix_dataset(dataset: Dataset, folder: Path, listener: Listener, workers: int | None) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from voxfit.core.errors import VoxfitError
 from voxfit.core.listening import Listener
 from voxfit.core.records import write_atomically
+from voxfit.running.command import check_place, check_request
 from voxfit.running.pipeline import fit
 from voxfit.running.request import FitRequest, FitResult
 from voxfit.running.workspace import Workspace
@@ -47,7 +48,12 @@ def fit_all(datasets: list[Path], request: FitRequest, listener: Listener) -> Co
 
     Raises:
         WorkspaceError: another process writes into the run folder.
+        UsageError: no dataset could be fitted as it is asked.
     """
+    check_request(request)
+    for dataset in datasets:
+        check_place(dataset, Path(request.run))
+        check_place(dataset, Path(request.run) / dataset.name)
     with Workspace(Path(request.run)).lock():
         return _fit_all(datasets, request, listener)
 

@@ -6,7 +6,7 @@ import math
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors.torch
@@ -15,17 +15,19 @@ from numpy.typing import NDArray
 
 from voxfit.core.durability import open_array
 from voxfit.core.errors import TrainingError
-from voxfit.core.records import Record, digest_of, write_atomically
+from voxfit.core.records import write_atomically
 from voxfit.learning.engine import Execution, free_bytes, is_out_of_memory, release_memory
 from voxfit.learning.sampling import Previous
 from voxfit.learning.task import TrainingTask, checkpoint_folder, measure_step
 from voxfit.learning.training import Training
 from voxfit.networks.unet import UNet
+from voxfit.planning.identity import training_seed
 from voxfit.planning.plan import Configuration, ConfigurationName
 from voxfit.planning.recipe import FEW_STEPS
 from voxfit.planning.stages import multiplications
 from voxfit.preprocessing.normalization import masked_channels
 from voxfit.running.budget import training_seconds, words
+from voxfit.running.present import FoldManifest, given_seconds
 
 if TYPE_CHECKING:
     from voxfit.running.pipeline import Run
@@ -40,19 +42,10 @@ _LESS_MEMORY = (
 )
 
 
-class FoldManifest(Record):
-    """A finished training."""
-
-    schema_name: ClassVar[str] = "voxfit.fold/1"
-    made_from: str
-    epochs: int
-    seconds: float
-    validation_cases: tuple[str, ...]
-
-
 def training_task(run: Run, name: ConfigurationName, fold: int) -> TrainingTask:
     """What is trained on one fold."""
-    plan, recipe = run.settings
+    plan, present = run.settings[0], run.present
+    recipe = present.recipe_of(name, fold)
     return TrainingTask(
         name=f"{name} fold {fold}",
         labels=plan.labels,
@@ -61,28 +54,14 @@ def training_task(run: Run, name: ConfigurationName, fold: int) -> TrainingTask:
         recipe=recipe,
         training_cases=run.folds.training(fold),
         validation_cases=run.folds.validation[fold],
-        seed=int(digest_of([recipe.seed, name, fold])[:8], 16),
+        seed=training_seed(recipe, name, fold),
         masked_channels=masked_channels(plan.normalization),
     )
 
 
-def fold_origin(run: Run, name: ConfigurationName, fold: int) -> str:
-    """Digest of what determines the weights of a fold."""
-    plan, _ = run.settings
-    previous = plan.configurations[name].previous
-    stage = [fold_origin(run, previous, other) for other in run.folds_of(previous)] if previous else []
-    return digest_of([training_task(run, name, fold).digest(), plan.grid(name).digest(), run.files, stage])
-
-
-def fold_folder(run: Run, name: ConfigurationName, fold: int) -> Path:
-    """Where a fold is trained; `weights.safetensors` is there once it is finished."""
-    return run.root / name / f"fold_{fold}"
-
-
 def is_trained(run: Run, name: ConfigurationName, fold: int) -> bool:
     """Whether the weights of a fold are there and fit the plan."""
-    path = fold_folder(run, name, fold) / "manifest.json"
-    return path.exists() and FoldManifest.load(path).made_from == fold_origin(run, name, fold)
+    return run.present.is_trained(name, fold)
 
 
 def previous_stage(run: Run, name: ConfigurationName) -> Previous | None:
@@ -101,7 +80,7 @@ def previous_stage(run: Run, name: ConfigurationName) -> Previous | None:
 
 def train(run: Run, name: ConfigurationName, fold: int) -> Path:
     """The trained weights of one fold."""
-    folder = fold_folder(run, name, fold)
+    folder = run.present.fold_folder(name, fold)
     weights = folder / "weights.safetensors"
     if is_trained(run, name, fold):
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # a kill may have come before the one below
@@ -110,6 +89,7 @@ def train(run: Run, name: ConfigurationName, fold: int) -> Path:
         run.listener.say(f"{name} fold {fold} was trained with other settings; it is kept under superseded/.")
         run.workspace.set_aside(folder)
     run.listener.stage(f"Training {name} fold {fold}")
+    run.present.begin(name, fold)
     done = _attempt(run, name, fold)
     if isinstance(done, str):
         _halve_batch(run, name, fold, done)
@@ -125,10 +105,11 @@ def train(run: Run, name: ConfigurationName, fold: int) -> Path:
         )
     write_atomically(weights, safetensors.torch.save(network.inference_weights()))
     FoldManifest(
-        made_from=fold_origin(run, name, fold),
+        made_from=run.present.fold_origin(name, fold),
         epochs=training.progress.epoch,
         seconds=round(training.progress.seconds, 1),
         validation_cases=training.task.validation_cases,
+        given_seconds=given_seconds(training.task.recipe),
     ).save(folder / "manifest.json")
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return weights
@@ -140,7 +121,7 @@ def _attempt(run: Run, name: ConfigurationName, fold: int) -> tuple[Training, UN
         training = Training(
             training_task(run, name, fold),
             run.store(run.settings[0].grid(name)),
-            fold_folder(run, name, fold),
+            run.present.fold_folder(name, fold),
             run.device,
             run.listener,
             previous_stage(run, name),
@@ -155,9 +136,9 @@ def _attempt(run: Run, name: ConfigurationName, fold: int) -> tuple[Training, UN
 
 def _execution_of_others(run: Run, name: ConfigurationName) -> Execution | None:
     """How another fold of this run executes its steps: what was measured there holds here."""
-    for other in run.folds_of(name):
-        path = fold_folder(run, name, other) / "execution.json"
-        if is_trained(run, name, other) and path.exists():
+    for other in run.present.trained(name):
+        path = run.present.fold_folder(name, other) / "execution.json"
+        if path.exists():
             return Execution.load(path)
     return None
 
@@ -191,8 +172,11 @@ def _halve_batch(run: Run, name: ConfigurationName, fold: int, reason: str) -> N
     if batch >= before.batch_size:
         raise TrainingError(f"{what} {_LESS_MEMORY}")
     run.listener.warn(f"{what} The batch is halved to {batch}, in plan.json too, and the training goes on.")
-    trained = [other for other in run.folds_of(name) if is_trained(run, name, other)]
-    checkpoints = checkpoint_folder(fold_folder(run, name, fold), training_task(run, name, fold))
+    old = run.present
+    trained = old.trained(name)
+    begun = [fold for fold in old.fold_numbers if (old.fold_folder(name, fold) / "checkpoint").is_dir()]
+    checkpoints = {other: _checkpoints(run, name, other) for other in begun}
+    times = {other: given_seconds(old.recipe_of(name, other)) for other in begun}
     change = f"{name}: batch size {before.batch_size} -> {batch}, because memory ran out in fold {fold}"
     if trained:
         change += f"; trained with {before.batch_size}: fold {', '.join(map(str, trained))}"
@@ -203,10 +187,17 @@ def _halve_batch(run: Run, name: ConfigurationName, fold: int, reason: str) -> N
         )
     )
     for other in trained:
-        path = fold_folder(run, name, other) / "manifest.json"
-        FoldManifest.load(path).model_copy(update={"made_from": fold_origin(run, name, other)}).save(path)
-    if checkpoints.exists():
-        checkpoints.rename(checkpoint_folder(fold_folder(run, name, fold), training_task(run, name, fold)))
+        path = run.present.fold_folder(name, other) / "manifest.json"
+        manifest = FoldManifest.load(path)
+        manifest.model_copy(update={"made_from": run.present.fold_origin(name, other)}).save(path)
+    for other, checkpoint in checkpoints.items():
+        run.present.begin(name, other, times[other])
+        if checkpoint.exists():
+            checkpoint.rename(_checkpoints(run, name, other))
+
+
+def _checkpoints(run: Run, name: ConfigurationName, fold: int) -> Path:
+    return checkpoint_folder(run.present.fold_folder(name, fold), training_task(run, name, fold))
 
 
 def time_step(run: Run, name: ConfigurationName, configuration: Configuration) -> float:
@@ -259,15 +250,19 @@ def fitting_step(run: Run, name: ConfigurationName, configuration: Configuration
     return seconds
 
 
-def announce(run: Run) -> None:
-    """Say what the trainings that are left will take on this device, and what to do if that is too long."""
+def announce(run: Run) -> dict[ConfigurationName, int]:
+    """Say what the trainings that are left will take on this device, and what to do if that is too long.
+
+    Returns:
+        how many are left of each configuration that is not finished.
+    """
     plan, recipe = run.settings
     left: dict[ConfigurationName, int] = {
-        name: sum(not is_trained(run, name, fold) for fold in run.folds_of(name)) for name in run.configurations
+        name: len({*run.folds_of(name)} - {*run.present.trained(name)}) for name in run.configurations
     }
     left = {name: count for name, count in left.items() if count}
     if not left:
-        return
+        return left
     seconds = training_seconds(plan, recipe, left, partial(fitting_step, run))
     run.listener.say(
         f"Training {sum(left.values())} model{'s' * (sum(left.values()) > 1)} on {run.device}: "
@@ -278,3 +273,4 @@ def announce(run: Run) -> None:
             "That is the paper's schedule on this device. For less: --budget 2h (all in that time), --epochs 50, "
             "--configurations 3d (fewer models), --folds 0 (one fold), or a machine with a GPU."
         )
+    return left

@@ -19,7 +19,7 @@ from voxfit.core.records import digest_of
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.verification import empty_folds, verify_folds
 from voxfit.planning.fingerprint import Fingerprint
-from voxfit.planning.folds import Folds, split, split_origin
+from voxfit.planning.folds import Folds, split
 from voxfit.planning.grid import Grid
 from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.planning.planners import plan_by, plan_origin
@@ -27,9 +27,13 @@ from voxfit.planning.recipe import Recipe
 from voxfit.preprocessing.store import Store
 from voxfit.running.budget import counted_recipe, fit_to_budget
 from voxfit.running.cases import Destination, digest_of_files, fill_stores, measure_dataset, report_problems
+from voxfit.running.command import check_fold_numbers, check_folds, check_place, check_request, record_command
+from voxfit.running.present import Present, eligible, unseen_classes
 from voxfit.running.reporting import record_dataset, write_run_report
 from voxfit.running.request import FitRequest, FitResult
+from voxfit.running.sharing import share_among_folds, shared_now
 from voxfit.running.space import check_space
+from voxfit.running.stopwatch import Stopwatch
 from voxfit.running.workspace import Workspace
 
 
@@ -41,6 +45,7 @@ class Run:
         self.request = request
         self.listener = listener or Listener()
         self.root = Path(request.run)
+        check_place(Path(request.dataset), self.root)
         self.workspace = Workspace(self.root)
         self._stores: dict[str, Store] = {}
 
@@ -64,7 +69,7 @@ class Run:
         dataset = self.described.without({case.name for case in skipped})
         if skipped:
             report_problems([*verify_folds(dataset, self.request.recipe.folds), *empty_folds(dataset)], self.listener)
-        record_dataset(dataset, self.root / "dataset.json", skipped)
+        record_dataset(dataset, self.root / "dataset.json", skipped, digest_of_files(dataset))
         return dataset
 
     @cached_property
@@ -94,14 +99,13 @@ class Run:
         """The split of the training cases."""
         path = self.root / "folds.json"
         recipe = self.request.recipe
-        wanted = (self.dataset.cases, recipe.folds, recipe.seed, self.dataset.splits)
-        if path.exists():
-            found = Folds.load(path)
-            if found.made_from == split_origin(*wanted):
-                return found
+        folds = split(self.dataset.cases, recipe.folds, recipe.seed, self.dataset.splits, self.fingerprint.classes)
+        if path.exists() and (found := Folds.load(path)).made_from == folds.made_from:
+            folds = found
+        else:
             self.workspace.set_aside(path)
-        folds = split(*wanted)
-        folds.save(path)
+            folds.save(path)
+        report_problems(unseen_classes(folds, self.fingerprint.classes, self.dataset.labels), self.listener)
         return folds
 
     # -- what is done with it -------------------------------------------------------------------------------------
@@ -127,10 +131,11 @@ class Run:
 
     @cached_property
     def budget_digest(self) -> str:
-        """What a budget is for: another budget, other models or another recipe make another plan."""
+        """What a budget is for: another budget, other models or another recipe make another plan; folds do not."""
         if not self.request.budget_seconds:
             return ""
-        wanted = [self.request.budget_seconds, self.request.configurations, self.request.folds]
+        models = sorted(set(self.request.configurations)) if self.request.configurations else None
+        wanted = [self.request.budget_seconds, models]
         return digest_of([wanted, self.request.recipe.digest()])
 
     @cached_property
@@ -139,10 +144,10 @@ class Run:
         plan, request, path = self.base_plan, self.request, self.root / "recipe.json"
         recipe = counted_recipe(request.recipe, request.epochs) if request.epochs else request.recipe
         if request.budget_seconds:
-            if plan.fitted_to == self.budget_digest and path.exists():
-                return plan, Recipe.load(path)
             for name in self.configurations:
                 self.store(plan.grid(name))
+            if plan.fitted_to == self.budget_digest and path.exists():
+                return share_among_folds(self, plan, Recipe.load(path))
             from voxfit.running.folds import time_step
 
             self.listener.stage("Fitting batch and width to the budget")
@@ -160,8 +165,18 @@ class Run:
                 self.listener.say(change)
             recipe.save(path)
             plan.save(self.root / "plan.json")
+            shared_now(self).save(self.root / "budget.json")
         recipe.save(path)
         return plan, recipe
+
+    def presently(self, plan: Plan, recipe: Recipe) -> Present:
+        """What trainings must be made from under a plan and a recipe."""
+        return Present(self.root, plan, recipe, self.folds, self.files, self.fingerprint.classes)
+
+    @property
+    def present(self) -> Present:
+        """What trainings and cross-validations must be made from now; an out-of-memory training may change it."""
+        return self.presently(*self.settings)
 
     def revise(self, plan: Plan) -> None:
         """Go on with a plan that was changed in the middle of the run, and record it for the next."""
@@ -196,12 +211,7 @@ class Run:
     @cached_property
     def fold_numbers(self) -> tuple[int, ...]:
         """The folds asked for."""
-        count = len(self.folds.validation)
-        wanted = range(count) if self.request.folds is None else self.request.folds
-        for fold in wanted:
-            if fold not in range(count):
-                raise UsageError(f"--folds {fold}: there are the folds 0 to {count - 1}.")
-        return tuple(sorted(set(wanted)))
+        return check_fold_numbers(self.request, len(self.folds.validation))
 
     @cached_property
     def device(self) -> str:
@@ -258,13 +268,14 @@ class Run:
 
         for name in self.configurations:
             cross_validate(self, name)
-        found = candidates(self)
-        origin = digest_of([candidate.digest() for candidate in found])
+        found, present = candidates(self), self.present
+        origin = present.selection_origin(self.configurations)
         path = self.root / "selection.json"
         if path.exists() and Selection.load(path).made_from == origin:
             return Selection.load(path)
         self.workspace.set_aside(path)
-        selection = choose(found, origin)
+        compared = present.shared_folds(eligible(self.configurations))
+        selection = choose(found, origin, (len(compared), len(present.fold_numbers)))
         selection.save(path)
         return selection
 
@@ -280,28 +291,39 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
         DatasetError: the dataset cannot be trained on; all problems at once, before any training.
         UsageError, WorkspaceError: the request or the run folder is unusable.
     """
+    check_request(request)
     run = Run(request, listener)
+    watch = Stopwatch(run.begun)
     from voxfit.learning.engine import determinism
 
     with run.workspace.lock(), determinism(request.deterministic):
+        check_folds(request, run.described)
+        record_command(request, run.root)
         check_space(
             run.root, run.fingerprint, run.base_plan, {name: len(run.folds_of(name)) for name in run.configurations}
         )
         run.prepare()
+        watch.lap("checking and preparing")
         from voxfit.running.assembly import assemble
         from voxfit.running.folds import announce, train
         from voxfit.running.validation import cross_validate
 
-        announce(run)
+        left = announce(run)
+        watch.lap("measuring the device")
         for name in run.configurations:
             for fold in run.folds_of(name):
                 train(run, name, fold)
+            watch.lap("training")
             # A cascade's second stage is trained on what this says of cases it has not seen.
             cross_validate(run, name)
+            watch.lap("cross-validation")
         selection = run.select()
         model = assemble(run, selection)
         report = run.root / "report.html"
         if not report.exists() or report.stat().st_mtime < (model / "model.json").stat().st_mtime:
             run.listener.stage("Writing the report")
             write_run_report(run.root)
+        watch.lap("choice, model and report")
+        if request.budget_seconds and left:
+            run.listener.say(watch.account(request.budget_seconds))
         return FitResult(selection, model, run.root)

@@ -15,7 +15,10 @@ from voxfit.planning.fingerprint import SkippedCase
 
 
 class DatasetRecord(Record):
-    """What a run folder keeps of its dataset (`dataset.json`): where it is, its training cases, and those left out."""
+    """What a run folder keeps of its dataset (`dataset.json`): where it is, its training cases, those left out.
+
+    `files` is the digest of the training files as the last `fit` found them.
+    """
 
     schema_name: ClassVar[str] = "voxfit.dataset/1"
     folder: str
@@ -24,9 +27,10 @@ class DatasetRecord(Record):
     labels: Labels
     cases: tuple[Case, ...]
     skipped: tuple[SkippedCase, ...] = ()
+    files: str = ""
 
 
-def record_dataset(dataset: Dataset, path: Path, skipped: tuple[SkippedCase, ...] = ()) -> None:
+def record_dataset(dataset: Dataset, path: Path, skipped: tuple[SkippedCase, ...] = (), files: str = "") -> None:
     """Write what a run folder keeps of its dataset, with absolute paths, where that is not there already."""
 
     def absolute(case: Case) -> Case:
@@ -40,6 +44,7 @@ def record_dataset(dataset: Dataset, path: Path, skipped: tuple[SkippedCase, ...
         labels=dataset.labels,
         cases=tuple(absolute(case) for case in dataset.cases),
         skipped=skipped,
+        files=files,
     )
     if not path.exists() or DatasetRecord.load(path) != record:
         record.save(path)

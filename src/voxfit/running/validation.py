@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.assessment.evaluation import evaluate_files
-from voxfit.assessment.scores import Scores
+from voxfit.assessment.scores import Scores, missed_in, summarize
 from voxfit.assessment.selection import Candidate
 from voxfit.assessment.selection import pairs as ensembles
 from voxfit.core.durability import open_array, save_array
-from voxfit.core.records import Record, digest_of
 from voxfit.imaging.volume import write_label
 from voxfit.inference.cascade import upsampled
 from voxfit.inference.postprocessing import keep_largest_components, segment, to_values
@@ -25,36 +24,27 @@ from voxfit.inference.torch_networks import load_network, torch_predictor
 from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.preprocessing.regridding import Computed, Source
 from voxfit.preprocessing.restoring import Part, restore
-from voxfit.running.folds import fold_folder, fold_origin, previous_stage
+from voxfit.running.folds import previous_stage
+from voxfit.running.present import TOLERANCE_MM, ValidationManifest, candidates_of, eligible
 
 if TYPE_CHECKING:
     from voxfit.running.pipeline import Run
 
-TOLERANCE_MM = 1.0
-
-
-class ValidationManifest(Record):
-    """What a cross-validation was made from."""
-
-    schema_name: ClassVar[str] = "voxfit.cross_validation/1"
-    made_from: str
-
 
 def cross_validate(run: Run, name: ConfigurationName) -> Scores:
-    """Out-of-fold segmentations and scores of one configuration, in `NAME/cross_validation/`.
+    """Out-of-fold segmentations and scores of one configuration, in `NAME/cross_validation/`, by all its trained folds.
 
     Beside them, as `.npy` on prepared grids: `probabilities/` (float16) where ensembles will need them, and
     `next_stage/` (class indices) where a cascade goes on from here. `plain.json` are the scores without mirroring.
     """
-    plan, _ = run.settings
-    folder = run.root / name / "cross_validation"
-    origin = _origin(run, (name,))
+    (plan, _), present = run.settings, run.present
+    folder, origin = present.validation_folder((name,)), present.validation_origin((name,))
     extras = _extras(run, name)
-    if _is_made_from(folder, origin) and all((folder / extra).is_dir() for extra in extras):
+    if present.is_validated((name,)) and all((folder / extra).is_dir() for extra in extras):
         return Scores.load(folder / "scores.json")
     run.listener.stage(f"Cross-validating {name}")
     store = run.store(plan.grid(name))
-    cases = [(fold, case) for fold in run.folds_of(name) for case in run.folds.validation[fold]]
+    cases = [(fold, case) for fold in present.trained(name) for case in run.folds.validation[fold]]
     before = previous_stage(run, name)
     with run.workspace.building(folder, origin) as part:
         for extra in (*extras, "plain"):
@@ -64,7 +54,7 @@ def cross_validate(run: Run, name: ConfigurationName) -> Scores:
             if (part / f"{case}.nii.gz").exists() and all((part / extra / f"{case}.npy").exists() for extra in extras):
                 continue
             if predictor is None or fold != loaded:
-                network = load_network(plan, name, fold_folder(run, name, fold) / "weights.safetensors")
+                network = load_network(plan, name, present.fold_folder(name, fold) / "weights.safetensors")
                 predictor, loaded = torch_predictor(plan, name, [network], run.device, plain_too=True), fold
             previous = before.segmentation(case) if before else None
             seen = NetworkInput(np.asarray(store.image(case)), previous, before.classes if before else 0)
@@ -126,30 +116,35 @@ def _next_segmentation(run: Run, name: ConfigurationName, case: str, source: Sou
 
 
 def candidates(run: Run) -> list[Candidate]:
-    """Every cross-validated configuration, and every pair of them, with its scores."""
-    found = [
-        _candidate((name,), Scores.load(run.root / name / "cross_validation" / "scores.json"))
-        for name in run.configurations
-    ]
-    found.extend(_candidate(pair, _score_pair(run, pair)) for pair in ensembles(run.configurations))
+    """Every cross-validated configuration, and every pair of them, with its scores.
+
+    Those that may be chosen are compared on the same cases: of the folds that are trained for all of them.
+    """
+    rivals, found = eligible(run.configurations), []
+    compared = {case for fold in run.present.shared_folds(rivals) for case in run.folds.validation[fold]}
+    for names in candidates_of(run.configurations):
+        scores = _score_pair(run, names) if len(names) > 1 else Scores.load(_scores(run, names))
+        found.append(_candidate(run, names, scores, compared if {*names} <= {*rivals} else None))
     return found
 
 
-def _score_pair(run: Run, names: tuple[str, str]) -> Scores:
+def _scores(run: Run, names: Sequence[str]) -> Path:
+    return run.present.validation_folder(names) / "scores.json"
+
+
+def _score_pair(run: Run, names: Sequence[ConfigurationName]) -> Scores:
     """Score the mean of the stored probabilities of two configurations."""
-    plan, _ = run.settings
-    folder = run.root / "ensembles" / "+".join(names)
-    origin = _origin(run, names)
-    if _is_made_from(folder, origin):
+    (plan, _), present = run.settings, run.present
+    folder, origin = present.validation_folder(names), present.validation_origin(names)
+    if present.is_validated(names):
         return Scores.load(folder / "scores.json")
     run.listener.stage(f"Scoring the ensemble {'+'.join(names)}")
-    members: list[ConfigurationName] = [name for name in run.configurations if name in names]
-    stores = {name: run.store(plan.grid(name)) for name in members}
-    cases = [case for fold in run.fold_numbers for case in run.folds.validation[fold]]
+    stores = {name: run.store(plan.grid(name)) for name in names}
+    cases = [case for fold in present.shared_folds(names) for case in run.folds.validation[fold]]
     with run.workspace.building(folder, origin) as part:
         for index, case in enumerate(cases):
             parts: list[Part] = []
-            for name in members:
+            for name in names:
                 file = run.root / name / "cross_validation" / "probabilities" / f"{case}.npy"
                 again = f"Delete the folder {file.parent.parent}; `fit` makes it again."
                 values = open_array(file, again).astype(np.float32)
@@ -179,24 +174,16 @@ def _evaluate(run: Run, folder: Path, cases: Sequence[str], *, surface: bool = T
     return evaluate_files(pairs, labels, tolerance_mm=TOLERANCE_MM, workers=workers, surface=surface)
 
 
-def _origin(run: Run, names: tuple[str, ...]) -> str:
-    plan, _ = run.settings
-    folds = [
-        fold_origin(run, name, fold) for name in run.configurations if name in names for fold in run.folds_of(name)
-    ]
-    return digest_of([folds, TOLERANCE_MM, plan.inference.digest(), plan.single_component_labels])
-
-
-def _is_made_from(folder: Path, origin: str) -> bool:
-    path = folder / "manifest.json"
-    return path.exists() and ValidationManifest.load(path).made_from == origin
-
-
-def _candidate(names: tuple[str, ...], scores: Scores) -> Candidate:
+def _candidate(run: Run, names: Sequence[str], scores: Scores, compared: Collection[str] | None) -> Candidate:
+    """A candidate with its scores, on some of the cases or on all."""
+    cases = [case for case in scores.cases if compared is None or case.name in compared]
+    if len(cases) < len(scores.cases):
+        scores = summarize(cases, run.dataset.labels, scores.tolerance_mm)
     return Candidate(
         name="+".join(names),
-        configurations=names,
+        configurations=tuple(names),
         foreground_dice=scores.mean.foreground_dice,
         label_dice={name: mean.dice for name, mean in scores.mean.labels.items()},
-        cases=len(scores.cases),
+        cases=len(cases),
+        missed={name: missed_in(cases, name) for name in scores.labels},
     )

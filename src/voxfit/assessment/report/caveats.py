@@ -7,6 +7,7 @@ from voxfit.assessment.report.markup import (
     NONE,
     Markup,
     count,
+    duration,
     join,
     listing,
     paragraph,
@@ -33,6 +34,8 @@ def show_caveats(findings: Findings) -> Markup:
         "ones included.",
         _schedule_caveat(findings.recipe),
         _few_steps(findings),
+        _unequal_times(findings),
+        *_unseen(findings),
         "Images of one patient that stand in different folds make scores too high. Voxfit knows of patients only what "
         "--group-by, or groups in dataset.json, say.",
         _skipped(findings),
@@ -82,6 +85,35 @@ def _few_steps(findings: Findings) -> str:
         f"Trained for fewer than {FEW_STEPS} steps: {some(few)}. These scores say little about what longer trainings "
         "reach on this dataset."
     )
+
+
+def _unequal_times(findings: Findings) -> str:
+    given = {
+        f"{name} fold {fold}": training.manifest.get("given_seconds")
+        for name, folds in findings.trainings.items()
+        for fold, training in folds.items()
+        if name in findings.shown.split("+") and training.manifest
+    }
+    if len(set(given.values())) < 2:
+        return ""
+    times = ", ".join(
+        f"{name} {duration(seconds) if isinstance(seconds, float) else 'not timed'}" for name, seconds in given.items()
+    )
+    return f"The folds were not given the same time, because they were not asked for together: {times}."
+
+
+def _unseen(findings: Findings) -> list[str]:
+    """Folds that were not trained on every class."""
+    if not findings.folds or not findings.fingerprint:
+        return []
+    folds, classes, known = findings.folds, findings.fingerprint.classes, findings.plan.labels.class_names
+    items = []
+    for fold, missing in folds.unseen(classes).items():
+        text = f"Fold {fold}: no training case has {', '.join(known[index - 1] for index in missing)}."
+        blind = fold in folds.blind(classes)
+        held = " A network that has never seen foreground finds none: it is scored, but no part of the model."
+        items.append(text + (held if blind else " Its network cannot find what it has never seen."))
+    return items
 
 
 def _postprocessing(plan: Plan) -> str:

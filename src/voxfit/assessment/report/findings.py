@@ -93,12 +93,18 @@ class Findings:
         return self.scores[self.shown].labels if self.shown in self.scores else self.plan.labels.names
 
     def finished_folds(self) -> list[str]:
-        """Folds that were trained for every configuration of the shown candidate."""
+        """Folds that were trained for every configuration of the shown candidate, and scored."""
+        scored = {case.name for case in self.cases}
+        # A fold that was trained with another plan may be there too.
+        used = (
+            {str(fold) for fold, names in enumerate(self.folds.validation) if scored & {*names}} if self.folds else None
+        )
         each = [
             {fold for fold, training in self.trainings.get(name, {}).items() if training.manifest}
             for name in self.shown.split("+")
         ]
-        return sorted(set.intersection(*each), key=_by_number) if self.shown else []
+        both = set.intersection(*each) if self.shown else set[str]()
+        return sorted(both if used is None else both & used, key=_by_number)
 
 
 def read_run(run: Path) -> Findings:

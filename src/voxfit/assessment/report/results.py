@@ -44,7 +44,7 @@ def show_result(findings: Findings) -> Markup:
         "Model chosen" if findings.selection else "Best so far": shown or NONE,
     }
     cards = [element("div", element("dt", name), element("dd", value)) for name, value in facts.items()]
-    lead = "Dice in cross-validation: each case is segmented by networks that were not trained on it. 1 is perfect."
+    lead = "Dice: each case is segmented by a network that was not trained on it. 1 is perfect."
     return join(
         paragraph(lead), element("dl", *cards, class_="cards"), show_coverage(findings), show_departures(findings)
     )
@@ -60,12 +60,18 @@ def show_choice(findings: Findings) -> Markup:
     for item in candidates:
         chosen = bool(findings.selection) and item.name == findings.shown
         name = item.name + (" (chosen)" if chosen else " (reported only)" if item.name == REPORTED_ONLY else "")
-        cells = [name, fixed(item.foreground_dice), *(fixed(item.label_dice.get(label)) for label in labels)]
+        cells = [name, fixed(item.foreground_dice), *(_label_dice(item, label) for label in labels)]
         cells.append(str(item.cases))
         rows.append([element("strong", cell) for cell in cells] if chosen else cells)
     head = ("Candidate", "Mean foreground", *labels, "Cases")
-    numbers = table("Candidates: mean Dice in cross-validation", head, rows, kind="numbers")
+    how = f", {findings.selection.how}" if findings.selection and findings.selection.folds[1] else ""
+    numbers = table(f"Candidates: mean Dice{how}", head, rows, kind="numbers")
     return join(_reason(findings, candidates), numbers)
+
+
+def _label_dice(item: Candidate, label: str) -> str:
+    dice, (missed, there) = item.label_dice.get(label), item.missed.get(label, (0, 0))
+    return fixed(dice) + (f" (missed in {missed} of {there})" if missed and not dice else "")
 
 
 def _reason(findings: Findings, candidates: Sequence[Candidate]) -> Markup:
