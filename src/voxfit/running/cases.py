@@ -71,14 +71,14 @@ def measure_dataset(
                 measured.add(measurement)
     together = compare_cases(summaries, dataset)
     problems += together
-    if axes := describe_axes(summaries):
-        listener.say(axes)
     skipped = leave_out([*dataset.problems, *problems]) if skip else ()
     dataset = dataset.without({case.name for case in skipped})
     if skip and any(problem.fatal and problem.case for problem in together):
         # Which cases go with no others is known only when all have been read: the sums are made again without them.
         again = measure_dataset(dataset, listener, workers, made_from, skip=True)
         return again.model_copy(update={"skipped": (*skipped, *again.skipped)})
+    if axes := describe_axes(summaries):
+        listener.say(axes)
     report_problems([problem for problem in problems if not (skip and problem.fatal and problem.case)], listener)
     left = {case.name for case in dataset.cases}
     dimension = next((summary.dimension for summary in summaries if summary.case.name in left), None)
