@@ -58,7 +58,7 @@ def test_a_spacing_in_another_unit_is_an_error_of_its_case(spacing: tuple[float,
     assert ("24 x 40 x 40 voxels would become 1 x 1 x 1." in problem.what) == (spacing[0] < 1)
 
 
-@pytest.mark.parametrize("spacing", [(0.2, 0.1, 0.1), (20.0, 10.0, 10.0), (20.0, 1.0, 1.0), (0.05, 1.0, 1.0)])
+@pytest.mark.parametrize("spacing", [(0.2, 0.1, 0.1), (20.0, 10.0, 10.0), (20.0, 1.0, 1.0), (0.005, 1.0, 1.0)])
 def test_a_spacing_ten_times_off_is_a_warning(spacing: tuple[float, ...]) -> None:
     (problem,) = outliers(spacings={0: spacing})
     assert not problem.fatal
@@ -74,6 +74,17 @@ def test_an_extent_far_from_the_others_is_a_warning() -> None:
     (problem,) = outliers([image_of(0)[:2], *map(image_of, range(1, 5))])
     assert not problem.fatal
     assert "extends over 4 x 40 x 40 mm, most cases over about 48 x 40 x 40 mm" in problem.what
+
+
+def test_slices_along_another_axis_are_not_named() -> None:
+    cases = {}
+    for number in range(5):
+        axis = 0 if number else 2
+        shape, spacing = np.roll((10, 64, 64), axis), np.roll((12.0, 1.0, 1.0), axis)
+        geometry = Geometry(tuple(map(int, shape)), tuple(map(float, spacing)))
+        image = np.random.default_rng(number).random((1, *geometry.shape), np.float32)
+        cases[f"case {number}"] = facts_of(image, np.ones(geometry.shape, np.int16), geometry)
+    assert find_outliers(cases, ["MR"], [False]) == []
 
 
 def test_an_axis_far_too_long_is_named_whichever_it_is() -> None:

@@ -186,7 +186,7 @@ def _problem(what: str, remedy: str, *, fatal: bool = True) -> Problem:
     return Problem("dataset.json", what, remedy, fatal)
 
 
-def _entries(labels: Mapping[Any, object]) -> tuple[dict[str, tuple[int, ...]], list[Problem]]:
+def _entries(labels: Mapping[object, object]) -> tuple[dict[str, tuple[int, ...]], list[Problem]]:
     """Names and values, whichever is the key; numbers may be strings."""
     problems: list[Problem] = []
     entries: dict[str, tuple[int, ...]] = {}

@@ -91,10 +91,10 @@ def _contrast(channel: NDArray[np.float32]) -> float:
     sample = sample[sample != 0]
     if len(sample) < _LEAST_VOXELS:
         return math.nan
-    low, middle, high = (float(value) for value in np.percentile(sample, (5, 50, 95)))
+    low, high = (float(value) for value in np.percentile(sample, (5, 95)))
     count, total, squares = 0, 0.0, 0.0
     for plane in channel:  # all at once would take the memory of the image twice over
-        values = plane[plane != 0].astype(np.float64) - middle
+        values = plane[plane != 0].astype(np.float64)
         count, total, squares = count + values.size, total + float(values.sum()), squares + float(values @ values)
     deviation = math.sqrt(max(squares / count - (total / count) ** 2, 0.0))
     return (high - low) / deviation if deviation else math.nan
