@@ -15,8 +15,10 @@ from synthetic import write_boxes
 from voxfit.core.errors import UsageError
 from voxfit.core.listening import Listener
 from voxfit.imaging.files import Case
+from voxfit.imaging.labels import Label, Labels
 from voxfit.inference.model import Model
 from voxfit.running.prediction import Predicted, find_cases, predict_cases
+from voxfit.running.reporting import DatasetRecord
 
 
 class Ear(Listener):
@@ -284,3 +286,47 @@ def test_what_predicts_otherwise_makes_other_label_maps(place: Path) -> None:
     for more in ((), ("--no-mirror",), ("--fast",)):
         assert ", 3 kept" not in run_voxfit([*arguments, *more])[1]
         assert ", 3 kept" in run_voxfit([*arguments, *more])[1]
+
+
+def test_label_maps_of_an_older_model_json_are_kept(place: Path, template: Path) -> None:
+    """What it says of the training images changes no label map; its plan does."""
+    (place / "model").unlink()
+    shutil.copytree(template / "model", place / "model")
+    predict(place)
+    path = place / "model" / "model.json"
+    body = json.loads(path.read_text())
+    del body["trained_on"]
+    path.write_text(json.dumps(body))
+    assert ", 3 kept" in predict(place)[1]
+    body["plan"]["single_component_labels"] = [1]
+    path.write_text(json.dumps(body))
+    assert "3 of 3 label maps written" in predict(place)[1]
+
+
+# -- other commands that write one file --
+
+
+@pytest.mark.parametrize("way", ["itself", "link", "hard link"])
+def test_a_sheet_replaces_no_image_that_its_run_was_fitted_to(tmp_path: Path, way: str) -> None:
+    image, output, run = tmp_path / "images" / "a.png", tmp_path / "sheet.png", tmp_path / "run"
+    image.parent.mkdir()
+    sitk.WriteImage(sitk.Image((4, 4), sitk.sitkUInt8), str(image))
+    case = Case(name="a", images=(str(image),), label=str(image))
+    labels = Labels(classes=(Label(name="x", value=1),))
+    record = DatasetRecord(folder=str(tmp_path), name="x", channel_names=("EM",), labels=labels, cases=(case,))
+    record.save(run / "dataset.json")
+    if way == "itself":
+        output = image
+    elif way == "link":
+        output.symlink_to(image)
+    else:
+        output.hardlink_to(image)
+    before = image.read_bytes()
+    code, said = run_voxfit(["sheet", str(run), "-o", str(output)])
+    assert (code, "is read here and would be replaced" in said) == (1, True)
+    assert image.read_bytes() == before
+
+
+def test_a_sheet_is_a_picture(tmp_path: Path) -> None:
+    code, said = run_voxfit(["sheet", str(tmp_path), "-o", str(tmp_path / "sheet.nii.gz")])
+    assert (code, "name a PNG file" in said) == (1, True)

@@ -112,6 +112,25 @@ def test_who_comes_while_another_leaves_gets_the_lock_or_is_refused(tmp_path, di
     assert not list(tmp_path.iterdir())
 
 
+def test_a_lock_on_a_file_that_is_gone_keeps_nobody_out(tmp_path, monkeypatch):
+    """Whoever leaves removes the file; who had opened it before, and locks it now, must lock the next one."""
+    lock_file, left = locking._lock_file, []
+
+    def late(handle):
+        locked_it = lock_file(handle)
+        if not left:
+            left.append((tmp_path / ".lock").unlink())
+        return locked_it
+
+    monkeypatch.setattr(locking, "_lock_file", late)
+    with locked(tmp_path):
+        rival = hold(tmp_path, [])
+        said = rival.communicate()
+    assert left
+    assert said[0] == ""
+    assert f"process {os.getpid()} on" in said[1]
+
+
 def test_nothing_of_a_lock_stays_after_a_failure(tmp_path, disk):
     with suppress(ValueError), locked(tmp_path):
         raise ValueError

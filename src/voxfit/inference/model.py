@@ -95,7 +95,8 @@ class Model:
         execution = execution or Execution()
         self.listener = execution.listener
         # What determines label maps beside the images.
-        self.identity = digest_of([description.digest(), mirror, fast, execution.ranges is not None])
+        described = digest_of(description.model_dump(mode="json", exclude={"trained_on"}))
+        self.identity = digest_of([described, mirror, fast, execution.ranges is not None])
         self.predictors: dict[ConfigurationName, Predictor] = {
             member.configuration: execution.predictor(
                 self.plan, member, folder, device, mirror=mirror and not fast, memory=max_memory
