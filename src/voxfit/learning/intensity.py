@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from voxfit.learning.rows import along_axes, change_rows, column, spread
 from voxfit.planning.recipe import IntensitySet
 from voxfit.preprocessing.case import OUTSIDE
 from voxfit.preprocessing.resampling import axis_matrix
+
+Drawn = TypeVar("Drawn")
 
 
 @dataclass(frozen=True)
@@ -101,16 +103,16 @@ def adjust_intensity(
         if drawn is not None and drawn.noise:
             add_noise(sample, drawn.noise)
 
-    def drawn_of(name: str) -> list[tuple[int, Any]]:
+    def drawn_of(kind: Callable[[Intensity], tuple[Drawn | None, ...] | None]) -> list[tuple[int, Drawn]]:
         """What was drawn for each channel of each sample, by the number of its row."""
-        values = [getattr(drawn, name, None) or (None,) * image.shape[1] for drawn in draws]
+        values = [(kind(drawn) if drawn else None) or (None,) * image.shape[1] for drawn in draws]
         return [(row, value) for row, value in enumerate(itertools.chain(*values)) if value is not None]
 
-    change_rows(rows, drawn_of("blur"), blur)
-    change_rows(rows, drawn_of("brightness"), lambda some, factors: some.mul_(column(factors, some)))
-    change_rows(rows, drawn_of("contrast"), stretch_contrast)
-    change_rows(rows, drawn_of("resolution"), partial(coarsen, still_axis=still_axis))
-    change_rows(rows, drawn_of("inverted_gamma"), partial(bend, inverted=True))
+    change_rows(rows, drawn_of(lambda drawn: drawn.blur), blur)
+    change_rows(rows, drawn_of(lambda drawn: drawn.brightness), lambda some, factors: some.mul_(column(factors, some)))
+    change_rows(rows, drawn_of(lambda drawn: drawn.contrast), stretch_contrast)
+    change_rows(rows, drawn_of(lambda drawn: drawn.resolution), partial(coarsen, still_axis=still_axis))
+    change_rows(rows, drawn_of(lambda drawn: drawn.inverted_gamma), partial(bend, inverted=True))
     return image
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from types import EllipsisType
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -281,8 +282,8 @@ def cut_tensor(values: torch.Tensor, box: Box, fill: float) -> torch.Tensor:
         low, high = min(max(start, 0), size), max(min(stop, size), 0)
         source.append(slice(low, max(high, low)))
         target.append(slice(low - start, max(high, low) - start))
-    there: tuple[Any, ...] = (..., *target)
-    here: tuple[Any, ...] = (..., *source)
+    there: tuple[EllipsisType | slice, ...] = (..., *target)
+    here: tuple[EllipsisType | slice, ...] = (..., *source)
     result[there] = values[here]
     return result
 

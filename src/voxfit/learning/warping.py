@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -146,7 +145,7 @@ def _stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     shape = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
     result = tensors[0].new_zeros((len(tensors), *shape))
     for index, tensor in enumerate(tensors):
-        inside: Any = (index, *(slice(size) for size in tensor.shape))
+        inside: tuple[int | slice, ...] = (index, *(slice(size) for size in tensor.shape))
         result[inside] = tensor
     return result
 
