@@ -77,7 +77,9 @@ def added(entries: dict[str, Entry], entry: Entry) -> dict[str, Entry]:
     """All rows with a new result of one of them; what was measured of it before stays beneath it."""
     name = key(entry["name"], entry["device"])
     old = entries.get(name)
-    earlier = [*old.get("earlier", []), {what: old[what] for what in _KEPT if what in old}] if old else []
+    earlier = old.get("earlier", []) if old else []
+    if old and old["sides"] != entry["sides"]:  # the same file may be taken over twice
+        earlier = [*earlier, {what: old[what] for what in _KEPT if what in old}]
     return entries | {name: entry | {"earlier": earlier}}
 
 

@@ -42,11 +42,11 @@ def row(name="one", target=Target(speed=3, memory=2), **options):  # noqa: B008 
     return Row(name, "some work", (side("ours", target),), (side("A"), side("B")), **options)
 
 
-def entry(name="one", target=Target(speed=3, memory=2), whole=False, **facts):  # noqa: B008 - frozen
+def entry(name="one", target=Target(speed=3, memory=2), whole=False, pace=1.0, **facts):  # noqa: B008 - frozen
     measured = {
-        "ours": Measured([1.0, 2.0, 1.0], 100.0, 50.0),
-        "A": Measured([4.0, 8.0, 5.0], 400.0, 50.0),
-        "B": Measured([3.5, 7.0, 2.9], 250.0, 50.0),
+        "ours": Measured([1.0 * pace, 2.0 * pace, 1.0 * pace], 100.0, 50.0),
+        "A": Measured([4.0 * pace, 8.0 * pace, 5.0 * pace], 400.0, 50.0),
+        "B": Measured([3.5 * pace, 7.0 * pace, 2.9 * pace], 250.0, 50.0),
     }
     return make_entry(row(name, target, whole=whole), measured, {}, **FACTS | facts)
 
@@ -147,9 +147,10 @@ def test_whole_processes_where_functions_keep_their_memory():
 def test_every_run_of_a_row_stays():
     """Also those in which ours was faster, or slower."""
     entries = {}
-    for day, load_before in (("2026-01-01", 0.1), ("2026-01-02", 0.7), ("2026-01-03", 0.2)):
-        entries = added(entries, entry("one", date=day, load=load_before))
+    for number, load_before in ((1, 0.1), (2, 0.7), (3, 0.2)):
+        entries = added(entries, entry("one", date=f"2026-01-0{number}", load=load_before, pace=number))
         entries = added(entries, entry("one", device="cuda"))
+    assert added(entries, entries["one"]) == entries
     assert [run["date"] for run in entries["one"]["earlier"]] == ["2026-01-01", "2026-01-02"]
     (line,) = lines(entries["one"])
     assert cells(line)[-1] == (
