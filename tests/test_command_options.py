@@ -116,6 +116,15 @@ def test_predict_looks_as_it_is_told(fitted, tmp_path, options, keywords):
     assert ("one fold, no mirroring" in text) == ("--fast" in options)
 
 
+def test_other_options_make_other_label_maps_of_the_same_images(fitted):
+    """So what is there is kept only where it was made in the same way."""
+    _, folder, _ = fitted
+    ways = ({}, {"mirror": False}, {"fast": True})
+    identities = [voxfit.Model.open(folder, "cpu", backend="torch", **way).identity for way in ways]
+    assert len(set(identities)) == len(ways)
+    assert voxfit.Model.open(folder, "cpu", backend="torch").identity == identities[0]
+
+
 def test_memory_precision_and_backend_reach_the_model(fitted, tmp_path):
     data, folder, _ = fitted
     command = ("predict", folder, data / "imagesTs", "-o", tmp_path, "--device", "cpu")

@@ -19,12 +19,17 @@ _MARKS = re.compile(r"(<!-- mutation: begin -->\n).*?(<!-- mutation: end -->)", 
 def below_aim(items: Sequence[Mutation], results: Results) -> bool:
     """Whether too few were noticed, of all or in a room."""
     rooms = {item.room for item in items}
-    return _score(items, results) < AIM or any(_score(_of(room, items), results) < AIM_OF_A_ROOM for room in rooms)
+    tried = all(item.digest in results for item in items if not item.equivalent)
+    return (
+        not tried
+        or _score(items, results) < AIM
+        or any(_score(_of(room, items), results) < AIM_OF_A_ROOM for room in rooms)
+    )
 
 
 def table(items: Sequence[Mutation], results: Results) -> str:
     """The rows in Markdown."""
-    lines = ["| room | planted | equivalent | noticed | score |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| room | planted | equivalent | tried | noticed | score |", "| --- | --- | --- | --- | --- | --- |"]
     lines += [_row(room, _of(room, items), results) for room in dict.fromkeys(item.room for item in items)]
     lines.append(_row("**all**", items, results))
     return "\n".join(lines)
@@ -47,8 +52,8 @@ def _of(room: str, items: Sequence[Mutation]) -> list[Mutation]:
 
 
 def _counts(items: Sequence[Mutation], results: Results) -> tuple[int, int]:
-    """How many should be noticed, and were."""
-    wanted = [item for item in items if not item.equivalent]
+    """How many that should be noticed were tried, and noticed."""
+    wanted = [item for item in items if not item.equivalent and item.digest in results]
     return len(wanted), sum(map(results.noticed, wanted))
 
 
@@ -58,5 +63,6 @@ def _score(items: Sequence[Mutation], results: Results) -> float:
 
 
 def _row(name: str, items: Sequence[Mutation], results: Results) -> str:
-    wanted, noticed = _counts(items, results)
-    return f"| {name} | {len(items)} | {len(items) - wanted} | {noticed} | {_score(items, results):.0%} |"
+    equivalent = sum(bool(item.equivalent) for item in items)
+    tried, noticed = _counts(items, results)
+    return f"| {name} | {len(items)} | {equivalent} | {tried} | {noticed} | {_score(items, results):.0%} |"

@@ -153,8 +153,9 @@ PLANTED = [
         "inference/model.py",
         "digest_of([description.digest(), mirror, fast,",
         "digest_of([description.digest(),",
-        "inference/test_model.py",
+        "test_command_options.py",
         "predict with other options keeps the old label maps",
+        only="other_options",
     ),
     Mutation(
         "inference/model.py",

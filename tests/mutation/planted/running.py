@@ -103,9 +103,8 @@ PLANTED = [
         "running/cases.py",
         "found.image[channel][found.label > 0]",
         "found.image[channel][found.label >= 0]",
-        "planning/test_intensities.py planning/test_fingerprint.py running/test_preparing.py running/test_shapes.py",
+        "running/test_measuring.py",
         "CT percentiles of resampled images include air",
-        only="two_passes or second or ct or distinct",
     ),
     Mutation(
         "running/collection.py",
@@ -191,7 +190,7 @@ PLANTED = [
         "running/locking.py",
         "        if self.boot != _boot():\n            return False\n",
         "",
-        "running/test_workspace.py",
+        "running/test_lock_of_another_start.py",
         "a run stays locked after the machine started again",
     ),
     Mutation(

@@ -1,0 +1,88 @@
+"""What the history says of an epoch, against the losses of its batches one by one."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from voxfit.core.listening import Listener
+from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.labels import Label, Labels
+from voxfit.imaging.volume import Volume
+from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler
+from voxfit.learning.task import TrainingTask, task_loss
+from voxfit.learning.training import Training
+from voxfit.networks.unet import build_network
+from voxfit.planning.grid import Grid, ZScore
+from voxfit.planning.plan import Configuration
+from voxfit.planning.recipe import Annealed, Recipe
+from voxfit.planning.stages import Topology, paper_stages
+from voxfit.preprocessing.case import prepare
+from voxfit.preprocessing.store import Store, write_case, write_manifest
+
+SHAPE = (10, 12, 14)
+NAMES = ("a", "b", "c")
+
+
+@pytest.fixture
+def store(tmp_path):
+    grid = Grid(spacing_mm=(1.0, 1.0, 1.0), normalization=(ZScore(),))
+    folder = tmp_path / "store"
+    folder.mkdir()
+    for seed, name in enumerate(NAMES):
+        rng = np.random.default_rng(seed)
+        label = np.zeros(SHAPE, np.int16)
+        label[2 + seed : 7, 3:9, 4:10] = 1
+        image = (rng.normal(size=(1, *SHAPE)) + 4 * label).astype(np.float32)
+        write_case(folder, name, prepare(Volume(image, Geometry(SHAPE, (1.0, 1.0, 1.0))), grid, label), 2)
+    write_manifest(folder, NAMES, "x")
+    return Store(folder)
+
+
+def test_losses_are_means_over_the_batches_that_were_drawn(store, tmp_path):
+    """At a rate that changes nothing, the network is the first one in every step."""
+    task = TrainingTask(
+        name="test",
+        labels=Labels(classes=(Label(name="box", value=1),)),
+        topology=Topology(in_channels=1, out_channels=2, **dict(paper_stages((1, 1, 1), 4, None))),
+        configuration=Configuration(
+            spacing=(1.0, 1.0, 1.0),
+            median_shape=SHAPE,
+            patch_size=(8, 8, 8),
+            batch_size=2,
+            num_pool=(1, 1, 1),
+            base_features=4,
+            max_features=None,
+            dice="sample",
+            augmentation="3d",
+        ),
+        recipe=Recipe(
+            steps_per_epoch=5, validation_steps=3, schedule=Annealed(learning_rate=1e-20, epochs=2, warmup_steps=0)
+        ),
+        training_cases=("a", "b"),
+        validation_cases=("c",),
+        seed=5,
+    )
+    Training(task, store, tmp_path, "cpu", Listener()).run()
+    history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    network = build_network(task.topology, task.seed).eval()
+
+    def mean(stream, epoch, cases, steps):
+        sampler = PatchSampler(
+            store, cases, task.configuration, task.recipe, labels=task.labels, channels=1, seed=task.seed
+        )
+        losses = []
+        for step in range(steps):
+            image, label = sampler.finish(sampler.batch(stream, epoch, step), torch.device("cpu"))
+            with torch.inference_mode():
+                losses.append(float(task_loss(task, [network(image)], label)))
+        assert max(losses) - min(losses) > 0.01  # or any of them would be their mean
+        return sum(losses) / steps
+
+    assert [line["epoch"] for line in history] == [1, 2]
+    validation = mean(VALIDATION, 0, task.validation_cases, 3)
+    for number, line in enumerate(history):
+        assert line["training_loss"] == pytest.approx(mean(TRAINING, number, task.training_cases, 5), abs=1e-4)
+        assert line["validation_loss"] == pytest.approx(validation, abs=1e-4)
+    assert history[0]["validation_loss"] == history[1]["validation_loss"]
