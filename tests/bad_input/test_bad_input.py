@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bad_input import faults_d1  # noqa: F401 - adds its rows
 from bad_input.faults import FAULTS, Fault
 from bad_input.place import Place, Seen, without_privileges
 
