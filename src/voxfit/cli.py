@@ -19,16 +19,16 @@ _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main() -> None:
-    """Run the command line: errors are one message and exit code 1, `--debug` shows where they come from."""
+    """Run the command line: errors are one message and an exit code, `--debug` shows where they come from."""
     debug = "--debug" in sys.argv[1:2]
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         for number in _INTERRUPTIONS:
             signal.signal(number, interrupt)
-        from voxfit.commands import app
+        from voxfit.commands import run
 
-        app()
+        sys.exit(run())
     except VoxfitError as error:
         if debug:
             raise
@@ -46,21 +46,21 @@ def main() -> None:
 
 
 def _say_last(text: str, code: int) -> int:
-    from rich.console import Console
+    from voxfit.console import make_console
 
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     console.show_cursor(True)  # a live display may have hidden it
     console.print(text, highlight=False)
     return code
 
 
 def _report(error: VoxfitError) -> int:
-    from rich.console import Console
+    from voxfit.console import make_console
 
-    console = Console(stderr=True)
-    problems = [str(problem) for problem in error.problems] if isinstance(error, DatasetError) else [str(error)]
+    console = make_console(stderr=True)
+    problems = error.problems if isinstance(error, DatasetError) else [error]
     for problem in problems:
-        console.print(f"error: {problem}", markup=False, highlight=False, style="red", soft_wrap=True)
+        console.print(f"error: {problem}", highlight=False, style="red")
     if len(problems) > 1:
-        console.print(f"{len(problems)} problems; nothing was trained.", markup=False)
-    return 1
+        console.print(f"{len(problems)} problems.")
+    return error.exit_code

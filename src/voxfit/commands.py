@@ -5,15 +5,23 @@ Heavy modules are imported when a command runs, so that `voxfit --help` answers 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Optional, cast
 
 import typer
 
 from voxfit.core.errors import UsageError
+from voxfit.core.version import VERSION
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from voxfit.console import ConsoleListener
+    from voxfit.planning.plan import Limits, Plan
+    from voxfit.planning.recipe import Recipe
+    from voxfit.running.request import FitRequest
 
 
 app = typer.Typer(
@@ -43,13 +51,38 @@ SkipBadCases = Annotated[bool, typer.Option("--skip-bad-cases", help="Leave out 
 Workers = Annotated[Optional[int], typer.Option(help="Processes for reading and preparing; default: one a core.")]  # noqa: UP045
 
 
+def run() -> int:
+    """Run the command that the command line asks for, and return its exit code.
+
+    Raises:
+        VoxfitError: of the command, or that the command line cannot be understood.
+    """
+    not_understood = cast(
+        "type[typer.BadParameter]", typer.BadParameter.__base__
+    )  # click's, which typer may bring along
+    try:
+        return int(app(prog_name="voxfit", standalone_mode=False) or 0)
+    except not_understood as error:
+        if not (said := error.format_message()):  # without a command, the help was shown in place of a message
+            return UsageError.exit_code
+        about = error.ctx.command_path if error.ctx else "voxfit"
+        raise UsageError(f"{said}{'' if said[-1] in '.?' else '.'} `{about} --help` shows what there is.") from None
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        _console()[0].print(f"voxfit {VERSION}", highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
 def options(
-    context: typer.Context,
     debug: Annotated[bool, typer.Option(help="Show the traceback of errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which.")
+    ] = False,
 ) -> None:
-    """Hold the options of all commands."""
-    context.obj = {"debug": debug}
+    """Hold the options of all commands; `voxfit.cli` itself looks for `--debug`."""
 
 
 @app.command()
@@ -81,9 +114,12 @@ def check(
 @app.command()
 def plan(
     dataset: Annotated[Optional[Path], typer.Argument(help="A dataset folder.")] = None,  # noqa: UP045
-    output: Annotated[Path, typer.Option("-o", "--output", help="Run folder, or plan.json with --fingerprint.")] = Path(
-        "plan.json"
-    ),
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "-o", "--output", help="Run folder, or JSON file with --fingerprint; without, nothing is written."
+        ),
+    ] = None,
     fingerprint: Annotated[Optional[Path], typer.Option(help="Plan from measured facts, without images.")] = None,  # noqa: UP045
     recipe: RecipeName = "nnunet-2018",
     limit: Limit = None,
@@ -91,43 +127,54 @@ def plan(
     workers: Workers = None,
     prepare: Annotated[bool, typer.Option("--prepare", help="Prepare all cases too, as `fit` would.")] = False,
 ) -> None:
-    """Show what would be trained, with a reason for each number, and write plan.json."""
-    from voxfit.imaging.protection import protect
+    """Show what would be trained, with a reason for each number; with -o, write plan.json too."""
     from voxfit.options import parse_limits, parse_recipe
-    from voxfit.planning.fingerprint import load_fingerprint
-    from voxfit.planning.plan import Plan
-    from voxfit.planning.planners import plan_by
+    from voxfit.running.request import FitRequest
     from voxfit.tables import print_plan
 
     console, listener = _console()
-    if (dataset is None) == (fingerprint is None):
+    if prepare and (dataset is None or output is None):
+        raise UsageError("--prepare needs the dataset folder and -o RUN, where what it prepares is kept.")
+    settings, limits = parse_recipe(recipe), parse_limits(limit)
+    if fingerprint is not None and dataset is None:
+        made, written = _plan_of_facts(fingerprint, settings, limits, output), output
+    elif dataset is not None and fingerprint is None:
+        with nullcontext(output) if output else TemporaryDirectory() as folder:
+            request = FitRequest(dataset, folder, recipe=settings, limits=limits, group_by=group_by, workers=workers)
+            made = _plan_of_images(request, listener, prepare=prepare)
+        written = output / "plan.json" if output else None
+    else:
         raise UsageError("Give either a dataset folder or --fingerprint FILE.")
-    if prepare and dataset is None:
-        raise UsageError("--prepare needs the dataset folder: there are no images in a fingerprint.")
-    settings = parse_recipe(recipe)
-    if fingerprint is not None:
-        facts = load_fingerprint(fingerprint)
-        protect([output], [fingerprint, Path(recipe)])
-        Plan.require_replaceable(output)
-        made = plan_by(settings.planner, facts, parse_limits(limit))
-        made.save(output)
-    elif dataset is not None:
-        if output.suffix == ".json":
-            raise UsageError(f"-o {output}: name the run folder; the plan becomes plan.json in it.")
-        from voxfit.running.pipeline import Run
-        from voxfit.running.request import FitRequest
-
-        request = FitRequest(
-            dataset, output, recipe=settings, limits=parse_limits(limit), group_by=group_by, workers=workers
-        )
-        run = Run(request, listener)
-        with run.workspace.lock():
-            made = run.base_plan
-            if prepare:
-                run.prepare()
-        output /= "plan.json"
+    listener.close()
     print_plan(console, made)
-    console.print(f"Written to {output}", markup=False)
+    console.print(f"Written to {written}" if written else "Nothing was written; -o keeps the plan.")
+
+
+def _plan_of_facts(fingerprint: Path, recipe: Recipe, limits: Limits | None, output: Path | None) -> Plan:
+    from voxfit.imaging.protection import protect
+    from voxfit.planning.fingerprint import load_fingerprint
+    from voxfit.planning.planners import plan_by
+
+    protect([output] if output else [], [fingerprint])
+    if output and output.exists():
+        raise UsageError(f"-o {output}: is there already, perhaps edited by hand. Name a new file.")
+    made = plan_by(recipe.planner, load_fingerprint(fingerprint), limits)
+    if output:
+        made.save(output)
+    return made
+
+
+def _plan_of_images(request: FitRequest, listener: ConsoleListener, *, prepare: bool) -> Plan:
+    from voxfit.running.pipeline import Run
+
+    if Path(request.run).suffix == ".json":
+        raise UsageError(f"-o {request.run}: name the run folder; the plan becomes plan.json in it.")
+    run = Run(request, listener)
+    with run.workspace.lock():
+        made = run.base_plan
+        if prepare:
+            run.prepare()
+    return made
 
 
 @app.command()
@@ -391,10 +438,8 @@ def demo(
         console.print(f"{what:<12}{path}", markup=False, highlight=False)
 
 
-def _console() -> tuple[Console, Any]:
-    from rich.console import Console
+def _console() -> tuple[Console, ConsoleListener]:
+    from voxfit.console import ConsoleListener, make_console
 
-    from voxfit.console import ConsoleListener
-
-    console = Console(soft_wrap=True)
+    console = make_console()
     return console, ConsoleListener(console)

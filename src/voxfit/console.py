@@ -17,27 +17,29 @@ _PLAIN_SECONDS = 10.0
 """Without a terminal, an epoch is printed at most this often."""
 
 
+def make_console(*, stderr: bool = False) -> Console:
+    """Where everything is printed, as it is: names of labels and files may look like Rich's markup or its emoji."""
+    return Console(stderr=stderr, soft_wrap=True, markup=False, emoji=False)
+
+
 class ConsoleListener(Listener):
     """Prints progress: live on a terminal, line by line elsewhere.
 
     Args:
         console: where to.
-        labels: names of the foreground classes, for the Dice of each; may be set later.
     """
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.labels: Sequence[str] = ()
         self._live: Live | None = None
         self._bar: Progress | None = None
-        self._best = float("-inf")
         self._model = ""
         self._last_line = float("-inf")
         self._rows: list[EpochReport] = []
 
     def say(self, text: str) -> None:
         """Print a sentence."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False)
 
     def warn(self, text: str) -> None:
         """Print a warning."""
@@ -65,7 +67,7 @@ class ConsoleListener(Listener):
     def epoch(self, report: EpochReport) -> None:
         """Show an epoch."""
         if report.model != self._model:
-            self._model, self._rows, self._best = report.model, [], float("-inf")
+            self._model, self._rows = report.model, []
             self._last_line = float("-inf")
         self._rows = [*self._rows[-7:], report]
         if self.console.is_terminal:
@@ -75,7 +77,7 @@ class ConsoleListener(Listener):
             self._live.update(self._table(), refresh=True)
         elif report.share_done >= 1 or monotonic() - self._last_line >= _PLAIN_SECONDS:
             self._last_line = monotonic()
-            self.console.print(self._line(report), highlight=False, markup=False)
+            self.console.print(self._line(report), highlight=False)
         if report.share_done >= 1:
             self.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Literal
@@ -17,15 +18,20 @@ def parse_limits(pairs: list[str] | None) -> Limits | None:
     """Pairs KEY=VALUE; None where there are none."""
     if not pairs:
         return None
-    values = {}
+    values: dict[str, object] = {}
     for pair in pairs:
-        key, _, value = pair.partition("=")
+        key, _, text = pair.partition("=")
         if key not in Limits.model_fields:
             raise UsageError(f"--limit {pair}: there is no such limit. Limits: {', '.join(Limits.model_fields)}.")
-        values[key] = value
+        if key in values:
+            raise UsageError(f"--limit {pair}: {key} is given twice. Give it once.")
+        try:
+            values[key] = json.loads(text)
+        except (ValueError, RecursionError):
+            usual = Limits.model_fields[key].default
+            raise UsageError(f"--limit {pair}: give one number, such as {key}={usual}.") from None
     try:
-        body = ", ".join(f'"{key}": {value}' for key, value in values.items())
-        return Limits.from_json("{" + body + "}", "--limit")
+        return Limits.from_json(json.dumps(values), "--limit")
     except RecordError as error:
         raise UsageError(str(error)) from None
 

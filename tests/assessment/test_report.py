@@ -8,6 +8,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -30,8 +31,12 @@ from voxfit.imaging.labels import Label, Labels
 from voxfit.imaging.volume import write_image, write_label
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.folds import split
+from voxfit.planning.grid import Normalization
+from voxfit.planning.intensities import Intensities
 from voxfit.planning.planner import make_plan
+from voxfit.planning.planners import plan_by
 from voxfit.planning.recipe import Annealed, Recipe
+from voxfit.planning.recipes import recipe_named
 
 LABELS = Labels(classes=(Label(name="liver", value=1), Label(name="tumour <b>&\"'", value=4)))
 VALUES = np.array([0, 1, 4], np.uint8)
@@ -270,6 +275,29 @@ def test_size_is_bounded(tmp_path):
 
 def test_is_the_same_every_time(finished, html):
     assert report(*finished) == html
+
+
+def test_says_how_channels_are_normalised_whatever_their_kind(copied):
+    run, references = copied
+    measured = Intensities(percentile_00_5=-9, percentile_99_5=99, mean=5, standard_deviation=7, voxels=10)
+    words = {
+        "T1": "z-score of each case",
+        "CT": "clipped to -9 to 99, minus 5, divided by 7: of the training set's foreground",
+        "CT late": "CT, not measured",
+        "noNorm": "left as it is",
+        "rescale_to_0_1": "from each case's own minimum and maximum to 0 and 1",
+        "rgb_to_0_1": "divided by 255",
+    }
+    known = Fingerprint.load(run / "fingerprint.json")
+    intensities = tuple(measured if name == "CT" else None for name in words)
+    fingerprint = known.model_copy(update={"channel_names": tuple(words), "intensities": intensities})
+    plan = plan_by("nnunet-v2", fingerprint)
+    assert {type(rule) for rule in plan.normalization} == set(get_args(get_args(Normalization)[0]))
+    fingerprint.save(run / "fingerprint.json")
+    plan.save(run / "plan.json")
+    recipe_named("nnunet-v2").save(run / "recipe.json")
+    page = Page(report(run, references))
+    assert ", ".join(f"{name} ({how})" for name, how in words.items()) in page.texts
 
 
 # -- honesty ----------------------------------------------------------------------------------------------------------

@@ -334,7 +334,7 @@ def _(place: Place) -> list[str]:
     return place.check("--fix", str(place.root / "fixed"))
 
 
-@fault(GRIDS, "--fix into the dataset", "lies inside of the dataset")
+@fault(GRIDS, "--fix into the dataset", "lies inside of the dataset", code=64)
 def _(place: Place) -> list[str]:
     place.header(place.label(), lambda image: image.SetOrigin((9.0, -3.0, 0.0)))
     return place.check("--fix", str(place.data / "fixed"))
@@ -896,18 +896,18 @@ def _(place: Place) -> list[str]:
     return place.predict()
 
 
-@fault(PREDICT, "An image that is not there", "there is no such file or folder")
+@fault(PREDICT, "An image that is not there", "there is no such file or folder", code=64)
 def _(place: Place) -> list[str]:
     return place.predict(place.root / "nowhere.nii.gz")
 
 
-@fault(PREDICT, "A folder without images", "there are no images")
+@fault(PREDICT, "A folder without images", "there are no images", code=64)
 def _(place: Place) -> list[str]:
     (place.root / "empty").mkdir()
     return place.predict(place.root / "empty")
 
 
-@fault(PREDICT, "Two images of one name", "several images have this name")
+@fault(PREDICT, "Two images of one name", "several images have this name", code=64)
 def _(place: Place) -> list[str]:
     shutil.copytree(place.data / "imagesTs", place.root / "more")
     return place.predict(place.data / "imagesTs", place.root / "more")
@@ -935,7 +935,7 @@ def _(place: Place) -> list[str]:
     return _evaluate(place)
 
 
-@fault(PREDICT, "Scoring a label map without reference", "box_06")
+@fault(PREDICT, "Scoring a label map without reference", "box_06", code=64)
 def _(place: Place) -> list[str]:
     shutil.copytree(place.data / "labelsTs", place.root / "references")
     (place.root / "references" / "box_06.nii.gz").unlink()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bad_input import faults_a, faults_b, faults_c, faults_d1, faults_g  # noqa: F401 - each adds its rows
+from bad_input import faults_a, faults_b, faults_c, faults_d1, faults_d2, faults_g  # noqa: F401 - each adds its rows
 from bad_input.faults import FAULTS, Fault
 from bad_input.place import Place, Seen, without_privileges
 
@@ -22,7 +22,8 @@ What each fault ends in, and what the user sees. The rows are written by the tes
 
 Errors of a dataset are listed all at once, before anything is trained, and end in exit code 1. `--skip-bad-cases`
 leaves such cases out instead: the console, `fingerprint.json`, `dataset.json` of the run, and the report name them. A
-bad image does not end a prediction: the others are written, and the exit code is 2.
+bad image does not end a prediction: the others are written, and the exit code is 2. A command line that asks for what
+cannot be ends in exit code 64.
 
 Nothing that is read can run code: weights are safetensors, everything else is JSON, images or `.npy` without objects.
 The checkpoints of nnU-Net that `voxfit import` reads are opened with PyTorch's restricted reader (`weights_only=True`).

@@ -3,7 +3,7 @@
 ::
 
     VoxfitError                 caught by the command line: its text is the whole message, exit code 1
-    ├── UsageError              a request that makes no sense (options, names, sizes)
+    ├── UsageError              a request that makes no sense (options, names, sizes): exit code 64
     ├── DatasetError            a dataset, image or label that cannot be used; carries every problem found
     ├── RecordError             a JSON record that does not say what it must
     ├── ModelError              a model folder that cannot be opened
@@ -18,14 +18,19 @@ A message says what is wrong, where, and what to do.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 class VoxfitError(Exception):
-    """Root of all errors that voxfit raises on purpose."""
+    """Root of all errors that voxfit raises on purpose; `exit_code` is the command line's."""
+
+    exit_code: ClassVar[int] = 1
 
 
 class UsageError(VoxfitError):
     """A request that makes no sense: options that contradict, unknown names, impossible sizes."""
+
+    exit_code = 64  # EX_USAGE of sysexits
 
 
 class RecordError(VoxfitError):

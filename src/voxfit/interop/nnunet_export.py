@@ -11,7 +11,6 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -81,14 +80,14 @@ def export_nnunet(
 _THEIRS = {"3d": "3d_fullres", "3d_cascade": "3d_cascade_fullres"}
 
 
-def _description(dataset: DatasetRecord, ending: str) -> dict[str, Any]:
+def _description(dataset: DatasetRecord, ending: str) -> dict[str, object]:
     """nnU-Net's dataset.json, with class indices as values."""
-    labels: dict[str, Any] = {"background": 0}
+    labels: dict[str, object] = {"background": 0}
     for name, members in zip(dataset.labels.names, dataset.labels.members, strict=True):
         labels[name] = list(members) if dataset.labels.regions else members[0]
     if dataset.labels.ignore is not None:
         labels["ignore"] = dataset.labels.count
-    description: dict[str, Any] = {
+    description: dict[str, object] = {
         "channel_names": {str(index): name for index, name in enumerate(dataset.channel_names)},
         "labels": labels,
         "numTraining": len(dataset.cases),
@@ -145,5 +144,5 @@ def _write_predictions(source: Path, target: Path, folds: Folds, labels: Labels,
             _write_label(source / f"{name}.nii.gz", path, labels)
 
 
-def _write_json(path: Path, body: Any) -> None:
+def _write_json(path: Path, body: object) -> None:
     write_atomically(path, (json.dumps(body, indent=1) + "\n").encode())

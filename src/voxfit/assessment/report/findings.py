@@ -7,7 +7,7 @@ import statistics
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from voxfit.assessment.scores import CaseScores, LabelScores, Scores
 from voxfit.assessment.selection import Candidate, Selection
@@ -25,8 +25,8 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 class FoldTraining:
     """One training: the epochs of its history, and what its manifest says (empty while it is unfinished)."""
 
-    epochs: list[dict[str, Any]]
-    manifest: dict[str, Any]
+    epochs: list[dict[str, object]]
+    manifest: dict[str, object]
 
     @property
     def steps(self) -> int:
@@ -155,8 +155,8 @@ def _read_trainings(run: Path, notes: list[str]) -> dict[str, dict[str, FoldTrai
 
 
 def _read_fold(folder: Path, notes: list[str]) -> FoldTraining:
-    manifest: dict[str, Any] = {}
-    epochs: list[dict[str, Any]] = []
+    manifest: dict[str, object] = {}
+    epochs: list[dict[str, object]] = []
     try:
         if (folder / "manifest.json").is_file():
             found = read_json(folder / "manifest.json")

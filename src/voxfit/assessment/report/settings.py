@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
+from typing_extensions import assert_never
 
 from voxfit.assessment.report.findings import Findings
 from voxfit.assessment.report.markup import (
@@ -21,7 +21,7 @@ from voxfit.assessment.report.markup import (
     table,
 )
 from voxfit.core.errors import VoxfitError
-from voxfit.planning.grid import Unmeasured, ZScore
+from voxfit.planning.grid import ClipAndScale, Divide, Normalization, UnitRange, Unmeasured, ZScore
 from voxfit.planning.plan import Plan
 from voxfit.planning.planners import plan_by
 from voxfit.planning.recipe import PAPER, Annealed, Plateau, Recipe
@@ -88,6 +88,8 @@ def schedule_words(schedule: Plateau | Annealed) -> str:
         case Annealed():
             length = count(schedule.epochs, "epoch") if schedule.epochs else duration(schedule.seconds or 0)
             return f"learning rate {schedule.learning_rate:g}, annealed to 0 within {length}"
+        case _:
+            assert_never(schedule)
 
 
 def _plan_changes(findings: Findings) -> list[str]:
@@ -112,7 +114,7 @@ def ruled_plan(findings: Findings) -> Plan | None:
         return None
 
 
-def _differences(found: Mapping[str, Any], usual: Mapping[str, Any], whose: str, prefix: str = "") -> list[str]:
+def _differences(found: Mapping[str, object], usual: Mapping[str, object], whose: str, prefix: str = "") -> list[str]:
     changes = []
     for key, value in found.items():
         known = usual.get(key)
@@ -133,9 +135,10 @@ def plain(value: object) -> str:
 def show_dataset(findings: Findings) -> Markup:
     """The section of the dataset."""
     plan, fingerprint = findings.plan, findings.fingerprint
+    channels = zip(plan.channel_names, plan.normalization, strict=True)
     facts = [
         ("Training cases", f"{plan.num_cases:,}"),
-        ("Channels", ", ".join(f"{name} ({_normalization(item)})" for name, item in _channels(plan))),
+        ("Channels", ", ".join(f"{name} ({_normalization(rule)})" for name, rule in channels)),
         ("Labels", ", ".join(f"{label.name} ({label.value})" for label in plan.labels.classes)),
     ]
     if plan.labels.regions:
@@ -170,21 +173,23 @@ def show_dataset(findings: Findings) -> Markup:
     return element("div", table("Facts", ("", "Value"), facts), ranges, class_="pair")
 
 
-def _channels(plan: Plan) -> Iterator[tuple[str, Any]]:
-    return zip(plan.channel_names, plan.normalization, strict=True)
-
-
-def _normalization(item: Any) -> str:
-    match item:
+def _normalization(rule: Normalization) -> str:
+    match rule:
         case ZScore():
-            return "z-score of each case" + (", inside its nonzero mask" if item.inside_mask else "")
+            return "z-score of each case" + (", inside its nonzero mask" if rule.inside_mask else "")
+        case ClipAndScale():
+            return (
+                f"clipped to {rule.lower:g} to {rule.upper:g}, minus {rule.mean:.4g}, divided by "
+                f"{rule.standard_deviation:.4g}: of the training set's foreground"
+            )
+        case UnitRange():
+            return "from each case's own minimum and maximum to 0 and 1"
+        case Divide():
+            return "left as it is" if rule.by == 1 else f"divided by {rule.by:g}"
         case Unmeasured():
             return "CT, not measured"
         case _:
-            return (
-                f"clipped to {item.lower:g} to {item.upper:g}, minus {item.mean:.4g}, divided by "
-                f"{item.standard_deviation:.4g}: of the training set's foreground"
-            )
+            assert_never(rule)
 
 
 _WORDS = {
