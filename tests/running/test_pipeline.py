@@ -23,7 +23,9 @@ from voxfit.planning.folds import Folds
 from voxfit.planning.plan import Limits, Plan
 from voxfit.planning.recipe import Recipe
 from voxfit.preprocessing.store import Store
+from voxfit.running.assembly import assemble
 from voxfit.running.contact_sheet import draw_contact_sheet
+from voxfit.running.pipeline import Run
 
 LIMITS = Limits(voxel_budget=16**3, plane_voxels=2048, base_features=4, cascade_factor=100)
 RECIPE = Recipe(folds=3, steps_per_epoch=8, validation_steps=2)
@@ -328,6 +330,20 @@ def test_a_model_knows_what_it_was_trained_on_and_its_fastest_way(finished):
     }
     assert known.fast.configuration == max(plain, key=plain.get)
     assert known.fast.cross_validated_dice == max(plain.values())
+
+
+@pytest.mark.parametrize("best", ["2d", "3d"])
+def test_of_an_ensemble_the_member_that_is_best_without_mirroring_is_the_fast_way(finished, boxes, tmp_path, best):
+    shutil.copytree(finished[0], tmp_path / "run")
+    for name in ("2d", "3d"):
+        path = tmp_path / "run" / name / "cross_validation" / "plain.json"
+        scores = Scores.load(path)
+        mean = scores.mean.model_copy(update={"foreground_dice": 0.9 if name == best else 0.4})
+        scores.model_copy(update={"mean": mean}).save(path)
+    both = finished[1].selection.model_copy(update={"chosen": "2d+3d"})
+    model = assemble(Run(request(boxes, tmp_path / "run")), both)
+    fast = ModelDescription.load(model / "model.json").fast
+    assert (fast.configuration, fast.cross_validated_dice) == (best, 0.9)
 
 
 def known_images(run):
