@@ -43,8 +43,8 @@ class Folds(Record):
 
     def unseen(self, classes: Classes) -> dict[int, tuple[int, ...]]:
         """The classes that some case has but no training case of a fold, for each fold that has such."""
-        everywhere = _union(classes, classes)
-        missing = {fold: everywhere - _union(classes, self.training(fold)) for fold in range(len(self.validation))}
+        everywhere, parts = _union(classes, classes), [self.training(fold) for fold in range(len(self.validation))]
+        missing = {fold: everywhere - _union(classes, names) for fold, names in enumerate(parts) if names}
         return {fold: tuple(sorted(found)) for fold, found in missing.items() if found}
 
     def blind(self, classes: Classes) -> frozenset[int]:
