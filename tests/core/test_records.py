@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import Field, JsonValue, PositiveInt
 
 from voxfit.core.errors import RecordError, WorkspaceError
-from voxfit.core.records import Record, digest_of, read_json, write_atomically
+from voxfit.core.records import Record, checksum_of, digest_of, read_json, write_atomically
 
 
 class Part(Record):
@@ -265,3 +266,11 @@ def test_foreign_json_is_read_or_named(tmp_path: Path) -> None:
     os.truncate(path, 257 * 2**20)
     with pytest.raises(RecordError, match="64 MiB"):
         read_json(path)
+
+
+@pytest.mark.parametrize("place", [0, 2**20, 3 * 2**20 + 4])
+def test_a_checksum_is_of_the_whole_file(tmp_path: Path, place: int) -> None:
+    content = bytearray(3 * 2**20 + 5)
+    content[place] = 1
+    (tmp_path / "x").write_bytes(content)
+    assert checksum_of(tmp_path / "x") == hashlib.sha256(content).hexdigest()

@@ -57,6 +57,19 @@ def test_the_raw_dataset_is_the_original_with_indices(run, tmp_path):
         assert np.array_equal(after, np.select([before == 2, before == 5], [1, 2]))
 
 
+def test_voxels_without_annotation_stay_without(run, tmp_path):
+    folder, original, _ = run
+    case = original.cases[0]
+    image = sitk.ReadImage(case.label)
+    image[2, 1, 3] = image[0, 0, 0] = 9
+    sitk.WriteImage(image, case.label)
+    raw = export_nnunet(folder, tmp_path / "out", 321)
+    ignored = json.loads((raw / "dataset.json").read_text())["labels"]["ignore"]
+    exported = read(raw / "labelsTr" / f"{case.name}.nii.gz")
+    np.testing.assert_array_equal(exported == ignored, read(case.label) == 9)
+    assert (exported == ignored).sum() == 2
+
+
 def test_split_and_predictions_are_where_nnunet_has_them(run, tmp_path):
     folder, _, folds = run
     export_nnunet(folder, tmp_path / "out", 321)

@@ -13,7 +13,7 @@ from voxfit.planning.grid import ClipAndScale, Divide, UnitRange, ZScore
 from voxfit.planning.intensities import Intensities
 from voxfit.planning.plan import Limits, Plan
 from voxfit.planning.planners import plan_by, plan_origin
-from voxfit.planning.recipe import PAPER, PLANNERS, SGD, Planner, Recipe
+from voxfit.planning.recipe import PAPER, PLANNERS, SGD, Annealed, Planner, Recipe
 from voxfit.planning.recipes import recipe_named
 
 TASKS = ("BrainTumour", "Heart", "Liver", "Hippocampus", "Prostate", "Lung", "Pancreas")
@@ -88,10 +88,45 @@ def test_channels_are_normalised_by_their_names() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("shape", "spacing_mm", "slices"),
+    [
+        ((20, 256, 256), (5.0, 1.0, 1.0), True),
+        ((256, 20, 256), (1.0, 5.0, 1.0), True),
+        ((64, 64, 64), (1.0, 1.0, 1.0), False),
+        ((80, 128, 128), (2.0, 1.0, 1.0), False),
+        ((256, 256, 20), (1.0, 1.0, 1.0), False),  # short along x, but no axis is coarse
+    ],
+)
+def test_slices_of_a_coarse_short_axis_are_transformed_one_by_one(
+    shape: tuple[int, ...], spacing_mm: tuple[float, ...], slices: bool
+) -> None:
+    """nnU-Net v2's dummy 2D augmentation: the patch more than three times longer than along its coarsest axis."""
+    case = CaseFingerprint(shape=shape, uncropped_shape=shape, spacing_mm=spacing_mm)
+    plan = plan_by("nnunet-v2", facts("MRI").model_copy(update={"cases": (case,) * 20}))
+    assert plan.configurations["3d"].augmentation == ("2d_slices" if slices else "3d")
+
+
+def test_cases_are_brought_to_the_grid_as_nnunet_v2_does() -> None:
+    """Its order of normalisation and resampling, ANISO_THRESHOLD = 3, and resample_segmentation per class."""
+    preparation = plan_by("nnunet-v2", facts("MRI")).preparation
+    assert (preparation.first, preparation.coarse_axis_ratio, preparation.labels) == ("normalize", 3, "linear")
+
+
 def test_recipes_by_name() -> None:
     assert recipe_named(PAPER) == Recipe()
     for planner in PLANNERS[1:]:
         recipe = recipe_named(planner)
         assert recipe.planner == planner
+        # nnU-Net v2.8, nnUNetTrainer: initial_lr, weight_decay, num_epochs, num_iterations_per_epoch and
+        # num_val_iterations_per_epoch; SGD with momentum 0.99; PolyLRScheduler's exponent 0.9, a step an epoch;
+        # clip_grad_norm_ at 12.
+        schedule = recipe.schedule
+        assert isinstance(schedule, Annealed)
+        assert (schedule.learning_rate, schedule.power, schedule.epochs) == (0.01, 0.9, 1000)
+        assert (schedule.every, schedule.warmup_steps) == ("epoch", 0)
+        assert (recipe.steps_per_epoch, recipe.validation_steps) == (250, 50)
+        assert recipe.largest_gradient == 12
         assert isinstance(recipe.optimizer, SGD)
+        assert (recipe.optimizer.momentum, recipe.optimizer.weight_decay) == (0.99, 3e-5)
         assert Recipe.from_json(recipe.to_json()) == recipe

@@ -1,30 +1,88 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from voxfit.core.errors import RecordError
-from voxfit.planning.recipe import Annealed, Plateau, Recipe
+from voxfit.planning.recipe import Adam, Annealed, Plateau, Recipe
+
+RECIPE = Recipe()
+assert isinstance(RECIPE.schedule, Plateau)
+assert isinstance(RECIPE.optimizer, Adam)
+SCHEDULE, ADAM = RECIPE.schedule, RECIPE.optimizer
+PLANES, VOLUMES = RECIPE.augmentation_2d, RECIPE.augmentation_3d
 
 
-def test_the_default_is_the_paper() -> None:
-    recipe = Recipe()
-    assert isinstance(recipe.schedule, Plateau)
-    assert (recipe.folds, recipe.steps_per_epoch) == (5, 250)
-    schedule = recipe.schedule
-    assert (schedule.learning_rate, schedule.drop, schedule.drop_patience, schedule.stop_patience) == (
-        3e-4,
-        0.2,
-        30,
-        60,
-    )
-    assert (schedule.improvement, schedule.stop_below) == (5e-3, 1e-6)
-    assert recipe.augmentation_3d.rotation_degrees == 15
-    assert recipe.augmentation_2d.rotation_degrees == 180
-    assert recipe.augmentation_2d.gamma == recipe.augmentation_3d.gamma == (0.7, 1.5)
-    assert Recipe.from_json(recipe.to_json()) == recipe
+STATEMENTS: dict[str, dict[str, list[object]]] = {
+    "T1": {"5-fold": [RECIPE.folds]},
+    "T3": {
+        "3e-4": [SCHEDULE.learning_rate],
+        "weight decay 3e-5": [ADAM.weight_decay],
+        "AMSGrad": [ADAM.amsgrad],
+        "250 training batches": [RECIPE.steps_per_epoch],
+        "50 validation batches": [RECIPE.validation_steps],
+    },
+    "T2": {"smoothing 1e-5": [RECIPE.dice_smoothing]},
+    "T4": {
+        "0.93 and 0.9 on the old value": [SCHEDULE.training_memory, SCHEDULE.validation_memory],
+        "at least 5e-3 within 30": [SCHEDULE.improvement, SCHEDULE.drop_patience],
+        "learning rate / 5": [round(1 / SCHEDULE.drop, 9)],
+        "within 60 epochs": [SCHEDULE.stop_patience],
+        "learning rate < 1e-6": [SCHEDULE.stop_below],
+        "1000 epochs at most": [SCHEDULE.epochs],
+    },
+    "T5": {
+        "3D +-15 degrees": [VOLUMES.rotation_degrees],
+        "2D +-180, or +-15": [PLANES.rotation_degrees, PLANES.stretched_rotation_degrees],
+        "0.85 to 1.25": [*PLANES.scale],
+        "0-900 in 3D, 0-200 in 2D, Gaussian 9-13 voxels": [
+            *VOLUMES.elastic_amplitude, *PLANES.elastic_amplitude, *VOLUMES.elastic_sigma,
+        ],
+        "0.7 to 1.5": [*PLANES.gamma],
+        "0.2 each": [PLANES.rotation_probability],
+        "0.3 gamma": [PLANES.gamma_probability],
+        "0.5 per mirrored axis": [PLANES.mirror_probability],
+    },
+    "T7": {
+        "probability 0.4, radius 1-8": [RECIPE.disturbance.morphology_probability, *RECIPE.disturbance.radius],
+        "probability 0.2, only those of less than 15 %": [
+            RECIPE.disturbance.removal_probability, round(100 * RECIPE.disturbance.removal_share, 9),
+        ],
+    },
+}  # fmt: skip
+"""What the paper says, in the words of the project's reading of it, and what the default recipe has there."""
+
+NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?")
+
+
+@pytest.mark.parametrize("tag", STATEMENTS)
+def test_the_default_has_the_papers_numbers(tag: str) -> None:
+    for words, found in STATEMENTS[tag].items():
+        said = [float(number) for number in NUMBER.findall(re.sub(r"\b[23]D\b", "", words.replace("5-fold", "5 fold")))]
+        assert found == ([True] if words == "AMSGrad" else said), words
+
+
+@pytest.mark.parametrize("tag", STATEMENTS)
+def test_the_paper_says_so(shared_paper: Path, tag: str) -> None:
+    text = (shared_paper / "method.md").read_text()
+    statement = text[text.index(f"- [{tag}]") :].split("\n- [")[0]
+    for words in STATEMENTS[tag]:
+        assert words in " ".join(statement.split())
+
+
+def test_both_sets_of_augmentation_share_what_the_paper_says_once() -> None:
+    shared = {"scale", "elastic_sigma", "gamma", "intensity"} | {
+        key for key in PLANES.model_fields_set if "prob" in key
+    }
+    assert VOLUMES.model_dump(include=shared) == PLANES.model_dump(include=shared)
+    assert VOLUMES.stretched_rotation_degrees == VOLUMES.rotation_degrees
+    assert PLANES.scale_probability == PLANES.elastic_probability == PLANES.rotation_probability
+    assert PLANES.intensity is None
+    assert Recipe.from_json(RECIPE.to_json()) == RECIPE
 
 
 def test_another_schedule_survives_its_file() -> None:

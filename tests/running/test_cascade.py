@@ -97,6 +97,24 @@ def test_one_hot_channels_follow_the_image():
     assert not beyond[..., 6:].any()
 
 
+@pytest.mark.parametrize("ratio", [3.0, None])
+def test_the_coarse_axis_is_handed_over_by_nearest_neighbour(finished, ratio):
+    """The first of the two grids that has a coarse axis decides: here y of the first stage, not z of the second."""
+    run, _ = finished
+    plan = Plan.load(run / "plan.json")
+    spacings = {"3d_lowres": (4.0, 16.0, 4.0), "3d_cascade": (8.0, 2.0, 2.0)}
+    changed = {
+        name: configuration.model_copy(update={"spacing": spacings.get(name, configuration.spacing)})
+        for name, configuration in plan.configurations.items()
+    }
+    preparation = plan.preparation.model_copy(update={"coarse_axis_ratio": ratio})
+    plan = plan.model_copy(update={"configurations": changed, "preparation": preparation})
+    outputs = np.random.default_rng(0).random((3, 8, 2, 6)).astype(np.float32)
+    fine = upsampled(Computed(outputs), (4, 16, 12), plan, "3d_cascade")
+    blocks = fine.reshape(4, 2, 8, 12)
+    assert (blocks == blocks[:, :, :1]).all() == (ratio is not None)
+
+
 def test_upsampling_a_segmentation_keeps_its_middle(finished):
     run, _ = finished
     coarse = np.zeros((3, 4, 4, 4), np.float32)

@@ -16,3 +16,4 @@ def test_it_learns_something_in_less_than_a_minute(tmp_path, flavour):
     first, last = (json.loads(history[index])["validation_loss"] for index in (0, -1))
     assert last < first
     assert all(path.exists() for path in result.paths.values())
+    assert "<html" in result.paths["report"].read_text()

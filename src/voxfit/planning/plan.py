@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
-from voxfit.core.records import Record, digest_of
+from voxfit.core.records import Record
 from voxfit.imaging.labels import Labels
 from voxfit.planning.grid import Grid, Normalization, Preparation
 from voxfit.planning.stages import MOST_FEATURES, Stages, Topology, count_weights, paper_stages
@@ -219,8 +219,3 @@ class Plan(Record):
         if self.inference.averages == "logits":
             return None
         return "sigmoid" if self.labels.regions else "softmax"
-
-    def training_digest(self, name: ConfigurationName) -> str:
-        """Changes when a model trained with this configuration no longer fits the plan; `why` does not count."""
-        configuration = self.configurations[name].model_dump(mode="json", exclude={"why"})
-        return digest_of([configuration, self.grid(name).digest(), self.labels.digest(), len(self.channel_names)])

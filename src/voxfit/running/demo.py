@@ -55,6 +55,7 @@ def run_demo(folder: Path, flavour: Flavour, budget_seconds: float, device: str,
         {
             "dataset": dataset,
             "run": run,
+            "report": fitted.run / "report.html",
             "model": fitted.model,
             "predictions": predictions,
             "scores": folder / f"scores_{flavour}.json",
