@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bad_input import faults_a, faults_b, faults_c, faults_d1, faults_d2, faults_g  # noqa: F401 - each adds its rows
+from bad_input import faults_names, faults_options, faults_outputs, faults_places, faults_runs, faults_training  # noqa: F401 - each adds its rows
 from bad_input.faults import FAULTS, Fault
 from bad_input.place import Place, Seen, without_privileges
 

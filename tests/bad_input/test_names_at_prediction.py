@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 
-from bad_input.faults_a import model_of_two_channels
+from bad_input.faults_names import model_of_two_channels
 from bad_input.place import Place, run_voxfit
 
 

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 
-from bad_input.faults_g import TEST_IMAGE, two_places, unplaced
+from bad_input.faults_places import TEST_IMAGE, two_places, unplaced
 from bad_input.place import Place, run_voxfit
 
 

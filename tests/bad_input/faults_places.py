@@ -125,7 +125,7 @@ def _(place: Place) -> list[str]:
     return place.check()
 
 
-@fault(PREDICT, "Something else where the spacing of a TIFF stack belongs", "is no spacing of box_05.tif")
+@fault(PREDICT, "Something else where the spacing of a TIFF stack belongs", "is no spacing of box_05.tif", code=2)
 def _(place: Place) -> list[str]:
     image = sitk.ReadImage(str(place.data / "imagesTs" / TEST_IMAGE))
     path = place.root / "in" / "box_05_0000.tif"

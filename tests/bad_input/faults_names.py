@@ -210,7 +210,7 @@ def _(place: Place) -> list[str]:
     return place.predict(folder)
 
 
-@fault(PREDICT, "Nothing but DICOM", "there are no images", "1.dcm: DICOM is not read")
+@fault(PREDICT, "Nothing but DICOM", "there are no images", "1.dcm: DICOM is not read", code=64)
 def _(place: Place) -> list[str]:
     folder = _images(place)
     (folder / "1.dcm").touch()

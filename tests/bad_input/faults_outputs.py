@@ -11,18 +11,20 @@ from bad_input.faults import PREDICT, fault
 from bad_input.place import Place, run_voxfit
 
 
-@fault(PREDICT, "Label maps into the folder of the images", "is the folder of the images")
+@fault(PREDICT, "Label maps into the folder of the images", "is the folder of the images", code=64)
 def _(place: Place) -> list[str]:
     return _into(place, place.data / "imagesTs")
 
 
-@fault(PREDICT, "The same by a link, with --overwrite", "is the folder of the images")
+@fault(PREDICT, "The same by a link, with --overwrite", "is the folder of the images", code=64)
 def _(place: Place) -> list[str]:
     (place.root / "link").symlink_to(place.data / "imagesTs")
     return [*_into(place, place.root / "link"), "--overwrite"]
 
 
-@fault(PREDICT, "A label map with the name of its image, which is read-only", "alone.nii.gz: is read here", "-o")
+@fault(
+    PREDICT, "A label map with the name of its image, which is read-only", "alone.nii.gz: is read here", "-o", code=64
+)
 def _(place: Place) -> list[str]:
     alone = place.data / "alone.nii.gz"
     shutil.copyfile(place.data / "imagesTs" / "box_05_0000.nii.gz", alone)
@@ -30,14 +32,19 @@ def _(place: Place) -> list[str]:
     return ["predict", str(place.model), str(alone), "-o", str(place.data), "--overwrite", "--device", "cpu"]
 
 
-@fault(PREDICT, "A hard link to the image where its label map goes", "is read here and would be replaced")
+@fault(PREDICT, "A hard link to the image where its label map goes", "is read here and would be replaced", code=64)
 def _(place: Place) -> list[str]:
     (place.root / "out").mkdir()
     os.link(place.data / "imagesTs" / "box_05_0000.nii.gz", place.root / "out" / "box_05.nii.gz")
     return [*place.predict(), "--overwrite"]
 
 
-@fault(PREDICT, "Label maps over a dataset's labels, with --overwrite", "belongs to a dataset and would be replaced")
+@fault(
+    PREDICT,
+    "Label maps over a dataset's labels, with --overwrite",
+    "belongs to a dataset and would be replaced",
+    code=64,
+)
 def _(place: Place) -> list[str]:
     shutil.copytree(place.data / "imagesTs", place.root / "images")
     return ["predict", str(place.model), str(place.root / "images"), "-o", str(place.data / "labelsTs"), "--overwrite"]
@@ -57,7 +64,13 @@ def _(place: Place) -> list[str]:
     return place.predict()
 
 
-@fault(PREDICT, "A folder for label maps that is named like a file", "seg.nii.gz: is named like a file", "a folder")
+@fault(
+    PREDICT,
+    "A folder for label maps that is named like a file",
+    "seg.nii.gz: is named like a file",
+    "a folder",
+    code=64,
+)
 def _(place: Place) -> list[str]:
     return _into(place, place.root / "seg.nii.gz")
 
@@ -81,18 +94,18 @@ def _(place: Place) -> list[str]:
     return place.predict()
 
 
-@fault(PREDICT, "Scores under the name of a table", "x.csv: name the JSON file", "x.json")
+@fault(PREDICT, "Scores under the name of a table", "x.csv: name the JSON file", "x.json", code=64)
 def _(place: Place) -> list[str]:
     return _evaluate(place, "x.csv")
 
 
-@fault(PREDICT, "Scores over a file that voxfit did not write", "notes.json: is there already")
+@fault(PREDICT, "Scores over a file that voxfit did not write", "notes.json: is there already", code=64)
 def _(place: Place) -> list[str]:
     (place.root / "notes.json").write_text('{"schema": "mine"}')
     return _evaluate(place, "notes.json")
 
 
-@fault(PREDICT, "Scores whose table would replace another", "patients.csv: is there already")
+@fault(PREDICT, "Scores whose table would replace another", "patients.csv: is there already", code=64)
 def _(place: Place) -> list[str]:
     (place.root / "patients.csv").write_text("name,age\n")
     return _evaluate(place, "patients.json")
@@ -108,7 +121,11 @@ def _(place: Place) -> list[str]:
 
 
 @fault(
-    PREDICT, "Predictions and references of other names", "box_06_0000 have no reference", "box_06 have no prediction"
+    PREDICT,
+    "Predictions and references of other names",
+    "box_06_0000 have no reference",
+    "box_06 have no prediction",
+    code=64,
 )
 def _(place: Place) -> list[str]:
     shutil.copytree(place.data / "labelsTs", place.root / "predictions")
@@ -116,14 +133,18 @@ def _(place: Place) -> list[str]:
     return _evaluate(place, "scores.json", "predictions")
 
 
-@fault(PREDICT, "A plan under the name of the fingerprint it is made from", "is read here and would be replaced")
+@fault(
+    PREDICT, "A plan under the name of the fingerprint it is made from", "is read here and would be replaced", code=64
+)
 def _(place: Place) -> list[str]:
     facts = place.root / "run" / "fingerprint.json"
     place.plan(lambda plan: None)
     return ["plan", "--fingerprint", str(facts), "-o", str(facts)]
 
 
-@fault(PREDICT, "A plan under the name of a dataset's description", "belongs to a dataset and would be replaced")
+@fault(
+    PREDICT, "A plan under the name of a dataset's description", "belongs to a dataset and would be replaced", code=64
+)
 def _(place: Place) -> list[str]:
     place.plan(lambda plan: None)
     return ["plan", "--fingerprint", str(place.root / "run" / "fingerprint.json"), "-o", f"{place.data}/dataset.json"]
