@@ -79,6 +79,7 @@ def _measure(row: Row, setting: Setting, options: argparse.Namespace) -> Entry:
     load_before, begun, others = os.getloadavg()[0], perf_counter(), OtherWork()
     measured = measure_row(row, sides, setting, options.repeats, _say, options.seconds) if sides else {}
     busy = others.cores()
+    missing |= {side.name: "does not work here" for side in sides if side.name not in measured}
     said = check_row(row, setting) if sides and not options.ours else {"same": True, "words": ""}
     entry = make_entry(
         row,
@@ -90,7 +91,7 @@ def _measure(row: Row, setting: Setting, options: argparse.Namespace) -> Entry:
         quick=setting.quick,
         load=round(load_before, 2),
         others=round(busy, 2),
-        outputs={side.name: numbers_of(row, side.name, setting) for side in sides},
+        outputs={name: numbers_of(row, name, setting) for name in measured},
         machine=describe_machine(),
         versions=versions(),
         repeats=counted(row, options.repeats),

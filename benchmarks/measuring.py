@@ -75,11 +75,16 @@ def measure_row(
         repeats: how many times; the row may want fewer.
         say: hears of progress.
         seconds: after which no further repetition begins, once there is one.
+
+    Returns:
+        what each cost, without those that may fail and did.
     """
     begun = perf_counter()
     measured = {side.name: Measured() for side in sides}
     with ExitStack() as stack:
-        runs = {side.name: stack.enter_context(_OPEN[type(side)](row, side, setting)) for side in sides}
+        started = {side.name: _start(row, side, setting, stack, say) for side in sides}
+        runs = {name: run for name, run in started.items() if run}
+        measured = {name: measured[name] for name in runs}
         for number in range(0 if row.warm else 1, counted(row, repeats) + 1):
             if number > 1 and perf_counter() - begun > seconds:
                 break
@@ -91,6 +96,17 @@ def measure_row(
         for name, run in runs.items():
             measured[name].peak_mib, measured[name].before_mib = run.finish()
     return measured
+
+
+def _start(row: Row, side: Side, setting: Setting, stack: ExitStack, say: Say) -> Any:
+    """What runs a side; None where it may fail, and does."""
+    try:
+        return stack.enter_context(_OPEN[type(side)](row, side, setting))
+    except BenchmarkError as error:
+        if not (isinstance(side, Kernel) and side.may_fail):
+            raise
+        say(f"  left out: {error}")
+        return None
 
 
 def in_turn(runs: dict[str, Any], number: int) -> list[tuple[str, Any]]:
@@ -134,7 +150,11 @@ class _Resident:
             )
 
     def __enter__(self) -> _Resident:
-        self._answer()
+        try:
+            self._answer()
+        except BenchmarkError:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -145,6 +165,10 @@ class _Resident:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe
+            with suppress(BrokenPipeError):
+                pipe.close()
 
     def once(self) -> float:
         """Seconds of a run."""

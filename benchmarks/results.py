@@ -156,7 +156,7 @@ def _cells(entry: Entry, ours: str, target: Target) -> list[str]:
     sides = [entry["sides"][pair["theirs"]] for pair in pairs]
     return [
         *first,
-        _each(pair["theirs"] for pair in pairs) or "-",
+        _each([*(pair["theirs"] for pair in pairs), *_missing_peers(entry)]) or "-",
         f"{side.get('precision', '-')} / {_each(their.get('precision', '-') for their in sides) or '-'}",
         f"{_seconds(side['median'])} / {_each(_seconds(their['median']) for their in sides) or '-'}",
         _each(_speed(Ratio(**pair["speed"])) for pair in pairs),
@@ -168,6 +168,10 @@ def _cells(entry: Entry, ours: str, target: Target) -> list[str]:
         _when(entry),
         _earlier(entry, ours),
     ]
+
+
+def _missing_peers(entry: Entry) -> list[str]:
+    return [f"({name}: {why})" for name, why in entry["missing"].items() if name not in entry["targets"]]
 
 
 def _earlier(entry: Entry, ours: str) -> str:

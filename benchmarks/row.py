@@ -66,6 +66,7 @@ class Kernel:
         target: of ours.
         missing: says why this side cannot be measured; None where it can.
         precision: in which it calculates on a device, for the table.
+        may_fail: where it cannot be prepared it is left out, and the table says so; others fail the row.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Kernel:
     target: Target = Target()
     missing: Callable[[Setting], str | None] = lambda setting: None
     precision: Callable[[str], str] = lambda device: "float32"
+    may_fail: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.machine import OtherWork, busy_seconds
 from benchmarks.measuring import BenchmarkError, measure_row
-from benchmarks.row import Command, Row, Setting
+from benchmarks.row import Command, Kernel, Row, Setting
 
 
 def python(code, **options):
@@ -87,6 +87,21 @@ def test_what_a_machine_counts_as_work():
     """Hundredths of a second: user (guests included), nice, system, interrupts, and what other machines took."""
     stat = "cpu  100 20 30 5000 900 4 6 40 77 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n"
     assert busy_seconds(stat) == 200 / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("may_fail", [True, False])
+def test_a_side_that_may_fail_is_left_out(tmp_path, may_fail):
+    """The worker knows no row of this name, and ends."""
+    there = python("pass")
+    broken = Kernel("broken", lambda setting: lambda: None, may_fail=may_fail)
+    row, said = Row("no row", "", (there,), (broken,)), []
+    if may_fail:
+        found = measure_row(row, [there, broken], Setting(tmp_path, tmp_path), 1, said.append)
+        assert list(found) == ["it"]
+        assert any("left out: no row, broken: the process ended" in words for words in said)
+    else:
+        with pytest.raises(BenchmarkError, match="the process ended"):
+            measure_row(row, [there, broken], Setting(tmp_path, tmp_path), 1, said.append)
 
 
 def test_a_command_that_fails(tmp_path):

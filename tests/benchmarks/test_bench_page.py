@@ -100,6 +100,13 @@ def test_what_was_not_measured_says_why():
     assert missing[2:11] == [""] * 8 + ["not measured: there is no VNNI"]
 
 
+def test_peers_that_were_not_measured_are_named():
+    one = Row("one", "some work", (side("ours"),), (side("A"), side("B")))
+    measured = {"ours": Measured([1.0], 10.0), "A": Measured([2.0], 10.0)}
+    (line,) = lines(make_entry(one, measured, {"B": "does not work here"}, **FACTS))
+    assert cells(line)[2] == "A; (B: does not work here)"
+
+
 def test_rows_that_are_not_run_stay(tmp_path):
     results, page = tmp_path / "results.json", tmp_path / "page.md"
     page.write_text(f"# Before\n{BEGIN}\nold\n{END}\n## After\n")
