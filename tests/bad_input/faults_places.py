@@ -125,7 +125,12 @@ def _(place: Place) -> list[str]:
     return place.check()
 
 
-@fault(PREDICT, "Something else where the spacing of a TIFF stack belongs", "is no spacing of box_05.tif", code=2)
+@fault(
+    PREDICT,
+    "Something else where the spacing of a TIFF stack belongs",
+    "box_05.json: is there already, and voxfit did not write it",
+    code=2,
+)
 def _(place: Place) -> list[str]:
     image = sitk.ReadImage(str(place.data / "imagesTs" / TEST_IMAGE))
     path = place.root / "in" / "box_05_0000.tif"

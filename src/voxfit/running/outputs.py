@@ -27,6 +27,9 @@ from voxfit.running.locking import locked
 
 _FOLDER, _LINES, _STAGE = ".voxfit", "outputs.jsonl", "new"
 _REMEDY = "It stays as it is. Move it, choose another folder with -o, or replace it with --overwrite."
+_REMEDY_BESIDE = (
+    "It stays as it is, and its name is needed for what belongs to the label map. Move it, or choose another folder."
+)
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,14 @@ class Outputs:
         }
         if beside:
             line["beside"] = {path.name: checksum_of(path) for path in beside}
-        for path in (*(file.with_name(path.name) for path in beside), file):
+        for made in (*beside, staged):
+            path = file.with_name(made.name)
             replaceable = overwrite and path == file and not path.is_dir()
-            if os.path.lexists(path) and not replaceable and (reason := self._foreign(path)):
+            if not os.path.lexists(path) or replaceable or _same(made, path):
+                continue
+            if reason := self._foreign(path):
                 shutil.rmtree(staged.parent)
-                return Problem(str(path), reason, _REMEDY)
+                return Problem(str(path), reason, _REMEDY if path == file else _REMEDY_BESIDE)
         try:
             self._append(line)
             for path in (*beside, staged):  # the label map last: it says that all is there
@@ -149,6 +155,11 @@ class Outputs:
 
     def _origin(self, case: Case) -> str:
         return digest_of([self.made_by, [_stamp(Path(image)) for image in case.images]])
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two files hold the same."""
+    return other.is_file() and checksum_of(one) == checksum_of(other)
 
 
 def problem_of(found: Found, file: Path) -> Problem:
