@@ -30,14 +30,14 @@ PLANTED = [
         "planning/topology.py",
         "extent = [size * spacing for",
         "extent = [float(size) for",
-        "planning/test_topology.py planning/test_planner.py",
+        "planning/test_rules_by_hand.py",
         "patches have the proportions of voxels in place of millimetres [A3]",
     ),
     Mutation(
         "planning/topology.py",
         "(patch[axis] - target[axis], axis)",
         "(patch[axis], axis)",
-        "planning/test_topology.py planning/test_planner.py",
+        "planning/test_rules_by_hand.py",
         "the wrong edge of a patch is shortened [A3]",
     ),
     Mutation(
@@ -93,7 +93,7 @@ PLANTED = [
         "planning/plan.py",
         '"sigmoid" if self.labels.regions else "softmax"',
         '"softmax"',
-        "planning/test_plan.py inference/test_predictor.py",
+        "planning/test_rules_by_hand.py",
         "regions exclude each other in predictions",
     ),
     Mutation(
@@ -114,14 +114,14 @@ PLANTED = [
         "planning/planner.py",
         "fingerprint.size_after_cropping() <= MASK_SHARE",
         "fingerprint.size_after_cropping() < MASK_SHARE",
-        "planning/test_planner.py",
+        "planning/test_rules_by_hand.py",
         "a dataset with exactly three quarters left is normalised otherwise [P2]",
     ),
     Mutation(
         "planning/planner.py",
         "MASK_SHARE = 0.75",
         "MASK_SHARE = 0.85",
-        "planning/test_planner.py planning/test_planners.py",
+        "planning/test_rules_by_hand.py",
         "datasets are normalised inside of the mask that should not be [P2]",
     ),
     Mutation(
@@ -170,7 +170,7 @@ PLANTED = [
         "planning/fingerprint.py",
         "foreground = case.label > 0",
         "foreground = case.label != 0",
-        "planning/test_fingerprint.py",
+        "planning/test_rules_by_hand.py",
         "CT statistics include what nobody annotated",
     ),
     Mutation(
@@ -184,7 +184,7 @@ PLANTED = [
         "planning/fingerprint.py",
         "    if dataset.labels.ignore is not None:\n        single = ()",
         "    if False:\n        single = ()",
-        "planning/test_fingerprint.py",
+        "planning/test_rules_by_hand.py",
         "scribbled labels are reduced to one component",
     ),
     Mutation(
