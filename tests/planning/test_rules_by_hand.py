@@ -8,6 +8,7 @@ from voxfit.imaging.labels import IGNORED, Label, Labels, Region
 from voxfit.imaging.verification import LabelledVolume
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint, Measurements, measure_case, summarize
 from voxfit.planning.grid import ZScore
+from voxfit.planning.nnunet_v2 import divide
 from voxfit.planning.plan import Limits
 from voxfit.planning.planner import make_plan, normalization_of
 from voxfit.planning.topology import volume_rule
@@ -77,3 +78,11 @@ def test_what_nobody_annotated_is_in_no_statistics_and_connects_nothing():
     assert found.single_component_labels == ()
     Described.labels = CLASSES
     assert summarize(Described, 3, measured, lambda channel, uppers: None).single_component_labels == (1, 2)
+
+
+def test_slices_of_twice_the_spacing_wait_for_the_plane():
+    """nnU-Net's `get_pool_and_conv_props`: less than twice the finest spacing is fine, exactly twice is coarse."""
+    strides, kernels = divide((2.0, 1.0, 1.0), (32, 64, 64))
+    assert (strides[1], kernels[0]) == ((1, 2, 2), (1, 3, 3))
+    strides, kernels = divide((1.99, 1.0, 1.0), (32, 64, 64))
+    assert (strides[1], kernels[0]) == ((2, 2, 2), (3, 3, 3))

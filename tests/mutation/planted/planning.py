@@ -233,7 +233,7 @@ PLANTED = [
         "planning/nnunet_v2.py",
         "spacing[axis] / min(spacing) < 2 else 1",
         "spacing[axis] / min(spacing) <= 2 else 1",
-        "planning/test_nnunet_v2.py",
+        "planning/test_rules_by_hand.py",
         "kernels differ from nnU-Net's at twice the spacing",
     ),
     Mutation(
