@@ -90,3 +90,8 @@ def test_sheared_axes_of_other_formats_are_refused(tmp_path: Path, shear: float,
             read_image(tmp_path / "x.mha")
     else:
         assert read_image(tmp_path / "x.mha").array.shape == (1, 7, 6, 5)
+
+
+def test_classes_are_numbered_by_their_values_whatever_their_names() -> None:
+    found = Labels.from_description({"background": 0, "zeta": 1, "alpha": 2, "mu": 7})
+    assert (found.names, found.values) == (("zeta", "alpha", "mu"), (0, 1, 2, 7))

@@ -65,4 +65,5 @@ def _score(items: Sequence[Mutation], results: Results) -> float:
 def _row(name: str, items: Sequence[Mutation], results: Results) -> str:
     equivalent = sum(bool(item.equivalent) for item in items)
     tried, noticed = _counts(items, results)
-    return f"| {name} | {len(items)} | {equivalent} | {tried} | {noticed} | {_score(items, results):.0%} |"
+    score = f"{noticed / tried:.0%}" if tried else "-"
+    return f"| {name} | {len(items)} | {equivalent} | {tried} | {noticed} | {score} |"

@@ -130,7 +130,7 @@ PLANTED = [
         "imaging/labels.py",
         "key=lambda pair: pair[1])",
         "key=lambda pair: pair[0])",
-        "imaging/test_labels.py imaging/test_dataset.py",
+        "imaging/test_edges_of_checks.py",
         "classes are numbered by name, and label values exchanged",
     ),
     Mutation(

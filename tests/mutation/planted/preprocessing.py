@@ -37,7 +37,7 @@ PLANTED = [
         "preprocessing/case.py",
         "image = resample(image, self.shape, order=3",
         "image = resample(image, self.shape, order=1",
-        "preprocessing/test_case.py preprocessing/test_real_ct.py",
+        "preprocessing/test_prepared_values.py",
         "images are interpolated linearly in place of cubically [P2]",
     ),
     Mutation(
@@ -93,7 +93,7 @@ PLANTED = [
         "preprocessing/case.py",
         "connectivity=6",
         "connectivity=26",
-        "preprocessing/test_case.py",
+        "preprocessing/test_prepared_values.py",
         "holes that touch the outside at an edge stay open",
     ),
     Mutation(
