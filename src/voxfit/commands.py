@@ -419,18 +419,17 @@ def export(
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything.")] = Path("demo"),
     flavour: Annotated[str, typer.Option(help="mr or ct.")] = "mr",
-    budget: Annotated[str, typer.Option(help="Time for the fit.")] = "2m",
+    epochs: Annotated[int, typer.Option(min=1, help="Of the training, 50 small steps each.")] = 8,
     device: Device = "auto",
 ) -> None:
     """Write a small synthetic dataset, fit it, segment its test images, and score them."""
-    from voxfit.options import parse_seconds
     from voxfit.running.demo import run_demo
     from voxfit.tables import print_scores, print_selection
 
     console, listener = _console()
     if flavour not in ("mr", "ct"):
         raise UsageError(f"--flavour {flavour}: there are mr and ct.")
-    result = run_demo(output, "mr" if flavour == "mr" else "ct", parse_seconds(budget), device, listener)
+    result = run_demo(output, "mr" if flavour == "mr" else "ct", epochs, device, listener)
     listener.close()
     print_selection(console, result.fit.selection)
     print_scores(console, result.scores)

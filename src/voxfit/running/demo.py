@@ -11,11 +11,14 @@ from voxfit.core.listening import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.phantom import Flavour, write_phantom
 from voxfit.inference.model import Model
+from voxfit.planning.plan import Limits
+from voxfit.planning.recipe import Recipe
 from voxfit.running.pipeline import fit
 from voxfit.running.prediction import predict_cases
 from voxfit.running.request import FitRequest, FitResult
 
 TEST_CASES = 4
+STEPS_PER_EPOCH = 50
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,15 @@ class DemoResult:
     paths: dict[str, Path]
 
 
-def run_demo(folder: Path, flavour: Flavour, budget_seconds: float, device: str, listener: Listener) -> DemoResult:
-    """Write a synthetic dataset, fit one fold of the 3D model, segment and score the test images.
+def run_demo(folder: Path, flavour: Flavour, epochs: int, device: str, listener: Listener) -> DemoResult:
+    """Write a synthetic dataset, fit one fold of a narrow 3D model, segment and score the test images.
+
+    Steps are counted, not seconds: whatever else runs on the machine, it learns as much.
 
     Args:
         folder: for everything.
         flavour: "mr" or "ct".
-        budget_seconds: for the fit.
+        epochs: of the training, `STEPS_PER_EPOCH` steps each.
         device: where to compute.
         listener: hears of the progress.
     """
@@ -42,7 +47,16 @@ def run_demo(folder: Path, flavour: Flavour, budget_seconds: float, device: str,
         listener.stage(f"Writing a synthetic {flavour.upper()} dataset to {dataset}")
         write_phantom(dataset, flavour=flavour, test_cases=TEST_CASES)
     run = folder / f"run_{flavour}"
-    request = FitRequest(dataset, run, configurations=("3d",), folds=(0,), budget_seconds=budget_seconds, device=device)
+    request = FitRequest(
+        dataset,
+        run,
+        configurations=("3d",),
+        folds=(0,),
+        recipe=Recipe(steps_per_epoch=STEPS_PER_EPOCH, validation_steps=5),
+        epochs=epochs,
+        limits=Limits(base_features=8),
+        device=device,
+    )
     fitted = fit(request, listener)
     cases = Dataset.open(dataset).test_cases
     listener.stage(f"Segmenting {len(cases)} test images")
