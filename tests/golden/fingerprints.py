@@ -23,8 +23,9 @@ PLANNED = [
 
 
 def digest_of_fingerprint(fingerprint: Fingerprint) -> str:
-    """Of its JSON."""
-    return hashlib.sha256(fingerprint.model_dump_json().encode()).hexdigest()[:12]
+    """Of what plans follow from."""
+    facts = fingerprint.model_dump_json(exclude={"classes", "orientation"})
+    return hashlib.sha256(facts.encode()).hexdigest()[:12]
 
 
 def draw_grid(dice: random.Random) -> tuple[list[float], list[int]]:
