@@ -194,7 +194,7 @@ def test_fewer_cases_than_folds(data, tmp_path):
         (64, ["plan", "DATA", "--prepare"], "--prepare needs the dataset folder and -o RUN"),
         (64, ["plan"], "Give either a dataset folder or --fingerprint FILE"),
         (64, ["plan", "DATA", "-o", "plan.json"], "-o plan.json: name the run folder"),
-        (64, ["plan", "--fingerprint", "DATA/dataset.json", "-o", "DATA/dataset.json"], "is there already"),
+        (64, ["plan", "--fingerprint", "DATA/dataset.json", "-o", "DATA/dataset.json"], "is read here and would be replaced"),
         (64, ["evaluate", "DATA/labelsTr", "DATA/imagesTs"], "labelsTr"),
         (64, ["predict", "RUN", "DATA", "-o", "RUN", "--max-memory", "much"], "--max-memory much: give a number"),
         (64, ["export", "RUN", "-o", "RUN", "--format", "dicom"], "--format dicom"),
@@ -275,7 +275,8 @@ HOSTILE = ["[/bold] a", '<script>"1"</script>', ":heart: (b|c*", "$(touch x); `x
 """Names that mean something to Rich, HTML, JSON, regular expressions or a shell."""
 
 
-def test_names_are_shown_as_they_are_and_do_nothing(tmp_path):
+def test_names_are_shown_as_they_are_and_do_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # tables break long names
     data, run = write_boxes(tmp_path / HOSTILE[0].replace("/", "]")), tmp_path / "run [red]"
     body = json.loads((data / "dataset.json").read_text())
     body["labels"] = {"background": 0, HOSTILE[1]: 2, HOSTILE[2]: 5}

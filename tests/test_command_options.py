@@ -200,6 +200,8 @@ def epoch(seconds_left):
         wait_share=0.125,
         share_done=1.0,
         seconds_left=seconds_left,
+        teraflops=None,
+        peak_share=None,
     )
 
 
