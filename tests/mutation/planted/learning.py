@@ -285,8 +285,8 @@ PLANTED = [
         only="coarse or shallow or dice or sample or loss",
     ),
     Mutation(
-        "learning/task.py",
-        "                self.training_cases,\n",
+        "planning/identity.py",
+        "            training_cases,\n",
         "",
         "learning/test_training.py",
         "a checkpoint of other training cases is continued",
@@ -351,9 +351,9 @@ PLANTED = [
         only="validation or learns or speed or same_seed",
     ),
     Mutation(
-        "learning/training.py",
-        "            os.fsync(stream.fileno())",
-        "            pass",
+        "learning/history.py",
+        "        os.fsync(stream.fileno())",
+        "        pass",
         "learning/test_training.py",
         "after a power cut the history lacks epochs that the checkpoint has",
         only="history or disk or fsync",
@@ -382,8 +382,8 @@ PLANTED = [
         only="coarse or momentum or train",
     ),
     Mutation(
-        "learning/training.py",
-        "splitlines()[: self.progress.epoch] if",
+        "learning/history.py",
+        "splitlines()[:epochs] if",
         "splitlines() if",
         "learning/test_training.py",
         "epochs stand in the history twice after an interruption",
@@ -391,7 +391,7 @@ PLANTED = [
     ),
     Mutation(
         "learning/training.py",
-        "        self._save(0.0)\n        return report",
+        "        self._save()\n        return report",
         "        return report",
         "learning/test_training.py",
         "a killed training begins again",
