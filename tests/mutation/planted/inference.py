@@ -403,11 +403,4 @@ PLANTED = [
         "an image whose place is said twice is segmented without a word",
         only="doubt or place or said",
     ),
-    Mutation(
-        "inference/model.py",
-        "shape, spacing_mm = turn.order(shape), turn.order(spacing_mm)",
-        "pass",
-        "inference/test_limits.py",
-        "--max-memory is judged by the axes of the file, not by those of the networks",
-    ),
 ]

@@ -194,4 +194,20 @@ PLANTED = [
         "learning/test_sampling.py preprocessing/test_store.py",
         "cases are kept on a GPU that has no room for them",
     ),
+    Mutation(
+        "preprocessing/case.py",
+        "label = None if label is None else turn.apply(label)",
+        "pass",
+        "running/test_orientation.py",
+        "labels of turned images lie elsewhere than what they label",
+        only="measured_and_prepared",
+    ),
+    Mutation(
+        "preprocessing/case.py",
+        "image, spacing_mm = turn.apply(image), turn.order(spacing_mm)",
+        "image = turn.apply(image)",
+        "running/test_orientation.py",
+        "turned images are resampled by the spacing of other axes",
+        only="measured_and_prepared or same_segmentation",
+    ),
 ]
