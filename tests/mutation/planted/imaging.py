@@ -310,9 +310,8 @@ PLANTED = [
         "imaging/volume.py",
         "return placing is not None and bool(placing.affines)",
         "return placing is not None",
-        "running/test_orientation.py imaging/test_placing.py imaging/test_geometry.py",
+        "imaging/test_axes_of_files.py",
         "NIfTI headers without any code count as saying where axes point",
-        only="point or orientation or axes or unplaced",
     ),
     Mutation(
         "imaging/volume.py",
