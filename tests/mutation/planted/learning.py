@@ -288,9 +288,8 @@ PLANTED = [
         "planning/identity.py",
         "            training_cases,\n",
         "",
-        "learning/test_training.py",
+        "planning/test_identity.py",
         "a checkpoint of other training cases is continued",
-        only="changed_task",
     ),
     Mutation(
         "learning/schedule.py",

@@ -124,9 +124,8 @@ PLANTED = [
         "planning/identity.py",
         "digest_of([recipe.seed, name, fold])",
         "digest_of([recipe.seed, name])",
-        "running/test_kept_folds.py",
+        "planning/test_identity.py",
         "all folds begin with the same weights and patches",
-        only="other_numbers",
     ),
     Mutation(
         "running/present.py",
