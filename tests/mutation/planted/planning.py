@@ -417,14 +417,14 @@ PLANTED = [
         "planning/folds.py",
         "_DEALS = 50",
         "_DEALS = 1",
-        "planning/test_folds.py",
+        "planning/test_deals.py",
         "a rare class is left out where another deal would keep it",
     ),
     Mutation(
         "planning/folds.py",
         "    return [found for found in holders if len(found) > 1]",
         "    return holders",
-        "planning/test_folds.py",
+        "planning/test_deals.py",
         "a class of one case changes the split, which cannot help",
     ),
     Mutation(
