@@ -317,7 +317,7 @@ PLANTED = [
         "imaging/volume.py",
         "if placing and placing.shape == array.shape:",
         "if placing:",
-        "imaging/test_placing.py",
+        "imaging/test_places_in_headers.py",
         "a label map of another shape gets a header that does not go with it",
     ),
     Mutation(
@@ -345,7 +345,7 @@ PLANTED = [
         "imaging/placing.py",
         "unit = _UNIT_MM.get(units, 1.0)",
         "unit = 1.0",
-        "imaging/test_placing.py",
+        "imaging/test_places_in_headers.py",
         "headers in metres are read as millimetres",
     ),
     Mutation(
@@ -359,8 +359,8 @@ PLANTED = [
         "imaging/placing.py",
         "if 1 - others < _NO_MORE_THAN_ROUNDING:",
         "if 1 - others <= 0:",
-        "imaging/test_placing.py",
-        "rounding of a quaternion is told as a disagreement",
+        "imaging/test_places_in_headers.py",
+        "rounding of a quaternion turns an image by a thirtieth of a degree",
     ),
     Mutation(
         "imaging/placing.py",
