@@ -7,8 +7,8 @@ from tests.mutation.mutation import Mutation
 PLANTED = [
     Mutation(
         "cli.py",
-        "    return 1\n",
-        "    return 0\n",
+        "    return error.exit_code",
+        "    return 0",
         "test_cli.py",
         "a failed command looks like success to a script",
         only="all_problems or bad_requests",
@@ -39,8 +39,8 @@ PLANTED = [
     ),
     Mutation(
         "commands.py",
-        "    if problems:\n        raise typer.Exit(2)",
-        "    if problems:\n        raise typer.Exit(0)",
+        "    if done.problems:\n        raise typer.Exit(2)",
+        "    if done.problems:\n        raise typer.Exit(0)",
         "test_cli.py",
         "a script does not hear of images that were not segmented",
         only="one_bad_image",

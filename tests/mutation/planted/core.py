@@ -180,4 +180,25 @@ PLANTED = [
         "core/test_promises.py",
         "a file of 1 GB named dataset.json takes all memory",
     ),
+    Mutation(
+        "core/durability.py",
+        'order: Literal["C", "F"] = "F" if header["fortran"] == b"True" else "C"',
+        'order: Literal["C", "F"] = "C"',
+        "core/test_durability.py preprocessing/test_store.py",
+        "arrays that were stored by columns are read by rows",
+    ),
+    Mutation(
+        "core/durability.py",
+        "if there != whole:",
+        "if there < whole:",
+        "core/test_durability.py preprocessing/test_store.py",
+        "an array with bytes too many is read as if it were whole",
+    ),
+    Mutation(
+        "core/durability.py",
+        'np.memmap(path, kind, "r", header',
+        'np.memmap(path, kind, "r+", header',
+        "core/test_durability.py preprocessing/test_store.py",
+        "a training can change what was prepared",
+    ),
 ]

@@ -285,12 +285,11 @@ PLANTED = [
         only="coarse or shallow or dice or sample or loss",
     ),
     Mutation(
-        "learning/task.py",
-        "                self.training_cases,\n",
+        "planning/identity.py",
+        "            training_cases,\n",
         "",
-        "learning/test_training.py",
+        "planning/test_identity.py",
         "a checkpoint of other training cases is continued",
-        only="changed_task",
     ),
     Mutation(
         "learning/schedule.py",
@@ -351,9 +350,9 @@ PLANTED = [
         only="validation or learns or speed or same_seed",
     ),
     Mutation(
-        "learning/training.py",
-        "            os.fsync(stream.fileno())",
-        "            pass",
+        "learning/history.py",
+        "        os.fsync(stream.fileno())",
+        "        pass",
         "learning/test_training.py",
         "after a power cut the history lacks epochs that the checkpoint has",
         only="history or disk or fsync",
@@ -382,8 +381,8 @@ PLANTED = [
         only="coarse or momentum or train",
     ),
     Mutation(
-        "learning/training.py",
-        "splitlines()[: self.progress.epoch] if",
+        "learning/history.py",
+        "splitlines()[:epochs] if",
         "splitlines() if",
         "learning/test_training.py",
         "epochs stand in the history twice after an interruption",
@@ -391,7 +390,7 @@ PLANTED = [
     ),
     Mutation(
         "learning/training.py",
-        "        self._save(0.0)\n        return report",
+        "        self._save()\n        return report",
         "        return report",
         "learning/test_training.py",
         "a killed training begins again",

@@ -74,9 +74,9 @@ PLANTED = [
         "networks/unet.py",
         '            if not key.startswith("coarse_heads.")\n',
         "",
-        "networks/test_unet.py running/test_shapes.py",
+        "learning/test_training.py",
         "models of nnU-Net's recipe cannot be opened",
-        only="recipe or weights",
+        only="momentum_and_coarse",
     ),
     Mutation(
         "networks/unet.py",

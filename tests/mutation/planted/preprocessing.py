@@ -51,14 +51,14 @@ PLANTED = [
         "preprocessing/case.py",
         "mask |= label != 0",
         "mask |= label > 32000",
-        "preprocessing/test_case.py",
+        "preprocessing/test_case.py golden/test_golden_preparation.py",
         "labelled voxels that are 0 in the image are left out of the mask, unlike in nnU-Net",
     ),
     Mutation(
         "preprocessing/case.py",
         "for side in (0, -1):",
         "for side in (0,):",
-        "preprocessing/test_case.py",
+        "preprocessing/test_case.py golden/test_golden_preparation.py",
         "a hole that is open at the far side is filled",
     ),
     Mutation(
@@ -142,7 +142,7 @@ PLANTED = [
         "preprocessing/regridding.py",
         "pieces.append(self._held.copy() if end < high else self._held)",
         "pieces.append(self._held)",
-        "preprocessing/test_restoring.py inference/test_predictor.py inference/test_model.py",
+        "preprocessing/test_slabs.py",
         "borders between slabs hold values of the next slab",
     ),
     Mutation(
@@ -193,5 +193,21 @@ PLANTED = [
         "sum(shape) for name, shape",
         "learning/test_sampling.py preprocessing/test_store.py",
         "cases are kept on a GPU that has no room for them",
+    ),
+    Mutation(
+        "preprocessing/case.py",
+        "label = None if label is None else turn.apply(label)",
+        "pass",
+        "running/test_orientation.py",
+        "labels of turned images lie elsewhere than what they label",
+        only="measured_and_prepared",
+    ),
+    Mutation(
+        "preprocessing/case.py",
+        "image, spacing_mm = turn.apply(image), turn.order(spacing_mm)",
+        "image = turn.apply(image)",
+        "running/test_orientation.py",
+        "turned images are resampled by the spacing of other axes",
+        only="measured_and_prepared or same_segmentation",
     ),
 ]
