@@ -119,7 +119,7 @@ def test_the_same_image_along_other_axes_has_the_same_segmentation(
         sitk.WriteImage(sitk.DICOMOrient(image, code), str(tmp_path / "in" / f"{name}.mha"))
     ear = Ear()
     opened = Model.open(model, "cpu", max_memory=memory, backend="torch")
-    assert predict_cases(opened, find_cases([tmp_path / "in"], 1), tmp_path / "out", ear) == []
+    assert predict_cases(opened, find_cases([tmp_path / "in"], 1), tmp_path / "out", ear).problems == []
     expected = sitk.ReadImage(str(tmp_path / "out" / "asis.mha"))
     assert len(np.unique(sitk.GetArrayFromImage(expected))) > 1
     for name, code in codes.items():
@@ -173,7 +173,7 @@ def test_tiff_stacks_are_never_turned(boxes: Path, model: Path, tmp_path: Path) 
     (folder / "model.json").write_text(json.dumps(description))
     opened = Model.open(folder, "cpu", backend="torch")
     ear = Ear()
-    assert predict_cases(opened, find_cases([tmp_path / "in"], 1), tmp_path / "out", ear) == []
+    assert predict_cases(opened, find_cases([tmp_path / "in"], 1), tmp_path / "out", ear).problems == []
     assert not [text for text in ear.said if "axes" in text]
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "x.tif")))
     np.testing.assert_array_equal(found, opened.predict(array, image.GetSpacing()[::-1]))

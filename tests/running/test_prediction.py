@@ -109,7 +109,7 @@ def test_the_folder_of_the_images_is_refused_before_anything_is_written(place: P
     before = {path.name: path.read_bytes() for path in (place / "in").iterdir()}
     for more in ((), ("--overwrite",)):
         code, said = predict(place, *more, output="in")
-        assert (code, "is the folder of the images" in said) == (1, True)
+        assert (code, "is the folder of the images" in said) == (64, True)
         assert {path.name: path.read_bytes() for path in (place / "in").iterdir()} == before
 
 
@@ -127,7 +127,7 @@ def test_an_image_never_becomes_its_own_label_map(place: Path) -> None:
 
 def test_a_folder_named_like_a_file_may_be_there_already(place: Path) -> None:
     code, said = predict(place, output="seg.nii.gz")
-    assert (code, "named like a file" in said, (place / "seg.nii.gz").exists()) == (1, True, False)
+    assert (code, "named like a file" in said, (place / "seg.nii.gz").exists()) == (64, True, False)
     (place / "seg.nii.gz").mkdir()
     assert predict(place, output="seg.nii.gz")[0] == 0
 
@@ -323,10 +323,10 @@ def test_a_sheet_replaces_no_image_that_its_run_was_fitted_to(tmp_path: Path, wa
         output.hardlink_to(image)
     before = image.read_bytes()
     code, said = run_voxfit(["sheet", str(run), "-o", str(output)])
-    assert (code, "is read here and would be replaced" in said) == (1, True)
+    assert (code, "is read here and would be replaced" in said) == (64, True)
     assert image.read_bytes() == before
 
 
 def test_a_sheet_is_a_picture(tmp_path: Path) -> None:
     code, said = run_voxfit(["sheet", str(tmp_path), "-o", str(tmp_path / "sheet.nii.gz")])
-    assert (code, "name a PNG file" in said) == (1, True)
+    assert (code, "name a PNG file" in said) == (64, True)
