@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from pathlib import Path
 
@@ -46,7 +45,8 @@ def test_places_are_in_millimetres_whatever_the_unit(tmp_path: Path, units: str)
 def test_a_quaternion_near_half_a_turn_is_read_as_simpleitk_does(tmp_path: Path) -> None:
     """The part that is not stored is rounding, where the others leave less than 1e-7 for its square."""
     save(tmp_path / "x.nii", sform=False)
-    parts = np.array([0.6, 0.0, 0.8]) * math.sqrt(1 - 6e-8)
+    parts = np.array([0.6, 0.0, np.nextafter(np.float32(0.8), np.float32(0))], np.float32)
+    assert 1e-8 < 1 - (parts.astype(np.float64) ** 2).sum() < 1e-7
     with (tmp_path / "x.nii").open("r+b") as stream:
         stream.seek(_QUATERNION - 4)
         stream.write(struct.pack("<2h3f", 1, 0, *parts))

@@ -175,7 +175,7 @@ PLANTED = [
         "inference/given.py",
         "tuple(float(size) for size in spacing_mm)",
         "tuple(float(size) for size in spacing_mm[::-1])",
-        "inference/test_model.py",
+        "inference/test_given.py",
         "arrays are segmented with their spacing reversed",
     ),
     Mutation(
