@@ -194,7 +194,7 @@ def test_fewer_cases_than_folds(data, tmp_path):
         (64, ["plan", "DATA", "--prepare"], "--prepare needs the dataset folder and -o RUN"),
         (64, ["plan"], "Give either a dataset folder or --fingerprint FILE"),
         (64, ["plan", "DATA", "-o", "plan.json"], "-o plan.json: name the run folder"),
-        (64, ["plan", "--fingerprint", "DATA/dataset.json", "-o", "DATA/dataset.json"], "is read here and would be replaced"),
+        (64, ["plan", "--fingerprint", "DATA/dataset.json", "-o", "DATA/dataset.json"], "would be replaced"),
         (64, ["evaluate", "DATA/labelsTr", "DATA/imagesTs"], "labelsTr"),
         (64, ["predict", "RUN", "DATA", "-o", "RUN", "--max-memory", "much"], "--max-memory much: give a number"),
         (64, ["export", "RUN", "-o", "RUN", "--format", "dicom"], "--format dicom"),
