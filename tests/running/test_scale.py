@@ -462,8 +462,9 @@ def test_sampling_holds_no_more_open_and_no_more_memory_the_more_cases_it_has_se
     before = open_files()
     draw(0, 30)
     assert open_files() - before < 100
-    early = most_memory(partial(draw, 30, 60))
-    assert most_memory(partial(draw, 60, 300)) < 1.5 * early
+    # Views of memory maps are in cycles, which wait for the collector: about 100 steps until as many go as come.
+    early = most_memory(partial(draw, 30, 180))
+    assert most_memory(partial(draw, 180, 900)) < 1.5 * early
     assert open_files() - before < 100
 
 
