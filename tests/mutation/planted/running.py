@@ -442,7 +442,7 @@ PLANTED = [
         "running/present.py",
         "digest_of([winner.digest(), weights,",
         "digest_of([winner.digest(),",
-        "running/test_kept_folds.py",
+        "running/test_present.py",
         "the model does not get the folds that were trained later",
         only="every_finished",
     ),
