@@ -444,7 +444,6 @@ PLANTED = [
         "digest_of([winner.digest(),",
         "running/test_present.py",
         "the model does not get the folds that were trained later",
-        only="every_finished",
     ),
     Mutation(
         "running/sharing.py",
