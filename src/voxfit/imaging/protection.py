@@ -10,8 +10,11 @@ from voxfit.core.errors import DatasetError, UsageError
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.labels import some
 
-_ROOMS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
-_Identity = tuple[int, int]
+FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
+"""Of a dataset."""
+
+Identity = tuple[int, int]
+"""What all paths to one file or folder have in common."""
 
 
 def protect(outputs: Iterable[Path], inputs: Iterable[Path] = (), made: Collection[Path] = ()) -> None:
@@ -29,14 +32,14 @@ def protect(outputs: Iterable[Path], inputs: Iterable[Path] = (), made: Collecti
     Raises:
         UsageError: naming outputs that are inputs or files of a dataset.
     """
-    there = {identity: path for path in outputs if (identity := _identity(path))}
+    there = {identity: path for path in outputs if (identity := identity_of(path))}
     if not there:
         return
     inputs = list(inputs)
-    _refuse([there[same] for path in inputs if (same := _identity(path)) in there], "is read here")
+    _refuse([there[same] for path in inputs if (same := identity_of(path)) in there], "is read here")
     strangers = {identity: path for identity, path in there.items() if path not in made}
     if strangers:
-        kept = {_identity(file) for folder in _datasets({*strangers.values(), *inputs}) for file in _files_of(folder)}
+        kept = {identity_of(file) for folder in _datasets({*strangers.values(), *inputs}) for file in _files_of(folder)}
         _refuse([path for identity, path in strangers.items() if identity in kept], "belongs to a dataset")
 
 
@@ -46,8 +49,8 @@ def _refuse(paths: list[Path], why: str) -> None:
         raise UsageError(f"{names}: {why} and would be replaced. Choose another place with -o; nothing was written.")
 
 
-def _identity(path: Path) -> _Identity | None:
-    """What two paths to one file have in common; None where there is no file."""
+def identity_of(path: Path) -> Identity | None:
+    """Of a file or folder, whatever path leads to it; None where there is none."""
     with suppress(OSError, ValueError):
         status = path.stat()
         return status.st_dev, status.st_ino
@@ -63,7 +66,7 @@ def _datasets(paths: Iterable[Path]) -> set[Path]:
 def _files_of(folder: Path) -> Iterator[Path]:
     """What belongs to a dataset: its descriptions, all in its four folders, and whatever else it lists."""
     yield from (folder / "dataset.json", folder / "splits_final.json")
-    for room in _ROOMS:
+    for room in FOLDERS:
         with suppress(OSError):
             yield from (folder / room).iterdir()
     with suppress(DatasetError):

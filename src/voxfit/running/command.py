@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar, get_args
 
 from voxfit.core.errors import UsageError
 from voxfit.core.records import Record
 from voxfit.imaging.dataset import Dataset
+from voxfit.imaging.protection import FOLDERS, identity_of
 from voxfit.planning.plan import ConfigurationName, Limits
 from voxfit.planning.recipe import Recipe
 from voxfit.planning.recipes import recipe_named
 from voxfit.running.request import FitRequest
 
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60))
-_ROOMS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 _ARTEFACTS = (*get_args(ConfigurationName), "store", "ensembles", "model", "superseded")
 
 
@@ -144,29 +142,24 @@ def check_place(dataset: Path, run: Path) -> None:
     Raises:
         UsageError: with both.
     """
-    rooms = {identity for path in (dataset, *(dataset / room for room in _ROOMS)) for identity in _identity(path)}
-    above = [identity for path in _with_parents(run) for identity in _identity(path)]
-    if rooms & set(above):
+    if _shared([dataset, *(dataset / name for name in FOLDERS)], _with_parents(run)):
         raise UsageError(
             f"-o {run}: is in the dataset {dataset}, where nothing is written. Choose a run folder elsewhere with -o."
         )
-    artefacts = {identity for name in _ARTEFACTS for identity in _identity(run / name)}
-    if artefacts & {identity for path in _with_parents(dataset) for identity in _identity(path)}:
+    if _shared([run / name for name in _ARTEFACTS], _with_parents(dataset)):
         raise UsageError(
             f"{dataset}: the dataset is in the run folder {run}, among what a run replaces. Move one of them."
         )
 
 
+def _shared(some: Iterable[Path], others: Iterable[Path]) -> bool:
+    """Whether a folder is among both."""
+    return bool({*map(identity_of, some)} & {*map(identity_of, others)} - {None})
+
+
 def _with_parents(path: Path) -> list[Path]:
     path = path.resolve()
     return [path, *path.parents]
-
-
-def _identity(path: Path) -> Iterator[tuple[int, int]]:
-    """What all paths to one folder have in common; nothing where there is none."""
-    with suppress(OSError):
-        status = os.stat(path)
-        yield status.st_dev, status.st_ino
 
 
 def _time(seconds: float) -> str:
