@@ -463,7 +463,7 @@ PLANTED = [
     ),
     Mutation(
         "running/command.py",
-        "    if rooms & set(above):",
+        "    if _shared([dataset, *(dataset / name for name in FOLDERS)], _with_parents(run)):",
         "    if False:",
         "running/test_kept_folds.py",
         "a run is written into its dataset",
