@@ -2,6 +2,11 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -15,11 +20,12 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from skimage import io
 
-from voxfit.core.errors import DatasetError, UsageError
+from voxfit.core.errors import DatasetError, UsageError, WorkspaceError
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.volume import (
     file_ending,
     from_sitk,
+    read_geometry,
     read_image,
     read_label,
     to_sitk,
@@ -388,14 +394,14 @@ def test_an_unknown_ending_is_refused(tmp_path: Path, ending: str) -> None:
 
 def test_a_label_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(UsageError, match="cannot be written"):
+    with pytest.raises(WorkspaceError, match="cannot be written"):
         write_label(tmp_path / "file" / "x.nii.gz", counted(SHAPE), grid(np.eye(3)))
     (tmp_path / "y.nii.gz").mkdir()
-    with pytest.raises(UsageError, match="cannot be written"):
+    with pytest.raises(WorkspaceError, match="cannot be written"):
         write_label(tmp_path / "y.nii.gz", counted(SHAPE), grid(np.eye(3)))
     # A volume is no picture: the format refuses, the old file stays.
     io.imsave(tmp_path / "z.png", counted((3, 3), "uint8"), check_contrast=False)
-    with pytest.raises(UsageError, match="cannot be written"):
+    with pytest.raises(WorkspaceError, match="cannot be written"):
         write_label(tmp_path / "z.png", counted((4, 3, 3), "float64"), grid(np.eye(3), (4, 3, 3)))
     np.testing.assert_array_equal(io.imread(tmp_path / "z.png"), counted((3, 3)))
     assert {path.name for path in tmp_path.iterdir()} == {"file", "y.nii.gz", "z.png"}
@@ -435,3 +441,47 @@ def test_the_spacing_of_a_tiff_stack_stands_beside_it(tmp_path: Path, name: str)
         (tmp_path / "stack.json").write_text(wrong)
         with pytest.raises(DatasetError, match=r"spacing|JSON"):
             read_image(path)
+
+
+class _Seen:
+    """How many threads were in SimpleITK's readers at once."""
+
+    def __init__(self) -> None:
+        self.lock, self.now, self.most = threading.Lock(), 0, 0
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(0.005)  # long enough for another thread to come in
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.now -= 1
+
+
+def test_threads_read_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ITK's NIfTI reader notes the file's name in one string for all threads: two at once free it twice, at random."""
+    seen = _Seen()
+
+    class Watched(sitk.ImageFileReader):  # type: ignore[misc]
+        def Execute(self) -> sitk.Image:
+            with seen.inside():
+                return super().Execute()
+
+        def ReadImageInformation(self) -> None:
+            with seen.inside():
+                super().ReadImageInformation()
+
+    monkeypatch.setattr(sitk, "ImageFileReader", Watched)
+    paths = [tmp_path / f"{index}{ending}" for index, ending in enumerate((".nii.gz", ".nii", ".mha", ".nrrd") * 3)]
+    for path in paths:
+        write_image(path, np.full((2, 3, 4), len(path.name), np.float32), grid(np.eye(3), (2, 3, 4)))
+    with ThreadPoolExecutor(4) as pool:
+        geometries = list(pool.map(read_geometry, paths))
+        volumes = list(pool.map(read_image, paths))
+    assert seen.most == 1
+    assert [volume.geometry.shape for volume in volumes] == [grid.shape for grid in geometries] == [(2, 3, 4)] * 12
+    assert all((volume.array == len(path.name)).all() for path, volume in zip(paths, volumes, strict=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from voxfit.core.durability import UNFINISHED, put_in_place
-from voxfit.core.errors import DatasetError, Problem, UsageError
+from voxfit.core.errors import DatasetError, Problem, UsageError, WorkspaceError
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.headers import READERS, Source, bytes_of, check_claim, check_spacing, complex_voxels, locate_nrrd
 from voxfit.imaging.metaimage import locate_metaimage
@@ -29,6 +30,12 @@ from voxfit.imaging.placing import read_placing, write_nifti
 FILE_ENDINGS = tuple(READERS)
 _NIFTI = (".nii.gz", ".nii")
 _TIFF = (".tif", ".tiff")
+
+_READING = threading.Lock()
+"""One file at a time in a process: ITK's NIfTI reader (5.4) notes the name it reads in a string that all threads share.
+
+Two that replace it at once free it twice, and the process dies, about once in some thousand datasets read by threads.
+"""
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters of its warnings is an error here
 
@@ -120,7 +127,8 @@ def write_label(path: Path, array: NDArray[np.generic], geometry: Geometry, like
         like: the image's file; where both are NIfTI, the label map gets all of its header that says where it is.
 
     Raises:
-        UsageError: the folder cannot be written, or the ending is unknown.
+        UsageError: the ending is unknown.
+        WorkspaceError: the file cannot be written (disk full).
     """
     ending = file_ending(path)
     if not ending:
@@ -142,7 +150,7 @@ def write_label(path: Path, array: NDArray[np.generic], geometry: Geometry, like
         with contextlib.suppress(OSError):
             temporary.unlink()
         reason = error.strerror if isinstance(error, OSError) else "SimpleITK could not finish it"
-        raise UsageError(f"{path}: cannot be written ({reason}). Free space or choose another folder.") from error
+        raise WorkspaceError(f"{path}: cannot be written ({reason}). Free space or choose another folder.") from error
 
 
 def write_image(path: Path, array: NDArray[np.generic], geometry: Geometry) -> None:
@@ -262,12 +270,13 @@ def _execute(path: Path, reader_name: str, source: Source | None, *, header_only
     reader.SetImageIO(reader_name)
     reader.SetFileName(str(path))
     try:
-        if source is not None:
-            _check_header(path, reader, source)
-        if header_only:
-            reader.ReadImageInformation()
-            return reader
-        return reader.Execute()
+        with _READING:
+            if source is not None:
+                _check_header(path, reader, source)
+            if header_only:
+                reader.ReadImageInformation()
+                return reader
+            return reader.Execute()
     except (RuntimeError, MemoryError) as error:
         what, remedy = _explain(error, path)
         raise DatasetError(Problem(str(path), what, remedy)) from None

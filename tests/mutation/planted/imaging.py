@@ -142,6 +142,13 @@ PLANTED = [
     ),
     Mutation(
         "imaging/volume.py",
+        "with _READING:",
+        "with contextlib.nullcontext():",
+        "imaging/test_volume.py",
+        "threads read by SimpleITK at once, and the process dies at random",
+    ),
+    Mutation(
+        "imaging/volume.py",
         "geometry.spacing_mm[:0:-1]",
         "geometry.spacing_mm[1:]",
         "imaging/test_volume.py",
