@@ -40,12 +40,6 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_paper() -> Path:
-    """The paper and its tables."""
-    return _folder("paper")
-
-
-@pytest.fixture(scope="session")
 def decathlon() -> Path:
     """Geometry of every training case of the Decathlon's tasks 1 to 7, and nnU-Net v2's plans; see its README."""
     return FACTS / "decathlon"
