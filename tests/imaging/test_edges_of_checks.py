@@ -8,7 +8,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from skimage import io
 
 from voxfit.core.errors import DatasetError
 from voxfit.imaging.dataset import Dataset
@@ -70,11 +69,17 @@ def test_a_label_that_lies_elsewhere_is_told_from_a_thousandth_of_a_voxel_on(
 
 
 def test_no_flipped_bit_of_a_png_goes_unseen(tmp_path: Path) -> None:
+    """Be it of its pixels, or of its spacing, without which libpng reads it all the same."""
     path = tmp_path / "x.png"
-    io.imsave(path, np.random.default_rng(0).integers(0, 256, (40, 50)).astype(np.uint8), check_contrast=False)
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 256, (40, 50)).astype(np.uint8))
+    image.SetSpacing((0.25, 0.75))
+    sitk.WriteImage(image, str(path))
     whole = path.read_bytes()
     assert read_image(path).array.shape == (1, 1, 40, 50)
-    for place in range(8, len(whole), 7):
+    assert read_image(path).geometry.spacing_mm[1:] == (0.75, 0.25)
+    start, pixels = whole.index(b"sCAL"), whole.index(b"IDAT")
+    assert start < pixels - 8
+    for place in {*range(8, len(whole), 7), *range(start, pixels - 4)}:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         with pytest.raises(DatasetError):
             read_image(path)
