@@ -61,6 +61,43 @@ def test_nothing_happens_with_probability_zero_and_something_with_one():
     assert np.array_equal(segmentation, copy)
 
 
+def ball_of(operation, mask, radius):
+    """By distances to the nearest voxel outside, or inside; [T7]."""
+    grown = scipy.ndimage.distance_transform_edt(~mask) <= radius
+    shrunk = scipy.ndimage.distance_transform_edt(mask) > radius
+    match operation:
+        case "dilation":
+            return grown
+        case "erosion":
+            return shrunk
+        case "opening":
+            return scipy.ndimage.distance_transform_edt(~shrunk) <= radius
+        case "closing":
+            return scipy.ndimage.distance_transform_edt(grown) > radius
+
+
+def test_a_class_is_changed_in_each_way_with_each_radius_and_no_other():
+    """Also the smallest and the largest; what a class leaves is background, what it reaches was another class."""
+    rng = np.random.default_rng(0)
+    segmentation = np.zeros((24, 26, 28), np.int16)
+    segmentation[4:20, 4:20, 4:20] = rng.random((16, 16, 16)) < 0.995  # with holes, which closing fills
+    segmentation[7:9, 22:25, 7:9] = 1  # thin, which opening removes
+    segmentation[:, :, 21:] = 2
+    mask = segmentation == 1
+    settings = Disturbance(morphology_probability=1.0, removal_probability=0.0, radius=(1, 3))
+    ways = [(way, radius) for way in ("dilation", "erosion", "opening", "closing") for radius in (1, 2, 3)]
+    expected = {way: ball_of(way[0], mask, way[1]) for way in ways}
+    seen = dict.fromkeys(ways, 0)
+    for seed in range(120):
+        result = disturb(np.random.default_rng(seed), segmentation, 1, settings, segmentation.size)
+        found = [way for way in ways if np.array_equal(result == 1, expected[way])]
+        assert found
+        np.testing.assert_array_equal(result == 2, (segmentation == 2) & ~expected[found[0]])
+        for way in found:
+            seen[way] += 1
+    assert min(seen.values()) > 0, seen  # by chance, one of twelve is missing once in 3000 times
+
+
 def test_one_small_component_of_each_class_is_removed():
     segmentation = np.zeros((20, 20, 20), np.int16)
     segmentation[0:10, 0:18, 0:18] = 1  # more than 15 % of the patch: stays

@@ -4,6 +4,7 @@ from time import perf_counter, sleep
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from voxfit.imaging.geometry import Geometry
@@ -98,6 +99,45 @@ def test_unaugmented_patches_are_pieces_of_the_case(store):
             for at in np.argwhere(windows[..., 6, 8, 6] == anchor):
                 found |= np.array_equal(windows[tuple(at)], sample.image[0])
         assert found
+
+
+def placed(folder, label):
+    """A case whose voxels know their place, of which the three channels are 1 + (z, y, x)."""
+    image = np.indices(label.shape).astype(np.float32) + 1
+    grid = Grid(spacing_mm=(1.0, 1.0, 1.0), normalization=(Divide(by=1.0),) * 3)
+    case = prepare(Volume(image, Geometry(label.shape, (1.0, 1.0, 1.0))), grid, label)
+    write_case(folder, "a", case, 3)
+    write_manifest(folder, ["a"], "x")
+    return Store(folder)
+
+
+def starts_of(store, patch, steps, last=None):
+    """Where the patches of some batches begin; of `last`, only the last ones of each batch."""
+    drawn = PatchSampler(store, ["a"], configuration(patch), Recipe(), labels=LABELS, channels=3, seed=0)
+    samples = [one for step in range(steps) for one in drawn.batch(VALIDATION, 0, step)[-last if last else 0 :]]
+    return np.array([one.image[:, 0, 0, 0].numpy() - 1 for one in samples]).astype(int)
+
+
+def test_patches_without_foreground_lie_anywhere_in_a_case(tmp_path):
+    """From its first slice to its last, all places being equally likely."""
+    shape, patch = (6, 9, 5), (4, 4, 4)
+    starts = starts_of(placed(tmp_path, np.zeros(shape, np.int16)), patch, 100)
+    for axis, (length, edge) in enumerate(zip(shape, patch, strict=True)):
+        hits = np.bincount(starts[:, axis], minlength=length - edge + 1)
+        assert len(hits) == length - edge + 1
+        assert scipy.stats.chisquare(hits).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("voxel", [(5, 7, 9), (0, 0, 0), (10, 13, 17), (1, 13, 8)])
+def test_the_chosen_voxel_lies_in_the_middle_of_its_patch(tmp_path, voxel):
+    """As near to it as a patch inside of the case allows."""
+    patch = (4, 6, 8)
+    label = np.zeros((11, 14, 18), np.int16)
+    label[voxel] = 2
+    starts = starts_of(placed(tmp_path, label), patch, 3, last=3)
+    for axis, (at, edge, length) in enumerate(zip(voxel, patch, label.shape, strict=True)):
+        nearest = min(abs(at - start - (edge - 1) / 2) for start in range(length - edge + 1))
+        assert set(np.abs(at - starts[:, axis] - (edge - 1) / 2)) == {nearest}
 
 
 def test_the_chosen_foreground_voxel_is_uniform(store):

@@ -690,21 +690,28 @@ def test_momentum_and_coarse_losses_resume_too(store, tmp_path):
     }
 
 
-def test_coarse_losses_are_halved_level_by_level(store):
+@pytest.mark.parametrize("dice", ["sample", "batch"])
+def test_coarse_losses_are_halved_level_by_level(dice):
     """Against the sum written out; the coarsest of three decoder levels has no loss."""
     made = second_version(paper_stages((3, 3, 3), 4, None))
+    made = replace(made, configuration=made.configuration.model_copy(update={"dice": dice}))
     network = build_network(made.topology, 0, deep_supervision=True)
     image = torch.randn(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
     label = torch.zeros(2, 16, 16, 16, dtype=torch.int16)
-    label[:, 4:10, 3:12, 5:8] = 1
+    label[0, 4:10, 3:12, 5:8] = 1  # so little, and the other sample so full, that the two kinds of Dice differ
+    label[1, 1:] = 1
     fine, coarse = network(image)
     assert coarse.shape == (2, 2, 8, 8, 8)
-    # The voxel behind the middle of each block of two stands for it.
-    parts = [
-        segmentation_loss(fine, label, made.labels, per_sample=True),
-        segmentation_loss(coarse, label[:, 1::2, 1::2, 1::2], made.labels, per_sample=True),
-    ]
-    assert torch.allclose(task_loss(made, [fine, coarse], label), (parts[0] + parts[1] / 2) / 1.5)
+
+    def total(per_sample):
+        # The voxel behind the middle of each block of two stands for it.
+        first = segmentation_loss(fine, label, made.labels, per_sample=per_sample)
+        second = segmentation_loss(coarse, label[:, 1::2, 1::2, 1::2], made.labels, per_sample=per_sample)
+        return (first + second / 2) / 1.5
+
+    found = task_loss(made, [fine, coarse], label)
+    assert torch.allclose(found, total(dice == "sample"))
+    assert abs(found - total(dice == "batch")) > 0.01
     assert isinstance(network.eval()(image), torch.Tensor)
 
 

@@ -280,9 +280,9 @@ PLANTED = [
         "learning/task.py",
         'configuration.dice == "sample"',
         'configuration.dice == "batch"',
-        "learning/test_training.py learning/test_losses.py",
+        "learning/test_training.py",
         "Dice of samples and of the batch are exchanged [T2]",
-        only="coarse or shallow or dice or sample or loss",
+        only="coarse",
     ),
     Mutation(
         "planning/identity.py",
