@@ -12,6 +12,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import scipy.stats
 import SimpleITK as sitk
 from hypothesis import given
 from hypothesis.extra import numpy as arrays
@@ -230,6 +231,45 @@ def test_marks_the_chosen_and_says_by_how_much(html, finished):
     assert "2d+3d" in page.text
 
 
+def test_the_chosen_leads_the_next_best(copied):
+    run, references = copied
+    dice = {"2d": 0.7, "3d": 0.9, "3d_lowres": 0.89, "2d+3d": 0.85}
+    items = [
+        Candidate(name=name, configurations=tuple(name.split("+")), foreground_dice=mean, label_dice={}, cases=12)
+        for name, mean in dice.items()
+    ]
+    choose(items, "test").save(run / "selection.json")
+    page = Page(report(run, references))
+    assert "3d (chosen)" in page.strong
+    assert "It leads the next, 2d+3d, by 0.050." in page.text
+
+
+def test_volumes_are_compared_as_bland_and_altman_do(copied):
+    """Of a prediction that is too large by different volumes; half a unit of the last digit is rounded away."""
+    run, references = copied
+    cases, pairs = [], []
+    for number, name in enumerate(NAMES):
+        label = np.zeros((2, *SHAPE), np.int16)
+        label[0, :, : 4 + number % 5] = label[1, :, : 6 + number] = 1
+        cases.append(score_case(name, label[0], label[1], SPACING, LABELS))
+        pairs.append((label == 1).sum(axis=(1, 2, 3)) * np.prod(SPACING) / 1000)
+    summarize(cases, LABELS).save(run / "2d" / "cross_validation" / "scores.json")
+    page = Page(report(run, references))
+    rows = page.texts[page.texts.index("Agreement of volumes") :]
+    median, mean, limits, correlation, ratio = rows[rows.index("liver") + 1 :][:5]
+    reference, predicted = np.array(pairs).T
+    differences = predicted - reference
+    ends = scipy.stats.norm.interval(0.95, differences.mean(), differences.std(ddof=1))
+    for text, expected in (
+        (median, np.median(reference)),
+        (mean, differences.mean()),
+        *zip(limits.split(" to "), ends, strict=True),
+        (correlation, scipy.stats.pearsonr(reference, predicted).statistic),
+        (ratio, predicted.sum() / reference.sum()),
+    ):
+        assert float(text) == pytest.approx(expected, abs=0.51 * 10.0 ** -len(text.partition(".")[2]))
+
+
 def test_shows_the_worst_five_and_the_median(html):
     page = Page(html)
     titles = [data for data in page.texts if re.match(r" \((worst \d|median)\): Dice 0\.\d+", data)]
@@ -316,6 +356,16 @@ def test_all_folds_and_the_papers_settings(tmp_path):
 
 def test_names_folds_that_were_not_trained(tmp_path):
     run, references = build(tmp_path, NAMES[:4], folds=(1,))
+    page = Page(report(run, references))
+    assert "Only 1 of 2 folds was trained" in page.strong
+    assert "(fold 1)." in page.text
+
+
+def test_folds_that_were_interrupted_do_not_count_as_trained(tmp_path):
+    """Whose history is there, but which was interrupted."""
+    run, references = build(tmp_path, NAMES[:4])
+    assert "Only 1 of 2 folds was trained" not in Page(report(run, references)).strong
+    (run / "3d" / "fold_0" / "manifest.json").unlink()
     page = Page(report(run, references))
     assert "Only 1 of 2 folds was trained" in page.strong
     assert "(fold 1)." in page.text
