@@ -10,19 +10,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
 from voxfit.core.errors import ModelError, UsageError
 from voxfit.core.listening import Listener
+from voxfit.imaging.labels import Label, Labels
 from voxfit.inference.arrays import NumpyArrays
-from voxfit.inference.backends import parse_backend, require_int8, require_openvino
-from voxfit.inference.choosing import Chooser, cache_folder, candidates
+from voxfit.inference.backends import Execution, parse_backend, require_int8, require_openvino
+from voxfit.inference.choosing import Chooser, cache_folder, candidates, choice_path
+from voxfit.inference.description import Member
 from voxfit.inference.predictor import Predictor
 from voxfit.inference.quantization import LEVELS
 from voxfit.inference.rounding import observe_ranges, rounded_tensors
 from voxfit.inference.torch_networks import TorchArrays, TorchNetwork, by_torch
 from voxfit.networks.unet import build_network
+from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
+from voxfit.planning.plan import Limits
+from voxfit.planning.planner import make_plan
 from voxfit.planning.stages import Topology, paper_stages
 
 IMPORTED = {
@@ -183,6 +189,38 @@ def test_int8_is_the_network_with_rounded_tensors(name):
     assert float((found - emulated).std()) < (1e-3 if len(ranges) == 1 else 0.75) * loss
 
 
+def test_a_model_in_int8_rounds_each_fold_by_its_own_ranges(tmp_path):
+    """Those of one are too narrow, so that the other's in their place would be told."""
+    shape = (16, 16, 16)
+    size = CaseFingerprint(shape=shape, uncropped_shape=shape, spacing_mm=(1.0, 1.0, 1.0))
+    labels = Labels(classes=(Label(name="a", value=1), Label(name="b", value=2)))
+    facts = Fingerprint(dataset="x", channel_names=("MRI",), labels=labels, cases=(size,) * 4, intensities=(None,))
+    plan = make_plan(facts, Limits(voxel_budget=16**3, plane_voxels=2048, base_features=4, cascade_factor=100))
+    batch = tiles(1, 1, plan.configurations["3d"].patch_size)
+    networks, ranges = [build_network(plan.topology("3d"), fold).eval() for fold in range(2)], {}
+    for number, (network, share) in enumerate(zip(networks, (1.0, 0.3), strict=True)):
+        file = f"{number}.safetensors"
+        (tmp_path / file).write_bytes(safetensors.torch.save(network.state_dict()))
+        observed = observe_ranges(network, [batch])
+        ranges[file] = {name: (share * low, share * high) for name, (low, high) in observed.items()}
+    member = Member(configuration="3d", weights=tuple(ranges))
+    predictor = Execution("openvino", ranges).predictor(plan, member, tmp_path, "cpu", mirror=False)
+    found = predictor.predict(batch[0].numpy())
+    with torch.inference_mode():
+        exact = sum(network(batch).softmax(dim=1) for network in networks)[0].numpy() / 2
+        emulated = (
+            sum(
+                emulate(network, some, batch).softmax(dim=1)
+                for network, some in zip(networks, ranges.values(), strict=True)
+            )[0].numpy()
+            / 2
+        )
+    loss = (emulated - exact).std()
+    assert loss > 0.005 * exact.std()
+    assert (found - exact).std() == pytest.approx(loss, rel=0.1)
+    assert (found - emulated).std() < 0.5 * loss
+
+
 def test_ranges_are_means_over_tiles_and_hold_zero():
     network, _, patch = make("3d")
     batches = [tiles(1, 2, patch), 3 * tiles(2, 2, patch) + 1]
@@ -264,6 +302,18 @@ def test_the_cache_lies_where_the_user_wants(monkeypatch, tmp_path):
     monkeypatch.delenv("VOXFIT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "voxfit"
+
+
+def test_a_choice_is_that_of_one_network_on_one_machine(monkeypatch):
+    """Of another it says nothing: the fastest backend differs."""
+    topologies = [make("3d", width=width)[1] for width in (6, 12)] + [make("imported residual")[1]]
+    cases = [(item, patch) for item in topologies for patch in ((8, 8, 8), (8, 8, 16))]
+    paths = []
+    for threads in ("1", "2"):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        paths += [choice_path(*case, device) for case in cases for device in ("cpu", "mps")]
+        assert choice_path(make("3d")[1], [8, 8, 8], "cpu") == paths[-12]
+    assert len(set(paths)) == len(paths) == 24
 
 
 class Ear(Listener):

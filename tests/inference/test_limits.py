@@ -4,10 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
-from voxfit.core.errors import MemoryLimitError
+from voxfit.core.errors import DatasetError, MemoryLimitError
 from voxfit.core.memory import used_bytes
+from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
 from voxfit.inference.arrays import NumpyArrays
@@ -111,6 +113,16 @@ def test_a_limit_that_cannot_be_kept_is_an_error_before_anything_is_read(folder)
     model.max_memory = int(used_bytes() + 0.05 * (model.estimate(large, is_read=True) - used_bytes()))
     with pytest.raises(MemoryLimitError):
         model.estimate(large, is_read=True)
+
+
+def test_an_image_beyond_the_limit_is_refused_by_its_header(folder, tmp_path):
+    """Before its voxels, which are unusable, are read."""
+    path = tmp_path / "image.nii.gz"
+    sitk.WriteImage(sitk.GetImageFromArray(np.full(SHAPE, np.nan, np.float32)), str(path))
+    for limit, error in ((used_bytes() // 2, MemoryLimitError), (2**40, DatasetError), (None, DatasetError)):
+        model, _ = opened(folder, limit)
+        with pytest.raises(error):
+            model.predict_case(Case(name="a", images=(str(path),)))
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])

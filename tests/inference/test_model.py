@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 
+import nibabel as nib
 import numpy as np
 import pytest
 import safetensors.torch
@@ -15,7 +16,7 @@ from voxfit.core.errors import DatasetError
 from voxfit.core.listening import Listener
 from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Label, Labels
-from voxfit.inference.description import Member, ModelDescription
+from voxfit.inference.description import Fast, Member, ModelDescription
 from voxfit.inference.model import Model
 from voxfit.networks.unet import build_network
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
@@ -168,6 +169,81 @@ def test_what_does_not_go_with_the_model_is_told_what_it_needs(model, array, spa
     with pytest.raises(DatasetError, match=words) as raised:
         model.predict(array, spacing)
     assert "dataset.json" not in str(raised.value)
+
+
+def test_an_image_whose_place_is_said_twice_is_doubted(folder, tmp_path):
+    """Whoever overlays the label map may see the image elsewhere."""
+    ear = Ear()
+    opened = Model.open(folder, "cpu", backend="torch", listener=ear)
+    for predictor in opened.predictors.values():
+        predictor.networks = (threshold,)
+    voxels = sitk.GetArrayFromImage(ball((20, 19, 23), (1.5, 1.5, 1.5), FLIPPED)).transpose()
+    for name, shift in (("same", 0.0), ("other", 40.0)):
+        image = nib.Nifti1Image(voxels, np.diag([1.5, 1.5, 1.5, 1.0]))
+        affine = image.affine.copy()
+        affine[0, 3] += shift
+        image.set_sform(image.affine, 1)
+        image.set_qform(affine, 1)
+        nib.save(image, tmp_path / f"{name}.nii.gz")
+        opened.predict_case(Case(name=name, images=(str(tmp_path / f"{name}.nii.gz"),)))
+        assert len(ear.heard) == (shift > 0)
+    assert "its sform and qform place it up to 40 mm apart" in ear.heard[0]
+
+
+@pytest.fixture(scope="module")
+def folds(folder, tmp_path_factory):
+    """A model of two configurations and two folds, its networks, and an image that is one tile of the 3D ones."""
+    plan, path = ModelDescription.load(folder / "model.json").plan, tmp_path_factory.mktemp("folds")
+    networks, members = {}, []
+    for name in ("2d", "3d"):
+        files = tuple(f"{name}_{fold}.safetensors" for fold in range(2))
+        for fold, file in enumerate(files):
+            network = networks[name, fold] = build_network(plan.topology(name), 7 + fold).eval()
+            (path / file).write_bytes(safetensors.torch.save(network.state_dict()))
+        members.append(Member(configuration=name, weights=files))
+    ModelDescription(
+        name="2d+3d",
+        plan=plan,
+        members=tuple(members),
+        cross_validated_dice=0.9,
+        fast=Fast(configuration="3d", cross_validated_dice=0.8),
+        made_from="",
+        made_by="test",
+    ).save(path / "model.json")
+    image = np.random.default_rng(0).normal(size=plan.configurations["3d"].patch_size).astype(np.float32)
+    return path, networks, image
+
+
+@torch.inference_mode()
+def by_hand(network, image, mirrored):
+    """Foreground probability of one tile: the mean over all ways to mirror it, or as it is."""
+    batch, axes = torch.from_numpy(image)[None, None], (2, 3, 4)
+    ways = [way for count in range(4) for way in itertools.combinations(axes, count)] if mirrored else [()]
+    return torch.stack([network(batch.flip(way)).softmax(dim=1).flip(way) for way in ways]).mean(dim=0)[0, 1].numpy()
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_mirroring_is_left_out_where_it_is_not_wanted(folds, tmp_path, mirror):
+    path, networks, image = folds
+    description = ModelDescription.load(path / "model.json")
+    member = Member(configuration="3d", weights=("3d_0.safetensors",))
+    description.model_copy(update={"members": (member,)}).save(tmp_path / "model.json")
+    (tmp_path / "3d_0.safetensors").write_bytes((path / "3d_0.safetensors").read_bytes())
+    found = Model.open(tmp_path, "cpu", backend="torch", mirror=mirror).predict(image, (1.5, 1.5, 1.5))
+    expected, other = (3 * (by_hand(networks["3d", 0], image, way) > 0.5) for way in (mirror, not mirror))
+    np.testing.assert_array_equal(found, expected)
+    assert np.mean(expected != other) > 0.05
+
+
+def test_fast_is_one_fold_of_the_fastest_configuration_without_mirroring(folds):
+    path, networks, image = folds
+    found = Model.open(path, "cpu", backend="torch", fast=True).predict(image, (1.5, 1.5, 1.5))
+    first, second, mirrored = (
+        by_hand(networks["3d", fold], image, way) for fold, way in ((0, False), (1, False), (0, True))
+    )
+    np.testing.assert_array_equal(found, 3 * (first > 0.5))
+    for other in (second, (first + second) / 2, mirrored):
+        assert np.mean((first > 0.5) != (other > 0.5)) > 0.05
 
 
 def alone(script):

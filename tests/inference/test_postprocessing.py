@@ -5,7 +5,7 @@ import pytest
 
 from voxfit.imaging.geometry import Box, Geometry
 from voxfit.imaging.labels import Label, Labels, Region
-from voxfit.inference.postprocessing import segment
+from voxfit.inference.postprocessing import segment, to_values
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.plan import Inference
 from voxfit.planning.planner import make_plan
@@ -68,3 +68,11 @@ def test_ensembles_of_classes_average_probabilities():
     for averages, make in (("logits", lambda values: values), ("probabilities", softmax)):
         parts = [(Computed(make(values)), PLACE) for values in (first, second)]
         np.testing.assert_array_equal(segment(parts, plan_of((), averages)), expected)
+
+
+@pytest.mark.parametrize("largest", [1, 255, 256, 299, 300, 65535, 65536, 2**31])
+def test_labels_are_written_with_their_values_in_the_smallest_type(largest):
+    indices = np.array([[0, 1, 2], [2, 1, 0]])
+    found = to_values(indices, (0, 1, largest))
+    assert found.tolist() == [[0, 1, largest], [largest, 1, 0]]
+    assert found.dtype == np.min_scalar_type(largest)

@@ -65,6 +65,22 @@ def test_logits_and_regions_come_back_too(predictor_of, shape, kind):
             assert output == pytest.approx(expected(factor * image[0]), abs=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(7, 11, 9), (5, 12, 3), (1, 10, 10)])
+def test_small_images_lie_in_their_tile_as_in_nnu_net(predictor_of, shape):
+    """Where the padding does not halve, the odd voxel is behind the image (`pad_nd_image`): networks see the place."""
+
+    def network(batch):
+        ramps = torch.meshgrid(*(torch.arange(size, dtype=torch.float32) for size in PATCH), indexing="ij")
+        return torch.stack(ramps).expand(len(batch), 3, *PATCH)
+
+    predictor = predictor_of([network], PATCH, slice_axis=None, outputs=3, activation=None, mirror_axes=())
+    found = predictor.predict(np.ones((1, *shape), np.float32))
+    for axis, (size, edge) in enumerate(zip(shape, PATCH, strict=True)):
+        places = np.moveaxis(found[axis], axis, -1)
+        expected = (edge - size) // 2 + np.arange(size)
+        np.testing.assert_allclose(places, np.broadcast_to(expected, places.shape), atol=1e-5)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_slices_come_back_along_every_axis(predictor_of, axis):
     image = np.random.default_rng(0).normal(size=(1, 7, 20, 15)).astype(np.float32)
