@@ -349,7 +349,7 @@ def test_an_interruption_is_one_sentence_and_the_next_run_goes_on(data, tmp_path
     ]  # fmt: skip
     process = subprocess.Popen([*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not list(run.glob("3d/fold_0/checkpoint/*/epoch_*")):
+    while not list(run.glob("3d/fold_0.part-*/checkpoint/*/epoch_*")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -61,7 +61,7 @@ def saved(run_folder, name):
 
 def test_fit_is_asked_for_what_was_typed(fitted):
     _, folder, seen = fitted
-    recipe = saved(folder, "recipe.json")
+    recipe = saved(folder, "training.json")["recipe"]
     assert recipe["seed"] == 7
     assert recipe["schedule"]["epochs"] == 3
     assert len((folder / "3d" / "fold_0" / "history.jsonl").read_text().splitlines()) == 3

@@ -20,7 +20,7 @@ _HOMES = {
     "Model": "voxfit.inference.model",
     "VoxfitError": "voxfit.core.errors",
     "evaluate": "voxfit.assessment.evaluation",
-    "fit": "voxfit.running.pipeline",
+    "fit": "voxfit.running.fit",
 }
 
 __all__ = ["Dataset", "FitRequest", "FitResult", "Listener", "Model", "VoxfitError", "evaluate", "fit"]
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from voxfit.core.listening import Listener
     from voxfit.imaging.dataset import Dataset
     from voxfit.inference.model import Model
-    from voxfit.running.pipeline import fit
+    from voxfit.running.fit import fit
     from voxfit.running.request import FitRequest, FitResult
 
 

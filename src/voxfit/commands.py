@@ -165,16 +165,11 @@ def _plan_of_facts(fingerprint: Path, recipe: Recipe, limits: Limits | None, out
 
 
 def _plan_of_images(request: FitRequest, listener: ConsoleListener, *, prepare: bool) -> Plan:
-    from voxfit.running.pipeline import Run
+    from voxfit.running.preparation import prepare_only
 
     if Path(request.run).suffix == ".json":
         raise UsageError(f"-o {request.run}: name the run folder; the plan becomes plan.json in it.")
-    run = Run(request, listener)
-    with run.workspace.lock():
-        made = run.base_plan
-        if prepare:
-            run.prepare()
-    return made
+    return prepare_only(request, listener, stores=prepare)
 
 
 @app.command()
@@ -195,6 +190,9 @@ def fit(
         bool, typer.Option("--deterministic", help="On a GPU too, the same training ends in the same bytes; slower.")
     ] = False,
     skip_bad_cases: SkipBadCases = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Set finished trainings aside that do not fit what is asked for.")
+    ] = False,
 ) -> None:
     """Do the whole method: check, plan, prepare, train, cross-validate, select. Run again to resume."""
     from voxfit.options import parse_limits, parse_numbers, parse_recipe, parse_seconds
@@ -202,7 +200,7 @@ def fit(
 
     settings = parse_recipe(recipe)
     if seed is not None:
-        settings = settings.model_copy(update={"seed": seed})
+        settings = settings.revised(seed=seed)
     request = FitRequest(
         dataset,
         output,
@@ -217,9 +215,10 @@ def fit(
         workers=workers,
         deterministic=deterministic,
         skip_bad_cases=skip_bad_cases,
+        restart=restart,
     )
     from voxfit.running.collection import datasets_in, fit_all
-    from voxfit.running.pipeline import fit as run_fit
+    from voxfit.running.fit import fit as run_fit
     from voxfit.tables import print_collection, print_selection
 
     console, listener = _console()

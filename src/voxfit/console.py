@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from time import monotonic
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.prompt import Confirm
 from rich.table import Table
 from rich.text import Text
 
@@ -80,6 +82,15 @@ class ConsoleListener(Listener):
             self.console.print(self._line(report), highlight=False)
         if report.share_done >= 1:
             self.close()
+
+    def confirm(self, question: str) -> bool:
+        """Ask, where a user sits at a terminal."""
+        self.close()
+        return (
+            self.console.is_terminal
+            and sys.stdin.isatty()
+            and Confirm.ask(question, console=self.console, default=False)
+        )
 
     def close(self) -> None:
         """Leave the live display and the progress bar as they are."""

@@ -26,6 +26,7 @@ from voxfit.assessment.report.overlays import choose_slice, outline, png, shrink
 from voxfit.assessment.scores import score_case, summarize
 from voxfit.assessment.selection import Candidate, choose
 from voxfit.core.errors import WorkspaceError
+from voxfit.core.layout import Layout
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
@@ -34,10 +35,12 @@ from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.folds import split
 from voxfit.planning.grid import Normalization
 from voxfit.planning.intensities import Intensities
+from voxfit.planning.plan import Plan
 from voxfit.planning.planner import make_plan
 from voxfit.planning.planners import plan_by
 from voxfit.planning.recipe import Annealed, Recipe
 from voxfit.planning.recipes import recipe_named
+from voxfit.planning.settings import Settings
 
 LABELS = Labels(classes=(Label(name="liver", value=1), Label(name="tumour <b>&\"'", value=4)))
 VALUES = np.array([0, 1, 4], np.uint8)
@@ -109,8 +112,10 @@ def build(folder, names, *, geometry=None, candidates=("3d",), recipe=None, fold
         single_component_labels=(1,),
     )
     fingerprint.save(run / "fingerprint.json")
-    make_plan(fingerprint).save(run / "plan.json")
-    (recipe or Recipe(folds=2)).save(run / "recipe.json")
+    plan, folds_of_cases = make_plan(fingerprint), split([Case(name=name, images=()) for name in names], 2, 0)
+    plan.save(run / "plan.json")
+    Settings(plan=plan, recipe=recipe or Recipe(folds=2)).save(run / "training.json")
+    fold_of = {name: fold for fold, part in enumerate(folds_of_cases.validation) for name in part}
     split([Case(name=name, images=()) for name in names], 2, 0).save(run / "folds.json")
     ending = ".png" if geometry.dimension == 2 else ".nii.gz"
     for number, name in enumerate(names):
@@ -123,8 +128,9 @@ def build(folder, names, *, geometry=None, candidates=("3d",), recipe=None, fold
         write_label(files[1], VALUES[reference], geometry)
         references[name] = files
         for candidate in candidates:
-            place = run / "ensembles" / candidate if "+" in candidate else run / candidate / "cross_validation"
-            write_label(place / f"{name}.nii.gz", VALUES[predicted], geometry)
+            layout = Layout(run)
+            place = layout.ensemble([candidate]) if "+" in candidate else layout.validation(candidate, fold_of[name])
+            write_label(place.label(name), VALUES[predicted], geometry)
             scored[candidate].append(score_case(name, reference, predicted, geometry.spacing_mm, LABELS))
     chosen = []
     for candidate, cases in scored.items():
@@ -334,8 +340,7 @@ def test_says_how_channels_are_normalised_whatever_their_kind(copied):
     plan = plan_by("nnunet-v2", fingerprint)
     assert {type(rule) for rule in plan.normalization} == set(get_args(get_args(Normalization)[0]))
     fingerprint.save(run / "fingerprint.json")
-    plan.save(run / "plan.json")
-    recipe_named("nnunet-v2").save(run / "recipe.json")
+    Settings(plan=plan, recipe=recipe_named("nnunet-v2")).save(run / "training.json")
     page = Page(report(run, references))
     assert ", ".join(f"{name} ({how})" for name, how in words.items()) in page.texts
 
@@ -373,12 +378,12 @@ def test_folds_that_were_interrupted_do_not_count_as_trained(tmp_path):
 
 def test_names_every_departure_from_the_paper(copied):
     run, references = copied
-    Recipe(schedule=Annealed(learning_rate=0.003, seconds=90.0), steps_per_epoch=10, folds=2).save(run / "recipe.json")
+    recipe = Recipe(schedule=Annealed(learning_rate=0.003, seconds=90.0), steps_per_epoch=10, folds=2)
     plan = json.loads((run / "plan.json").read_text())
     plan["changes"] = ["3d: batch size smaller <so>"]
     plan["configurations"]["3d"]["base_features"] = 8
     plan["limits"]["min_edge"] = 4
-    (run / "plan.json").write_text(json.dumps(plan))
+    Settings(plan=Plan.from_json(json.dumps(plan)), recipe=recipe).save(run / "training.json")
     page = Page(report(run, references))
     assert "3d: batch size smaller <so>" in page.texts
     assert "steps_per_epoch 10 (paper: 250)" in page.texts
@@ -442,7 +447,7 @@ def test_no_score_at_all(tmp_path):
 @pytest.mark.parametrize(
     "lost",
     [
-        "recipe.json",
+        "training.json",
         "fingerprint.json",
         "folds.json",
         "selection.json",
@@ -486,7 +491,7 @@ def test_foreign_folders(copied):
     shutil.copy(run / "2d" / "cross_validation" / "scores.json", run / "mine <i>" / "cross_validation")
     shutil.copytree(run / "2d", run / "superseded" / "2d")
     page = Page(report(run, references))
-    assert "mine <i> fold all" in page.texts
+    assert "fold all" not in page.text
     assert "superseded" not in page.text
 
 
@@ -495,7 +500,7 @@ def test_files_of_cases_that_are_missing_or_do_not_fit(copied, tmp_path):
     write_label(tmp_path / "small.nii.gz", np.zeros((2, 2, 2), np.uint8), Geometry((2, 2, 2), SPACING))
     changed = dict(references) | {"case_010": (references["case_010"][0], tmp_path / "small.nii.gz")}
     del changed["case_011"]
-    (run / "2d" / "cross_validation" / "case_009.nii.gz").unlink()
+    Layout(run).segmentations("2d")["case_009"].unlink()
     page = Page(report(run, changed))
     assert "No image and reference were given." in page.texts
     assert "the prediction has the shape 2 x 2 x 2" in page.text

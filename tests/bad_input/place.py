@@ -22,13 +22,13 @@ import safetensors.torch
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from builders import begin
 from voxfit import cli
 from voxfit.core.records import checksum_of
 from voxfit.inference.caveats import ranges_of
 from voxfit.inference.description import Member, ModelDescription
 from voxfit.networks.unet import build_network
 from voxfit.planning.plan import Limits
-from voxfit.running.pipeline import Run
 from voxfit.running.request import FitRequest
 
 Array = NDArray[Any]
@@ -186,8 +186,8 @@ def without_privileges() -> Iterator[None]:
 def make_model(data: Path, run: Path, folder: Path) -> None:
     """A model folder with two folds of a 2D and a 3D network that nobody trained."""
     limits = Limits(voxel_budget=4096, plane_voxels=2048, base_features=4)
-    made = Run(FitRequest(data, run, limits=limits, workers=1))
-    plan, cases = made.base_plan, made.fingerprint.cases
+    made = begin(FitRequest(data, run, limits=limits, workers=1))
+    plan, cases = made.plan, made.fingerprint.cases
     (folder / "weights").mkdir(parents=True)
     members = []
     for name in ("2d", "3d"):

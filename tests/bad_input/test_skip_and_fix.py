@@ -12,11 +12,12 @@ import SimpleITK as sitk
 
 import voxfit
 from bad_input.place import Place, run_voxfit
+from builders import begin
 from voxfit.core.errors import DatasetError
 from voxfit.imaging.dataset import Dataset
 from voxfit.planning.plan import Limits
 from voxfit.planning.recipe import Recipe
-from voxfit.running.pipeline import Run, fit
+from voxfit.running.fit import fit
 
 LIMITS = Limits(voxel_budget=4096, plane_voxels=2048, base_features=4)
 RECIPE = Recipe(folds=2, steps_per_epoch=2, validation_steps=1)
@@ -75,29 +76,29 @@ def test_a_fit_without_bad_cases_says_so_everywhere_and_goes_on_alike(place: Pla
 
 def test_without_the_wish_to_skip_bad_cases_are_an_error_again(place: Place) -> None:
     damage(place)
-    assert [case.name for case in Run(request(place)).dataset.cases] == LEFT
+    assert [case.name for case in begin(request(place)).dataset.cases] == LEFT
     with pytest.raises(DatasetError, match="box_03"):
-        assert Run(request(place, skip=False)).dataset
+        assert begin(request(place, skip=False)).dataset
     shutil.copyfile(place.label(2), place.label(3))
     with pytest.raises(DatasetError, match="box_01"):
-        assert Run(request(place, skip=False)).dataset
+        assert begin(request(place, skip=False)).dataset
 
 
 def test_a_case_that_was_repaired_takes_part(place: Place, template: Path) -> None:
     damage(place)
-    first = Run(request(place)).base_plan
+    first = begin(request(place)).plan
     shutil.copyfile(template / "data" / "imagesTr" / "box_01_0000.nii.gz", place.image(1))
-    again = Run(request(place))
+    again = begin(request(place))
     assert [case.name for case in again.dataset.cases] == ["box_00", "box_01", "box_02", "box_04"]
-    assert again.base_plan.num_cases == first.num_cases + 1
+    assert again.plan.num_cases == first.num_cases + 1
     assert [case.name for case in again.fingerprint.skipped] == ["box_03"]
 
 
 def test_where_nothing_is_wrong_skipping_changes_nothing(place: Place) -> None:
-    first = Run(request(place, skip=False))
-    digests = (first.fingerprint.digest(), first.base_plan.digest(), first.folds.digest())
-    again = Run(request(place))
-    assert (again.fingerprint.digest(), again.base_plan.digest(), again.folds.digest()) == digests
+    first = begin(request(place, skip=False))
+    digests = (first.fingerprint.digest(), first.plan.digest(), first.folds.digest())
+    again = begin(request(place))
+    assert (again.fingerprint.digest(), again.plan.digest(), again.folds.digest()) == digests
     assert not (place.root / "run" / "superseded").exists()
 
 

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from fuzz.budget import SETTINGS
 from synthetic import write_boxes
 from voxfit.core.errors import DatasetError, Problem, RecordError
+from voxfit.core.listening import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.inference.description import Member, ModelDescription
 from voxfit.networks.unet import UNet
 from voxfit.planning.plan import Limits, Plan
-from voxfit.running.pipeline import Run
+from voxfit.running.preparation import prepare_only
 from voxfit.running.request import FitRequest
 
 TEXTS = st.one_of(
@@ -152,7 +153,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     root = tmp_path_factory.mktemp("plan")
     limits = Limits(voxel_budget=4096, plane_voxels=2048, base_features=4, cascade_factor=1)
     data = write_boxes(root / "data", cases=3, test_cases=1)
-    return Run(FitRequest(data, root / "run", limits=limits, workers=1)).base_plan
+    return prepare_only(FitRequest(data, root / "run", limits=limits, workers=1), Listener(), stores=False)
 
 
 @settings(**SETTINGS)

@@ -6,6 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from synthetic import write_boxes
+from voxfit.core.layout import Layout
 from voxfit.imaging.dataset import Dataset
 from voxfit.planning.folds import split
 from voxfit.running.reporting import record_dataset
@@ -23,19 +24,20 @@ def write_run(folder, kind):
     body = json.loads((boxes / "dataset.json").read_text()) | KINDS[kind]
     (boxes / "dataset.json").write_text(json.dumps(body))
     dataset, run = Dataset.open(boxes), folder / "run"
-    validated = run / "3d" / "cross_validation"
-    validated.mkdir(parents=True)
+    layout, folds = Layout(run), split(dataset.cases, 2, 0)
+    fold_of = {name: fold for fold, part in enumerate(folds.validation) for name in part}
     for case in dataset.cases:
+        path = layout.validation("3d", fold_of[case.name]).label(case.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
         image = sitk.ReadImage(case.label)
         array = sitk.GetArrayFromImage(image)
-        save(np.roll(array, 1, axis=1), image, validated / f"{case.name}.nii.gz")
+        save(np.roll(array, 1, axis=1), image, path)
         if kind == "sparse":
             array[2:4] = 9
             save(array, image, case.label)
     record_dataset(dataset, run / "dataset.json")
-    folds = split(dataset.cases, 2, 0)
-    folds.save(run / "folds.json")
-    (validated / "scores.json").write_text("{}")
+    folds.save(layout.folds)
+    layout.scores("3d").write_text("{}")
     return run, dataset, folds
 
 

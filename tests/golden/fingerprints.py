@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from typing import Any
 
+from voxfit.core.records import digest_of
 from voxfit.imaging.labels import Label, Labels, Region
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.nnunet_v2 import PRESETS, NetworkRule
@@ -24,8 +24,8 @@ PLANNED = [
 
 def digest_of_fingerprint(fingerprint: Fingerprint) -> str:
     """Of what plans follow from."""
-    facts = fingerprint.model_dump_json(exclude={"classes", "orientation"})
-    return hashlib.sha256(facts.encode()).hexdigest()[:12]
+    facts = fingerprint.model_dump(mode="json", exclude={"classes", "orientation"})
+    return digest_of(facts)[:12]
 
 
 def draw_grid(dice: random.Random) -> tuple[list[float], list[int]]:

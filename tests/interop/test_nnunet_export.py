@@ -8,6 +8,7 @@ import SimpleITK as sitk
 
 from synthetic import write_boxes
 from voxfit.core.errors import UsageError, WorkspaceError
+from voxfit.core.layout import Layout
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.volume import write_label
@@ -27,11 +28,13 @@ def run(tmp_path):
     record_dataset(dataset, folder / "dataset.json")
     folds = split(dataset.cases, 3, 0)
     folds.save(folder / "folds.json")
-    for name in (*folds.validation[0], *folds.validation[1]):
-        array = np.zeros((4, 5, 6), np.uint8)
-        array[1:3], array[3] = 2, 5
-        write_label(folder / "3d" / "cross_validation" / f"{name}.nii.gz", array, Geometry((4, 5, 6), (1.0, 2.0, 3.0)))
-    (folder / "3d" / "cross_validation" / "scores.json").write_text("{}")
+    layout = Layout(folder)
+    for fold in (0, 1):
+        for name in folds.validation[fold]:
+            array = np.zeros((4, 5, 6), np.uint8)
+            array[1:3], array[3] = 2, 5
+            write_label(layout.validation("3d", fold).label(name), array, Geometry((4, 5, 6), (1.0, 2.0, 3.0)))
+    layout.scores("3d").write_text("{}")
     return folder, dataset, folds
 
 

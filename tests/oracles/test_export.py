@@ -12,6 +12,7 @@ pytest.importorskip("nnunetv2")
 from golden.exported import KINDS, labels_of, write_run
 from golden.files import Recorder
 from voxfit.assessment.evaluation import evaluate_files
+from voxfit.core.layout import Layout
 from voxfit.interop.nnunet_export import export_nnunet
 
 
@@ -25,7 +26,7 @@ def test_nnunet_verifies_and_evaluates_it_as_we_do(tmp_path):
         means = []
         for names, theirs in zip(folds.validation, nnunet_scores(folder, folds, tmp_path / kind), strict=True):
             pairs = {
-                case.name: (folder / "3d" / "cross_validation" / f"{case.name}.nii.gz", Path(case.label))
+                case.name: (Layout(folder).segmentations("3d")[case.name], Path(case.label))
                 for case in dataset.cases
                 if case.name in names
             }

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from test_pipeline import one_network
+from test_fit import one_network
 
 import voxfit
 from voxfit.assessment.selection import Selection
 from voxfit.core.errors import UsageError
+from voxfit.core.layout import Layout
 from voxfit.imaging.geometry import Box
 from voxfit.inference.cascade import upsampled
 from voxfit.inference.description import ModelDescription
@@ -72,7 +73,7 @@ def test_its_input_is_out_of_fold_on_the_fine_grid(finished, tmp_path):
     different = 0
     for fold, cases in enumerate(Folds.load(run / "folds.json").validation):
         for case in cases:
-            stored = np.load(run / "3d_lowres/cross_validation/next_stage" / f"{case}.npy")
+            stored = np.load(Layout(run).validation("3d_lowres", fold).cascade_input(case))
             own, other = (
                 upsampled(
                     Computed(predictors[number].predict(NetworkInput(np.asarray(coarse.image(case))))),

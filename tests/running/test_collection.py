@@ -5,7 +5,7 @@ import io
 import shutil
 
 import pytest
-from test_pipeline import request
+from test_fit import request
 
 from voxfit.core.errors import UsageError
 from voxfit.core.listening import Listener

@@ -2,22 +2,26 @@
 
 import os
 import shutil
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from test_pipeline import Ear, request, weights_of
+from test_fit import Ear, request, weights_of
 
 import voxfit
+from builders import begin
 from voxfit.assessment.scores import Scores
 from voxfit.core.errors import UsageError
+from voxfit.core.layout import Layout
 from voxfit.inference.description import ModelDescription
 from voxfit.planning.folds import Folds
-from voxfit.planning.plan import Plan
-from voxfit.planning.recipe import Recipe
-from voxfit.running.folds import training_task
-from voxfit.running.pipeline import Run
-from voxfit.running.present import FoldManifest
+from voxfit.planning.settings import Settings
+from voxfit.running.artefacts import FoldManifest, trained_folds, training_artefact
+from voxfit.running.budget import counted_recipe
+from voxfit.running.preparation import prepare_only
+from voxfit.running.trainings import given_time, training_task
 
 
 def trainings(ear):
@@ -63,13 +67,13 @@ def test_with_a_budget_too(boxes, tmp_path):
         assert before.items() <= weights_of(tmp_path).items()
     assert [trainings(ear) for ear in ears] == [["Training 3d fold 0"], ["Training 3d fold 1"], []]
     assert len(files_of(tmp_path / "model")) == 2
-    assert not list(tmp_path.glob("superseded/*/plan.json"))
+    assert not [*tmp_path.glob("superseded/*/training.json"), *tmp_path.glob("superseded/*/3d/fold_*")]
     # The second fold had the whole of the budget that was asked for with it, and the plan says so.
     manifests = [FoldManifest.load(tmp_path / f"3d/fold_{fold}/manifest.json") for fold in (0, 1)]
     given = [manifest.given_seconds for manifest in manifests]
     assert all(0 < seconds < 25 for seconds in given)
-    assert Recipe.load(tmp_path / "recipe.json").schedule.seconds == given[1]
-    assert "asked for later" in Plan.load(tmp_path / "plan.json").changes[-1]
+    assert Settings.load(tmp_path / "training.json").recipe.schedule.seconds == given[1]
+    assert "asked for later" in Settings.load(tmp_path / "training.json").plan.changes[-1]
     assert [text for text in ears[0].sentences if text.startswith("Took ")]
     assert not [text for text in ears[2].sentences if text.startswith("Took ")]
 
@@ -96,23 +100,68 @@ def test_a_training_that_has_begun_keeps_its_time_whatever_is_asked_next(boxes, 
 
     with pytest.raises(Stop):
         voxfit.fit(asked(0, 1, 2), Stopping("3d fold 0"))
-    share = Recipe.load(tmp_path / "recipe.json").schedule.seconds
-    again = Run(asked(0, 1, 2))
-    assert again.settings[1].schedule.seconds == share  # the same command goes on as it was
-    other = Run(asked(0, 1))
-    assert other.settings[1].schedule.seconds > 1.2 * share
-    assert training_task(other, "3d", 0).recipe.schedule.seconds == share
-    assert training_task(other, "3d", 1).recipe.schedule.seconds == other.settings[1].schedule.seconds
+    share = Settings.load(tmp_path / "training.json").recipe.schedule.seconds
+    again = begin(asked(0, 1, 2)).settle()
+    assert again.settings.recipe.schedule.seconds == share  # the same command goes on as it was
+    other = begin(asked(0, 1)).settle()
+    assert other.settings.recipe.schedule.seconds > 1.2 * share
+    for fold, seconds in ((0, share), (1, other.settings.recipe.schedule.seconds)):
+        part = training_artefact(Layout(tmp_path), other, "3d", fold).part
+        task = training_task(other, "3d", fold, given_time(part, other))
+        assert task.recipe.schedule.seconds == seconds
 
 
 def test_another_budget_trains_again(boxes, tmp_path):
     """How long was asked for is no share: more time must not end in what less time has made."""
     for seconds in (60.0, 6000.0):
-        run = Run(request(boxes, tmp_path, configurations=("3d",), folds=(0,), epochs=None, budget_seconds=seconds))
-        assert not run.present.is_trained("3d", 0)
-        manifest = FoldManifest(made_from=run.present.fold_origin("3d", 0), epochs=1, seconds=1.0, validation_cases=())
-        manifest.save(tmp_path / "3d/fold_0/manifest.json")
-        assert run.present.is_trained("3d", 0)
+        asked = request(boxes, tmp_path, configurations=("3d",), folds=(0,), epochs=None, budget_seconds=seconds)
+        with pytest.raises(UsageError, match="--restart") if seconds > 60 else nullcontext():
+            begin(asked).settle()
+        experiment = begin(replace(asked, restart=True)).settle()
+        artefact = training_artefact(Layout(tmp_path), experiment, "3d", 0)
+        assert not artefact.fits()
+        manifest = FoldManifest(made_from=artefact.inputs, epochs=1, seconds=1.0, validation_cases=())
+        manifest.save(artefact.place())
+        assert artefact.fits()
+
+
+def test_what_was_set_aside_is_found_again(boxes, tmp_path):
+    """A schedule that comes back finds its models, cross-validations, choice and model: nothing is made twice."""
+
+    def asked(epochs):
+        return request(boxes, tmp_path, configurations=("3d",), folds=(0,), epochs=epochs, restart=True)
+
+    voxfit.fit(asked(1))
+    first = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if made_of_training(path)}
+    voxfit.fit(asked(2))
+    ear = Ear()
+    voxfit.fit(asked(1), ear)
+    assert [stage for stage in ear.stages if stage != "Writing the report"] == []
+    assert {path: (tmp_path / path).read_bytes() for path in first} == first
+    again = [text for text in ear.sentences if "is found again" in text]
+    assert [text.split()[0] for text in again] == [
+        "training.json", "3d/fold_0", "3d/cross_validation/fold_0", "selection.json", "model",
+    ]  # fmt: skip
+
+
+def made_of_training(path):
+    return path.is_file() and path.name in ("weights.safetensors", "selection.json", "model.json", "manifest.json")
+
+
+def test_an_interrupted_budget_goes_on_whatever_was_asked_in_between(boxes, tmp_path):
+    def asked(**changes):
+        return request(boxes, tmp_path, configurations=("3d",), folds=(0,), **changes)
+
+    ways = {"budget": {"epochs": None, "budget_seconds": 60.0}, "epochs": {"epochs": 5}}
+    for turn in range(2):
+        for changes in ways.values():
+            ear = Stopping("3d fold 0")
+            with pytest.raises(Stop):
+                voxfit.fit(asked(**changes), ear)
+            # In the second turn from the checkpoint that the first has left for this schedule.
+            assert [text for text in ear.sentences if "goes on" in text] == ["3d fold 0: goes on after epoch 1."] * turn
+            fitted = "Fitting batch and width to the budget" in ear.stages
+            assert fitted == (turn == 0 and "budget_seconds" in changes)
 
 
 def test_candidates_of_unequal_folds_are_compared_on_the_same_cases(boxes, tmp_path):
@@ -128,9 +177,16 @@ def test_candidates_of_unequal_folds_are_compared_on_the_same_cases(boxes, tmp_p
 
 
 def test_every_training_draws_other_numbers(boxes, tmp_path):
-    run = Run(request(boxes, tmp_path))
-    seeds = {training_task(run, name, fold).seed for name in ("2d", "3d") for fold in range(3)}
+    made = begin(request(boxes, tmp_path)).plain()
+    seeds = {training_task(made, name, fold).seed for name in ("2d", "3d") for fold in range(3)}
     assert len(seeds) == 6
+
+
+def trained(asked):
+    """The folds of a run that would be kept."""
+    made = begin(asked)
+    recipe = counted_recipe(asked.recipe, asked.epochs)
+    return trained_folds(made.run.layout, made.identify(Settings(plan=made.plan, recipe=recipe)), "3d")
 
 
 @pytest.mark.parametrize("what", ["imagesTr/box_00_0000.nii.gz", "labelsTr/box_00.nii.gz"])
@@ -138,7 +194,7 @@ def test_weights_are_not_kept_when_the_data_change(one_by_one, own_boxes, boxes,
     run = tmp_path / "run"
     shutil.copytree(one_by_one[0], run)
     asked = request(boxes, run, configurations=("3d",), folds=(0, 1), epochs=1)
-    assert Run(asked).present.trained("3d") == (0, 1)
+    assert trained(asked) == (0, 1)
     image = sitk.ReadImage(str(own_boxes / what))
     array = sitk.GetArrayFromImage(image)
     other = sitk.GetImageFromArray(np.roll(array, 1, axis=0))
@@ -147,10 +203,10 @@ def test_weights_are_not_kept_when_the_data_change(one_by_one, own_boxes, boxes,
         if path.is_file():
             shutil.copy2(path, own_boxes / path.relative_to(boxes))
     asked = request(own_boxes, run, configurations=("3d",), folds=(0, 1), epochs=1)
-    assert Run(asked).present.trained("3d") == (0, 1)
+    assert trained(asked) == (0, 1)
     sitk.WriteImage(other, str(own_boxes / what))
     assert os.stat(own_boxes / what).st_mtime_ns != os.stat(boxes / what).st_mtime_ns
-    assert Run(asked).present.trained("3d") == ()
+    assert trained(asked) == ()
 
 
 def test_what_cannot_be_done_is_refused_before_anything_is_written(boxes, tmp_path):
@@ -172,7 +228,7 @@ def test_a_run_is_never_in_the_dataset(own_boxes, where):
     (own_boxes.parent / "link").symlink_to(own_boxes)
     (own_boxes.parent / "images").symlink_to(own_boxes / "imagesTr")
     before = sorted(own_boxes.rglob("*"))
-    for act in (voxfit.fit, lambda asked: Run(asked).base_plan):
+    for act in (voxfit.fit, lambda asked: prepare_only(asked, voxfit.Listener(), stores=False)):
         with pytest.raises(UsageError, match="is in the dataset"):
             act(request(own_boxes, own_boxes / where))
     assert sorted(own_boxes.rglob("*")) == before
@@ -185,5 +241,4 @@ def test_a_dataset_is_never_among_what_a_run_replaces(own_boxes, tmp_path, part)
     own_boxes.rename(run / part)
     with pytest.raises(UsageError, match="among what a run replaces"):
         voxfit.fit(request(run / part, run))
-    voxfit_run = Run(request(run / part, tmp_path / "elsewhere"))
-    assert voxfit_run.described.cases
+    assert begin(request(run / part, tmp_path / "elsewhere")).dataset.cases

@@ -2,27 +2,33 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from builders import begin
 from voxfit.core.errors import TrainingError
-from voxfit.core.listening import Listener
-from voxfit.planning.plan import Limits, Plan
-from voxfit.planning.recipe import Annealed, Recipe
-from voxfit.running.folds import _halve_batch, is_trained, train
-from voxfit.running.pipeline import Run
-from voxfit.running.request import FitRequest
-
-SCRIPT = """
-import resource, sys
-import torch
-from voxfit.core.errors import TrainingError
+from voxfit.core.layout import Layout
 from voxfit.core.listening import Listener
 from voxfit.planning.plan import Limits
 from voxfit.planning.recipe import Annealed, Recipe
-from voxfit.running.folds import train
-from voxfit.running.pipeline import Run
+from voxfit.planning.settings import Settings
+from voxfit.running.artefacts import trained_folds
+from voxfit.running.fit import fit as fit_request
 from voxfit.running.request import FitRequest
+from voxfit.running.trainings import OutOfMemory, halve_batch, train
+
+TESTS = Path(__file__).parents[1]
+SCRIPT = """
+import resource, sys
+import torch
+sys.path.insert(0, sys.argv[5])
+from builders import begin
+from voxfit.core.listening import Listener
+from voxfit.planning.plan import Limits
+from voxfit.planning.recipe import Annealed, Recipe
+from voxfit.running.request import FitRequest
+from voxfit.running.trainings import OutOfMemory, halve_batch, train
 
 torch.set_num_threads(1)
 
@@ -33,26 +39,27 @@ class Ear(Listener):
 recipe = Recipe(folds=2, steps_per_epoch=2, validation_steps=1, schedule=Annealed(learning_rate=1e-2, epochs=1))
 limits = Limits(voxel_budget=16**3, plane_voxels=2048, base_features=4, dataset_fraction=1.0)
 request = FitRequest(sys.argv[1], sys.argv[2], configurations=("3d",), recipe=recipe, limits=limits, workers=1)
-run = Run(request, Ear())
-run.store(run.base_plan.grid("3d"))
-plan = run.base_plan
-batch = {"3d": plan.configurations["3d"].model_copy(update={"batch_size": int(sys.argv[3])})}
-plan.model_copy(update={"configurations": plan.configurations | batch}).save(run.root / "plan.json")
-run = Run(request, Ear())
+made = begin(request, Ear())
+plan = made.plan
+batch = {"3d": plan.configurations["3d"].revised(batch_size=int(sys.argv[3]))}
+plan.revised(configurations=plan.configurations | batch).save(made.run.layout.plan)
+made = begin(request, Ear())
+store, experiment = made.store(), made.settle()
 status = dict(line.split(":", 1) for line in open("/proc/self/status") if line.startswith("Vm"))
 room = int(status["VmSize"].split()[0]) * 1024 + int(sys.argv[4]) * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
 try:
-    train(run, "3d", 0)
-except TrainingError as error:
-    print("error:", error)
+    train(made.run, experiment, "3d", 0, store, None, "cpu")
+except OutOfMemory as error:
+    experiment = halve_batch(made.run, experiment, "3d", "in fold 0", error.reason, "cpu")
+    train(made.run, experiment, "3d", 0, store, None, "cpu")
 """
 
 
 def fit(boxes, run, batch, mebibytes):
     """Train one fold with a batch in so much memory more than the process has when training begins."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(boxes), str(run), str(batch), str(mebibytes)],
+        [sys.executable, "-c", SCRIPT, str(boxes), str(run), str(batch), str(mebibytes), str(TESTS)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -67,14 +74,32 @@ def test_a_batch_that_does_not_fit_is_halved_and_recorded(boxes, tmp_path):
     # Half of the batch takes 2.1 GiB beside what is there, so that 2.7 are far from what either of them takes.
     said = fit(boxes, tmp_path, 2048, 2800)
     assert "out of memory on cpu with a batch of 2048 patches" in said
-    plan = Plan.load(tmp_path / "plan.json")
+    plan = Settings.load(tmp_path / "training.json").plan
     assert plan.configurations["3d"].batch_size == 1024
     assert any("3d: batch size 2048 -> 1024, because memory ran out in fold 0" in change for change in plan.changes)
     # Run again, it is there: nothing is planned or trained anew.
     recipe = Recipe(folds=2, steps_per_epoch=2, validation_steps=1, schedule=Annealed(learning_rate=1e-2, epochs=1))
-    run = Run(FitRequest(boxes, tmp_path, configurations=("3d",), recipe=recipe, workers=1), Listener())
-    assert run.base_plan == plan
-    assert is_trained(run, "3d", 0)
+    experiment = begin(FitRequest(boxes, tmp_path, configurations=("3d",), recipe=recipe, workers=1)).settle()
+    assert experiment.plan == plan
+    assert trained_folds(Layout(tmp_path), experiment, "3d") == (0,)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the limits of Linux")
+def test_a_trial_step_that_does_not_fit_halves_the_batch_before_anything_is_trained(boxes, tmp_path):
+    """By the whole of `fit`; what it records is found when it is run again."""
+    limits = Limits(voxel_budget=16**3, plane_voxels=2048, base_features=4, dataset_fraction=1.0)
+    recipe = Recipe(folds=2, steps_per_epoch=2, validation_steps=1, schedule=Annealed(learning_rate=1e-2, epochs=1))
+    request = FitRequest(
+        boxes, tmp_path, configurations=("3d",), folds=(0,), recipe=recipe, limits=limits, device="cpu", workers=1
+    )
+    made = begin(request)
+    # Of activations alone, a step with half of it takes more than any machine has.
+    large = made.plan.configurations["3d"].revised(batch_size=2**16, patch_size=(64, 64, 64), num_pool=(2, 2, 2))
+    made.plan.revised(configurations={"3d": large}).save(tmp_path / "plan.json")
+    with pytest.raises(OutOfMemory, match=r"out of memory on cpu with a batch of 32768 .* a trial step did not fit"):
+        fit_request(request)
+    changes = Settings.load(tmp_path / "training.json").plan.changes
+    assert changes == ("3d: batch size 65536 -> 32768, because memory ran out in a trial step",)
 
 
 class Stop(Exception):
@@ -100,24 +125,26 @@ def test_a_smaller_batch_keeps_what_was_trained_and_the_checkpoint(boxes, tmp_pa
     recipe = Recipe(folds=2, steps_per_epoch=2, validation_steps=1, schedule=Annealed(learning_rate=1e-2, epochs=2))
     limits = Limits(voxel_budget=16**3, plane_voxels=2048, base_features=4, dataset_fraction=1.0)
     request = FitRequest(boxes, tmp_path, configurations=("3d",), recipe=recipe, limits=limits, workers=1)
-    run = Run(request, Ear())
-    plan = run.base_plan
-    larger = plan.configurations["3d"].model_copy(update={"batch_size": 5})
-    plan.model_copy(update={"configurations": {"3d": larger}}).save(tmp_path / "plan.json")
+    plan = begin(request).plan
+    larger = plan.configurations["3d"].revised(batch_size=5)
+    plan.revised(configurations={"3d": larger}).save(tmp_path / "plan.json")
 
-    run = Run(request, Ear(stop_in="fold 1"))
-    train(run, "3d", 0)
+    made = begin(request, Ear(stop_in="fold 1"))
+    store, experiment = made.store(), made.settle()
+    train(made.run, experiment, "3d", 0, store, None, "cpu")
     with pytest.raises(Stop):
-        train(run, "3d", 1)
-    _halve_batch(run, "3d", 1, "as if")
+        train(made.run, experiment, "3d", 1, store, None, "cpu")
+    halve_batch(made.run, experiment, "3d", "in fold 1", "as if", "cpu")
     ear = Ear()
-    run = Run(request, ear)
-    assert run.settings[0].configurations["3d"].batch_size == 2
-    assert run.settings[0].changes[-1] == (
+    made = begin(request, ear)
+    experiment = made.settle()
+    assert experiment.plan.configurations["3d"].batch_size == 2
+    assert experiment.plan.changes[-1] == (
         "3d: batch size 5 -> 2, because memory ran out in fold 1; trained with 5: fold 0"
     )
-    assert is_trained(run, "3d", 0)
-    train(run, "3d", 1)
+    assert trained_folds(made.run.layout, experiment, "3d") == (0,)
+    train(made.run, experiment, "3d", 1, store, None, "cpu")
     assert "3d fold 1: goes on after epoch 1." in ear.told
+    assert trained_folds(made.run.layout, experiment, "3d") == (0, 1)
     with pytest.raises(TrainingError, match="cannot be smaller"):
-        _halve_batch(run, "3d", 1, "as if")
+        halve_batch(made.run, experiment, "3d", "in fold 1", "as if", "cpu")

@@ -11,6 +11,8 @@ import pytest
 import SimpleITK as sitk
 
 from bad_input.place import make_model, run_voxfit
+from builders import begin
+from voxfit.core.layout import Layout
 from voxfit.core.listening import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.inference.description import ModelDescription
@@ -20,7 +22,6 @@ from voxfit.planning.grid import Grid, ZScore
 from voxfit.planning.plan import Limits, Plan
 from voxfit.planning.planners import plan_by
 from voxfit.running.cases import digest_of_files, measure_dataset
-from voxfit.running.pipeline import Run
 from voxfit.running.prediction import find_cases, predict_cases
 from voxfit.running.request import FitRequest
 
@@ -66,15 +67,15 @@ def test_a_dataset_is_measured_and_prepared_as_one_along_the_same_axes(
     boxes: Path, mixed: Path, tmp_path: Path
 ) -> None:
     ear = Ear()
-    runs = [Run(request(boxes, tmp_path / "plain")), Run(request(mixed, tmp_path / "mixed"), ear)]
+    runs = [begin(request(boxes, tmp_path / "plain")), begin(request(mixed, tmp_path / "mixed"), ear)]
     plain, turned = (run.fingerprint for run in runs)
     assert plain.orientation == "LPS", "SimpleITK's identity"
     assert turned.facts_digest() == plain.facts_digest()
     assert ear.said[0].startswith(
         "2 of 6 images are stored along other axes (PSR, RAI) than most (LPS): box_01, box_03. They are turned"
     )
-    assert runs[0].base_plan.digest() == runs[1].base_plan.digest()
-    stores = [run.store(run.base_plan.grid("3d")) for run in runs]
+    assert runs[0].plan.digest() == runs[1].plan.digest()
+    stores = [run.store("3d") for run in runs]
     for number in range(6):
         name = f"box_{number:02}"
         for read in ("image", "label", "index"):
@@ -207,7 +208,7 @@ def test_a_fit_from_mixed_axes_scores_its_label_maps_on_their_own(mixed: Path, t
     assert code == 0, said
     assert said.count("stored along other axes") == 1
     for number in range(6):
-        found = sitk.ReadImage(str(run / "3d" / "cross_validation" / f"box_{number:02}.nii.gz"))
+        found = sitk.ReadImage(str(Layout(run).segmentations("3d")[f"box_{number:02}"]))
         label = sitk.ReadImage(str(mixed / "labelsTr" / f"box_{number:02}.nii.gz"))
         assert (found.GetSize(), found.GetDirection()) == (label.GetSize(), label.GetDirection())
         assert found.GetOrigin() == label.GetOrigin()

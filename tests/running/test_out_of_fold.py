@@ -5,16 +5,17 @@ import pytest
 import SimpleITK as sitk
 
 import voxfit
+from builders import begin
 from voxfit.assessment.evaluation import evaluate
 from voxfit.assessment.scores import Scores
+from voxfit.core.layout import Layout
 from voxfit.imaging.dataset import Dataset
 from voxfit.inference.description import ModelDescription
 from voxfit.inference.model import Model
 from voxfit.planning.folds import Folds
 from voxfit.planning.plan import Limits
 from voxfit.planning.recipe import Recipe
-from voxfit.running.folds import training_task
-from voxfit.running.pipeline import Run
+from voxfit.running.trainings import training_task
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +51,11 @@ def voxels(path):
 
 
 def test_no_fold_is_trained_on_what_it_is_scored_on(request_of_two, finished):
-    run = Run(request_of_two)
-    names = {case.name for case in run.dataset.cases}
+    made = begin(request_of_two)
+    experiment, names = made.settle(), {case.name for case in made.dataset.cases}
     validated = []
     for fold in (0, 1):
-        task = training_task(run, "3d", fold)
+        task = training_task(experiment, "3d", fold)
         assert not set(task.training_cases) & set(task.validation_cases)
         assert {*task.training_cases, *task.validation_cases} == names
         validated += task.validation_cases
@@ -68,7 +69,7 @@ def test_each_case_is_segmented_by_the_network_of_its_fold(finished, boxes):
         own, other = model_of(result, fold), model_of(result, 1 - fold)
         for name in names:
             image = sitk.ReadImage(str(boxes / "imagesTr" / f"{name}_0000.nii.gz"))
-            found = voxels(run / "3d" / "cross_validation" / f"{name}.nii.gz")
+            found = voxels(Layout(run).validation("3d", fold).label(name))
             assert np.array_equal(sitk.GetArrayFromImage(own.predict(image)), found), (fold, name)
             differs += not np.array_equal(sitk.GetArrayFromImage(other.predict(image)), found)
     assert differs  # or the test could not tell them apart
@@ -90,7 +91,9 @@ def test_the_cost_of_speed_is_that_of_looking_once(finished, boxes, tmp_path):
         for folder in (tmp_path / "plain", usual)
     }
     assert dice["plain"] != dice["usual"]  # or the test could not tell them apart
-    assert Scores.load(run / "3d/cross_validation/plain.json").mean.foreground_dice == pytest.approx(dice["plain"])
+    assert Scores.load(run / "3d/cross_validation/scores_without_tta.json").mean.foreground_dice == pytest.approx(
+        dice["plain"]
+    )
     assert Scores.load(run / "3d/cross_validation/scores.json").mean.foreground_dice == pytest.approx(dice["usual"])
     fast = ModelDescription.load(result.model / "model.json").fast
     assert fast.cross_validated_dice == pytest.approx(dice["plain"])

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from builders import begin
 from voxfit.core.listening import Listener
-from voxfit.planning.grid import Grid
-from voxfit.running.pipeline import Run
 from voxfit.running.request import FitRequest
 
 
@@ -42,9 +41,9 @@ class Ear(Listener):
                 raise Stop
 
 
-def run_of(boxes: Path, folder: Path, ear: Ear) -> tuple[Run, Grid]:
-    run = Run(FitRequest(boxes, folder, workers=1), ear)
-    return run, run.base_plan.grid("3d")
+def store_of(boxes: Path, folder: Path, ear: Ear) -> Path:
+    """Where the cases of a run are, prepared."""
+    return begin(FitRequest(boxes, folder, workers=1), ear).store().folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -54,8 +53,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def whole(boxes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The store of a run that was left alone."""
-    run, grid = run_of(boxes, tmp_path_factory.mktemp("whole"), Ear())
-    return contents(run.store(grid).folder)
+    return contents(store_of(boxes, tmp_path_factory.mktemp("whole"), Ear()))
 
 
 def leave(path: Path) -> None:
@@ -76,14 +74,12 @@ def lose_content(part: Path) -> None:
 def test_what_was_prepared_is_not_prepared_again(
     boxes: Path, tmp_path: Path, whole: dict[str, bytes], damage: Callable[[Path], None], kept: int
 ) -> None:
-    run, grid = run_of(boxes, tmp_path, Ear(stop_after=4))
     with pytest.raises(Stop):
-        run.store(grid)
-    (part,) = (tmp_path / "store").glob(".*.part-*")
+        store_of(boxes, tmp_path, Ear(stop_after=4))
+    (part,) = (tmp_path / "store").glob("*.part-*")
     damage(part)
     before = {path.name: path.stat().st_mtime_ns for path in part.iterdir()}
-    run, grid = run_of(boxes, tmp_path, ear := Ear())
-    folder = run.store(grid).folder
+    folder = store_of(boxes, tmp_path, ear := Ear())
     assert f"{kept} of 6 cases are prepared already." in ear.sentences
     assert ear.counts == [(done, 6) for done in range(kept + 1, 7)]
     assert contents(folder) == whole
@@ -95,22 +91,20 @@ def test_what_was_prepared_is_not_prepared_again(
 def test_a_manifest_that_is_no_longer_understood_means_preparing_again(
     boxes: Path, tmp_path: Path, whole: dict[str, bytes], content: str
 ) -> None:
-    run, grid = run_of(boxes, tmp_path, Ear())
-    manifest = run.store(grid).folder / "manifest.json"
+    manifest = store_of(boxes, tmp_path, Ear()) / "manifest.json"
     manifest.write_text(content)
-    run, grid = run_of(boxes, tmp_path, ear := Ear())
-    assert contents(run.store(grid).folder) == whole
+    ear = Ear()
+    assert contents(store_of(boxes, tmp_path, ear)) == whole
     (warning,) = ear.warnings
     assert str(manifest) in warning
-    assert "prepared again" in warning
+    assert "made again" in warning
 
 
 def test_a_finished_store_is_found_again(boxes: Path, tmp_path: Path) -> None:
-    run, grid = run_of(boxes, tmp_path, Ear())
-    folder = run.store(grid).folder
+    folder = store_of(boxes, tmp_path, Ear())
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    run, grid = run_of(boxes, tmp_path, ear := Ear())
-    assert run.store(grid).folder == folder
+    ear = Ear()
+    assert store_of(boxes, tmp_path, ear) == folder
     assert not ear.counts
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     assert json.loads((folder / "manifest.json").read_text())["voxels"].keys() == {f"box_{n:02}" for n in range(6)}

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 
 import voxfit
 from voxfit.assessment.scores import Scores
+from voxfit.core.layout import Layout
 from voxfit.planning.plan import Limits, Plan
 from voxfit.planning.recipe import Recipe
 
@@ -74,7 +75,7 @@ def test_scores_leave_out_what_nobody_annotated(finished, dataset):
             sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
             for path in (
                 dataset / "labelsTr" / f"{case.name}.nii.gz",
-                run / "3d" / "cross_validation" / f"{case.name}.nii.gz",
+                Layout(run).segmentations("3d")[case.name],
             )
         )
         known = reference != 9

@@ -24,6 +24,7 @@ import pytest
 import SimpleITK as sitk
 
 import voxfit
+from builders import begin
 from voxfit.assessment.report import write_report
 from voxfit.assessment.scores import CaseScores, LabelScores, Scores, summarize
 from voxfit.core.listening import Listener
@@ -488,6 +489,7 @@ def test_a_fit_reads_the_manifest_of_a_store_once(boxes: Path, tmp_path: Path) -
         device="cpu",
         workers=1,
     )
+    begin(request).store()
     with files_opened() as paths:
         voxfit.fit(request)
         stored = [path for path in paths if "/store/" in path and ".part-" not in path]

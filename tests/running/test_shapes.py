@@ -14,8 +14,8 @@ from voxfit.inference.model import Model
 from voxfit.planning.plan import Limits, Plan
 from voxfit.planning.recipe import Recipe
 from voxfit.planning.recipes import recipe_named
-from voxfit.running.pipeline import Run
 from voxfit.running.prediction import find_cases, predict_cases
+from voxfit.running.preparation import prepare_only
 
 LIMITS = Limits(base_features=4, voxel_budget=16**3, plane_voxels=4096, cascade_factor=100)
 RECIPE = Recipe(folds=2, steps_per_epoch=3, validation_steps=1)
@@ -132,11 +132,11 @@ def test_the_recipes_of_nnunet_run_to_their_end(boxes, tmp_path, recipe):
     """Their 2D and 3D models have grids of their own, so their ensemble is made on the image's grid."""
     settings = recipe_named(recipe).model_copy(update={"folds": 2, "steps_per_epoch": 2, "validation_steps": 1})
     request = voxfit.FitRequest(boxes, tmp_path, folds=(0,), recipe=settings, epochs=1, device="cpu", workers=1)
-    made = Run(request).base_plan
+    made = prepare_only(request, Listener(), stores=False)
     small = {
         name: item.with_width(4).model_copy(update={"batch_size": 2}) for name, item in made.configurations.items()
     }
-    made.model_copy(update={"configurations": small}).save(tmp_path / "plan.json")
+    made.revised(configurations=small).save(tmp_path / "plan.json")
     result = voxfit.fit(request)
     assert [candidate.name for candidate in result.selection.candidates] == ["2d", "3d", "2d+3d"]
     assert (tmp_path / "store" / made.grid("2d").folder).is_dir()

@@ -7,11 +7,13 @@ import subprocess
 import sys
 
 import pytest
+from test_fit import request
 from test_kept_folds import Stop, Stopping
-from test_pipeline import request
 
 import voxfit
+from builders import begin
 from voxfit.cli import main
+from voxfit.core.layout import Layout
 from voxfit.planning.recipe import Recipe
 from voxfit.running.command import FitCommand, record_command
 from voxfit.running.status import describe
@@ -80,14 +82,14 @@ def test_the_command_goes_on_to_the_end(interrupted, tmp_path, monkeypatch, caps
 def test_what_belongs_to_another_plan_is_told_apart(finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
-    plan = json.loads((run / "plan.json").read_text())
-    plan["configurations"]["3d"]["batch_size"] += 1
-    (run / "plan.json").write_text(json.dumps(plan))
+    settings = json.loads((run / "training.json").read_text())
+    settings["plan"]["configurations"]["3d"]["batch_size"] += 1
+    (run / "training.json").write_text(json.dumps(settings))
     lines = said(run)
     assert lines["2d fold 0"].startswith("trained, 2 epochs")
-    assert lines["3d fold 0"] == lines["3d fold 1"] == "trained with another plan, not used"
-    assert lines["3d"] == "its cross-validation is of another plan or other folds, not used"
-    assert lines["2d+3d"] == "its cross-validation is of another plan or other folds, not used"
+    assert lines["3d fold 0"] == lines["3d fold 1"] == "trained with other settings, not used"
+    assert lines["3d"] == "its cross-validation is of other trainings or other folds, not used"
+    assert lines["2d+3d"] == "its cross-validation is of other trainings or other folds, not used"
     assert "2d validated on 2 of 3 folds" in lines
     assert "among other trainings" in lines["chosen"]
     assert lines["missing"] == ("3d fold 0, 3d fold 1, cross-validation of 3d, cross-validation of 2d+3d, the choice")
@@ -103,9 +105,7 @@ def test_a_lost_model_or_report_is_missed(finished, tmp_path):
 
 
 def test_after_a_plan_alone(boxes, tmp_path):
-    from voxfit.running.pipeline import Run
-
-    Run(request(boxes, tmp_path)).base_plan.digest()
+    begin(request(boxes, tmp_path))
     lines = said(tmp_path)
     assert "nothing is trained" in lines
     assert lines["missing"] == "all trainings"
@@ -133,7 +133,7 @@ def test_the_command_says_what_was_asked(own_boxes, tmp_path, monkeypatch, chang
     """Typed again, it asks for the same: here of a dataset that ends every fit."""
     asked = request(own_boxes, tmp_path / "asked", **changes)
     (own_boxes / "imagesTr/box_00_0000.nii.gz").write_bytes(b"")
-    record_command(asked, tmp_path / "asked")
+    record_command(asked, Layout(tmp_path / "asked"))
     first = FitCommand.load(tmp_path / "asked/command.json")
     monkeypatch.setattr(sys, "argv", shlex.split(first.words(tmp_path / "asked")))
     (tmp_path / "asked/command.json").unlink()

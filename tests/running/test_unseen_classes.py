@@ -5,16 +5,16 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from test_pipeline import Ear, request
+from test_fit import Ear, request
 from test_status import said
 
 import voxfit
+from builders import begin
 from voxfit.imaging.dataset import Dataset
 from voxfit.inference.description import ModelDescription
 from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.folds import Folds, split
 from voxfit.running.checking import check_dataset
-from voxfit.running.pipeline import Run
 
 WORDS = "no training case has left, right. Its network is no part of the model."
 
@@ -61,7 +61,7 @@ def test_rare_classes_are_spread(own_boxes, tmp_path):
     pair = split(Dataset.open(own_boxes).cases, 3, 0).validation[1]
     relabel(own_boxes, lambda number, label: np.where(label == 5, 5 * (f"box_{number:02}" in pair), label))
     ear, run = Ear(), tmp_path / "run"
-    made = Run(request(own_boxes, run), ear)
+    made = begin(request(own_boxes, run), ear)
     assert {*pair} not in [{*names} for names in made.folds.validation]
     assert not made.folds.unseen(made.fingerprint.classes)
     assert ear.warnings == []
@@ -76,6 +76,6 @@ def test_what_a_split_of_the_dataset_leaves_out_is_said_and_stays(own_boxes, tmp
     given = [{"train": names[2:], "val": names[:2]}, {"train": names[:2], "val": names[2:]}]
     (own_boxes / "splits_final.json").write_text(json.dumps(given))
     ear = Ear()
-    made = Run(request(own_boxes, tmp_path / "run"), ear)
+    made = begin(request(own_boxes, tmp_path / "run"), ear)
     assert [list(part) for part in made.folds.validation] == [names[:2], names[2:]]
     assert ear.warnings == ["fold 0: no training case has right. Its network cannot find it."]

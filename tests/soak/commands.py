@@ -47,13 +47,7 @@ def write_inputs(folder, images, folds, steps, epochs):
 
 def checkpoints(folder):
     """Of unfinished trainings, the newest last."""
-    found = [
-        path
-        for path in folder.glob("*/fold_*/checkpoint/**/[!.]*.safetensors")
-        if not (
-            folder / path.relative_to(folder).parts[0] / path.relative_to(folder).parts[1] / "manifest.json"
-        ).exists()
-    ]
+    found = folder.glob("*/fold_*.part-*/checkpoint/**/[!.]*.safetensors")
     return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
 
@@ -64,18 +58,17 @@ def _fit_stage(folder):
         ("plan.json", "plan"),
         ("store/*/manifest.json", "prepare"),
         ("folds.json", "split"),
-        ("recipe.json", "settings"),
+        ("training.json", "settings"),
     ):
         if not list(folder.glob(name)):
             return stage
     for name in ("2d", "3d"):
-        if not (folder / name / "cross_validation" / "manifest.json").exists():
-            done = len(list(folder.glob(f"{name}/fold_*/manifest.json")))
-            begun = sorted(path.parent.name for path in folder.glob(f"{name}/fold_*/history.jsonl"))
-            if len(begun) > done:
-                epochs = len((folder / name / begun[-1] / "history.jsonl").read_text().splitlines())
-                return f"train {name} {begun[-1]}, {epochs} epochs"
-            if list(folder.glob(f"{name}/.cross_validation.part-*")):
+        if not (folder / name / "cross_validation" / "scores.json").exists():
+            done = len(list(folder.glob(f"{name}/fold_[0-9]/manifest.json")))
+            if begun := sorted(folder.glob(f"{name}/fold_*.part-*/history.jsonl")):
+                epochs = len(begun[-1].read_text().splitlines())
+                return f"train {name} {begun[-1].parent.name.partition('.')[0]}, {epochs} epochs"
+            if list(folder.glob(f"{name}/cross_validation/fold_*.part-*")):
                 return f"cross-validate {name}"
             folds = json.loads((folder / "folds.json").read_text())["validation"]
             return f"train {name} fold_{done}" if done < len(folds) else f"cross-validate {name}"

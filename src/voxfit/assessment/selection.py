@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from voxfit.core.records import Record
+from voxfit.core.records import Made, Record
 
 REPORTED_ONLY = "3d_lowres"
 """The first stage of the cascade is reported, but never chosen."""
@@ -34,7 +34,7 @@ class Candidate(Record):
     missed: dict[str, tuple[int, int]] = Field(default_factory=dict)
 
 
-class Selection(Record):
+class Selection(Made):
     """All candidates and the chosen one; `folds` says how many folds were validated, of how many (0: not known)."""
 
     schema_name: ClassVar[str] = "voxfit.selection/1"

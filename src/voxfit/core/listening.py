@@ -57,3 +57,7 @@ class Listener:
 
     def epoch(self, report: EpochReport) -> None:
         """An epoch is finished."""
+
+    def confirm(self, question: str) -> bool:
+        """Whether something may be done that the user should be asked about; nobody answers here, so not."""
+        return False

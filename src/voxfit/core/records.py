@@ -6,6 +6,7 @@ something else, or of another version, is named as such.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -42,9 +43,28 @@ class Record(BaseModel):
         """Sixteen hexadecimal digits that change when the content does."""
         return digest_of(self.model_dump(mode="json"))
 
+    def revised(self, **changes: Any) -> Self:
+        """A copy in which some values are others; it is validated like any other.
+
+        Raises:
+            RecordError: it would not hold what it must.
+        """
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        try:
+            return self.model_validate(values | changes)
+        except ValidationError as error:
+            raise RecordError(f"{type(self).__name__}: {explain(error)}") from None
+
     def save(self, path: Path, *, durable: bool = True) -> None:
         """Write the JSON form to `path` in one step: readers see the old file or the whole new one."""
         write_atomically(path, self.to_json().encode(), durable=durable)
+
+    def keep(self, path: Path) -> None:
+        """Write it where the file does not say the same already."""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if path.read_text(encoding="utf-8") == self.to_json():
+                return
+        self.save(path)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -88,6 +108,12 @@ class Record(BaseModel):
             return cls.model_validate_json(json.dumps(body))
         except ValidationError as error:
             raise RecordError(f"{where}: {explain(error)}") from None
+
+
+class Made(Record):
+    """A record that says what it was made from: a digest of everything that determines its content."""
+
+    made_from: str = ""
 
 
 def refuse_foreign(path: Path, is_own: Callable[[str], bool]) -> None:

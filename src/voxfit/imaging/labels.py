@@ -179,7 +179,7 @@ def read_labels(labels: object, regions_class_order: object = None) -> tuple[Lab
         made, more = _regions(structures, regions_class_order)
     else:
         made, more = _classes({name: numbers[0] for name, numbers in entries.items()})
-    return made.model_copy(update={"ignore": value}), problems + more
+    return made.revised(ignore=value), problems + more
 
 
 def _problem(what: str, remedy: str, *, fatal: bool = True) -> Problem:

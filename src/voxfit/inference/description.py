@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from voxfit.core.errors import ModelError, RecordError
-from voxfit.core.records import Record
+from voxfit.core.records import Made, Record
 from voxfit.inference.caveats import TrainingRanges
 from voxfit.planning.plan import ConfigurationName, Plan
 
@@ -40,11 +40,9 @@ class Member(Record):
     def only(self, files: Collection[str]) -> Member:
         """The same with some of its files."""
         kept = [index for index, file in enumerate(self.weights) if file in files]
-        return self.model_copy(
-            update={
-                "weights": tuple(self.weights[index] for index in kept),
-                "checksums": tuple(self.checksums[index] for index in kept if self.checksums),
-            }
+        return self.revised(
+            weights=tuple(self.weights[index] for index in kept),
+            checksums=tuple(self.checksums[index] for index in kept if self.checksums),
         )
 
 
@@ -60,7 +58,7 @@ class Fast(Record):
     cross_validated_dice: float
 
 
-class ModelDescription(Record):
+class ModelDescription(Made):
     """What `model.json` holds.
 
     Attributes:
@@ -82,7 +80,6 @@ class ModelDescription(Record):
     stages: tuple[Member, ...] = ()
     cross_validated_dice: float | None
     fast: Fast | None = None
-    made_from: str
     made_by: str
     trained_on: TrainingRanges | None = None
 

@@ -17,6 +17,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from voxfit.core.errors import UsageError, WorkspaceError
+from voxfit.core.layout import Layout
 from voxfit.core.records import write_atomically
 from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Labels
@@ -45,13 +46,14 @@ def export_nnunet(
         WorkspaceError: the run is no run, or its images are no longer where they were.
         UsageError: the output is there already, or the number is none.
     """
-    if not (run / "dataset.json").exists() or not (run / "folds.json").exists():
+    layout = Layout(run)
+    if not layout.dataset.exists() or not layout.folds.exists():
         raise WorkspaceError(f"{run}: is no run folder (no dataset.json and folds.json). `voxfit fit` makes one.")
     if not 1 <= number <= 999:
         raise UsageError(f"The dataset number is {number}; nnU-Net's are 1 to 999.")
     if output.exists():
         raise UsageError(f"{output}: is there already. Name a new folder.")
-    dataset, folds = DatasetRecord.load(run / "dataset.json"), Folds.load(run / "folds.json")
+    dataset, folds = DatasetRecord.load(layout.dataset), Folds.load(layout.folds)
     name = f"Dataset{number:03d}_{re.sub(r'[^A-Za-z0-9]+', '', dataset.name) or 'Voxfit'}"
     raw = output / "nnUNet_raw" / name
     ending = _common_ending(dataset.cases)
@@ -65,9 +67,11 @@ def export_nnunet(
     description = _description(dataset, ending)
     _write_json(raw / "dataset.json", description)
     results = output / "nnUNet_results" / name
-    for scores in sorted(run.glob("*/cross_validation/scores.json")):
-        target = results / f"{_TRAINER}__{_THEIRS.get(scores.parts[-3], scores.parts[-3])}"
-        _write_predictions(scores.parent, target, folds, dataset.labels, ending)
+    for candidate in layout.all_scores():
+        if "+" in candidate:
+            continue
+        target = results / f"{_TRAINER}__{_THEIRS.get(candidate, candidate)}"
+        _write_predictions(layout.segmentations(candidate), target, folds, dataset.labels, ending)
         _write_json(target / "dataset.json", description)
         # As much of a plan as nnU-Net's evaluation reads.
         reader = "NaturalImage2DIO" if ending in (".png", ".bmp", ".tif", ".tiff") else "SimpleITKIO"
@@ -135,13 +139,12 @@ def _indices(array: NDArray[np.generic], labels: Labels) -> NDArray[np.generic]:
     return np.where(indices < 0, labels.count, indices).astype(kind)
 
 
-def _write_predictions(source: Path, target: Path, folds: Folds, labels: Labels, ending: str) -> None:
+def _write_predictions(found: dict[str, Path], target: Path, folds: Folds, labels: Labels, ending: str) -> None:
     for fold, names in enumerate(folds.validation):
-        there = [name for name in names if (source / f"{name}.nii.gz").exists()]
-        for name in there:
+        for name in [name for name in names if name in found]:
             path = target / f"fold_{fold}" / "validation" / f"{name}{ending}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_label(source / f"{name}.nii.gz", path, labels)
+            _write_label(found[name], path, labels)
 
 
 def _write_json(path: Path, body: object) -> None:

@@ -144,14 +144,14 @@ def combine(folder: Path, low: Part, cascade: Part) -> Plan:
     reason = ""
     if low.previous or low.plan.configurations[low.name].dimension != 3:
         reason = "its first stage is itself a cascade, or 2D"
-    first, second = (part.plan.model_copy(update={"configurations": {}}) for part in (low, cascade))
-    if differing := [key for key in Plan.model_fields if getattr(first, key) != getattr(second, key)]:
+    keys = [key for key in Plan.model_fields if key != "configurations"]
+    if differing := [key for key in keys if getattr(low.plan, key) != getattr(cascade.plan, key)]:
         reason = f"its first stage has a different {' and '.join(differing)}"
     if reason:
         raise ModelError(f"{folder}: {reason}, so it cannot be imported. Use nnU-Net itself.")
-    fine = cascade.plan.configurations[cascade.name].model_copy(update={"previous": "3d_lowres"})
+    fine = cascade.plan.configurations[cascade.name].revised(previous="3d_lowres")
     stages = {"3d_lowres": low.plan.configurations[low.name], "3d_cascade": fine}
-    return Plan(**(dict(first) | {"configurations": stages}))
+    return low.plan.revised(configurations=stages)
 
 
 def _read(path: Path, kind: type[FileKind]) -> FileKind:

@@ -124,7 +124,7 @@ def start_engine(
     if said:
         listener.say(f"{task.name}: {said}.")
     elif chosen.compiled and not _compiles(task, device, chosen, listener):
-        chosen = chosen.model_copy(update={"compiled": False})
+        chosen = chosen.revised(compiled=False)
     chosen.save(path)
     return Engine(task.topology, task.recipe, task.seed, device, chosen)
 

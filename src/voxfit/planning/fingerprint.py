@@ -16,7 +16,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
 from voxfit.core.errors import RecordError
-from voxfit.core.records import Record, digest_of, read_json
+from voxfit.core.records import Made, Record, digest_of, read_json
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.geometry import Box, Turn, nonzero_box, usual_orientation
 from voxfit.imaging.labels import Label, Labels
@@ -45,7 +45,7 @@ class SkippedCase(Record):
     reasons: tuple[str, ...]
 
 
-class Fingerprint(Oriented):
+class Fingerprint(Oriented, Made):
     """The measured facts of a dataset.
 
     Attributes:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from voxfit.core.records import Record, digest_of
+from voxfit.core.records import Made, digest_of
 from voxfit.imaging.files import Case
 
 _DEALS = 50
@@ -21,7 +21,7 @@ Classes = Mapping[str, Collection[int]]
 """The indices of the foreground classes that each case has, by name; empty where nobody looked."""
 
 
-class Folds(Record):
+class Folds(Made):
     """The split of the training cases.
 
     Attributes:

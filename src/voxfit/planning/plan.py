@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
-from voxfit.core.records import Record
+from voxfit.core.records import Made, Record
 from voxfit.imaging.labels import Labels
 from voxfit.planning.grid import Grid, Normalization, Oriented, Preparation
 from voxfit.planning.stages import MOST_FEATURES, Stages, Topology, count_weights, paper_stages
@@ -125,8 +125,8 @@ class Configuration(Record):
         stages = self.stages
         if stages:
             features = tuple(max(item * width // self.base_features, 1) for item in stages.features)
-            stages = stages.model_copy(update={"features": features})
-        return self.model_copy(update={"base_features": width, "stages": stages})
+            stages = stages.revised(features=features)
+        return self.revised(base_features=width, stages=stages)
 
     @property
     def spacing_mm(self) -> tuple[float | None, ...]:
@@ -143,7 +143,7 @@ class Configuration(Record):
         return (*self.patch_size[: self.slice_axis], 1, *self.patch_size[self.slice_axis :])
 
 
-class Plan(Oriented):
+class Plan(Oriented, Made):
     """All decisions for one dataset; edit `plan.json` before training to change them.
 
     Attributes:
@@ -160,7 +160,6 @@ class Plan(Oriented):
         changes: what a budget or a user's option changed, in words.
         planner: whose rules made it.
         made_from: digest of planner, fingerprint's facts and limits; when they change, so does the plan.
-        fitted_to: digest of the time budget that changed it; empty for none.
     """
 
     schema_name: ClassVar[str] = "voxfit.plan/1"
@@ -177,7 +176,6 @@ class Plan(Oriented):
     changes: tuple[str, ...] = ()
     planner: str = "nnunet-2018"
     made_from: str = ""
-    fitted_to: str = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -88,12 +88,10 @@ def plan_configurations(extent: Extent, limits: Limits) -> dict[ConfigurationNam
             f"the median case has {math.prod(shape):,} voxels, more than {limits.cascade_factor} patches of "
             f"{limits.voxel_budget:,}: spacing doubled, fine axes first, until it has at most that many [A5]"
         )
-        configurations["3d_lowres"] = low.model_copy(update={"why": low.why | {"spacing": reason}})
-        configurations["3d_cascade"] = full.model_copy(
-            update={
-                "previous": "3d_lowres",
-                "why": full.why | {"previous": "refines the segmentation of 3d_lowres, given as extra channels [N1]"},
-            }
+        configurations["3d_lowres"] = low.revised(why=low.why | {"spacing": reason})
+        configurations["3d_cascade"] = full.revised(
+            previous="3d_lowres",
+            why=full.why | {"previous": "refines the segmentation of 3d_lowres, given as extra channels [N1]"},
         )
     return configurations
 

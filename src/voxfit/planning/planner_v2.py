@@ -30,7 +30,7 @@ def make_v2_plan(fingerprint: Fingerprint, name: str, limits: Limits) -> Plan:
         cast(ConfigurationName, key): _configuration(rule, preset, fingerprint) for key, rule in rules.items()
     }
     plan = plan_with(fingerprint, limits, _normalization(fingerprint), configurations)
-    return plan.model_copy(update={"preparation": PREPARATION, "inference": INFERENCE})
+    return plan.revised(preparation=PREPARATION, inference=INFERENCE)
 
 
 def _configuration(rule: NetworkRule, preset: Preset, fingerprint: Fingerprint) -> Configuration:

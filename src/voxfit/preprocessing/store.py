@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from voxfit.core.durability import open_array, save_array
 from voxfit.core.errors import RecordError, WorkspaceError
-from voxfit.core.records import Record
+from voxfit.core.records import Made, Record
 from voxfit.preprocessing.case import Placement, PreparedCase
 
 _REMEDY = "Delete the store folder; `fit` makes it again."
@@ -28,7 +28,7 @@ _OPEN_FILES = 96
 """Memory maps that a store keeps, three a case: each holds a file open, and some systems allow a process 256."""
 
 
-class StoreManifest(Record):
+class StoreManifest(Made):
     """What a store was made from, and how many voxels each of its prepared cases has."""
 
     schema_name: ClassVar[str] = "voxfit.store/2"
@@ -45,11 +45,11 @@ class StoredCase(Record):
 
 
 class Store:
-    """Read access to a folder of prepared cases."""
+    """Read access to a folder of prepared cases; `manifest` is that of the folder, where it has been read."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, manifest: StoreManifest | None = None) -> None:
         self.folder = folder
-        self.manifest = StoreManifest.load(folder / "manifest.json")
+        self.manifest = manifest or StoreManifest.load(folder / "manifest.json")
         self._open = lru_cache(maxsize=_OPEN_FILES)(_open)
 
     def placement(self, name: str) -> Placement:
@@ -106,11 +106,16 @@ def is_written(folder: Path, name: str) -> bool:
         return False
 
 
-def write_manifest(folder: Path, names: Sequence[str], made_from: str) -> None:
-    """Make a store of a folder into which cases were written."""
+def manifest_of(folder: Path, names: Sequence[str], made_from: str) -> StoreManifest:
+    """What makes a store of a folder into which cases were written, once it is there as `manifest.json`."""
     shapes = {name: StoredCase.load(_case_file(folder, name)).placement.shape for name in names}
     voxels = {name: math.prod(shape) for name, shape in shapes.items()}
-    StoreManifest(made_from=made_from, voxels=voxels).save(folder / "manifest.json")
+    return StoreManifest(made_from=made_from, voxels=voxels)
+
+
+def write_manifest(folder: Path, names: Sequence[str], made_from: str) -> None:
+    """Make a store of a folder into which cases were written."""
+    manifest_of(folder, names, made_from).save(folder / "manifest.json")
 
 
 def _array_files(folder: Path, name: str) -> list[Path]:

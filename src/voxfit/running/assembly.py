@@ -3,82 +3,91 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from voxfit.assessment.scores import Scores
 from voxfit.assessment.selection import Selection
-from voxfit.core.errors import RecordError
 from voxfit.core.records import checksum_of
 from voxfit.core.version import VERSION
+from voxfit.imaging.dataset import Dataset
 from voxfit.inference.caveats import TrainingRanges, percentiles, ranges_of
 from voxfit.inference.description import Fast, Member, ModelDescription
+from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.plan import ConfigurationName
-from voxfit.running.present import model_origin
-
-if TYPE_CHECKING:
-    from voxfit.running.pipeline import Run
+from voxfit.preprocessing.store import Store
+from voxfit.running.artefacts import model_artefact, weights_files
+from voxfit.running.experiment import Experiment, Trained
+from voxfit.running.run_folder import RunFolder
+from voxfit.running.validation import OutOfFold
 
 _MOST_MEASURED = 200
 """Training cases whose intensities say what an image should look like."""
 
 
-def assemble(run: Run, selection: Selection) -> Path:
-    """The self-contained folder of the chosen model."""
-    plan, _ = run.settings
-    winner, folder = selection.winner(), run.root / "model"
-    names = [name for name in run.configurations if name in winner.configurations]
-    origin = model_origin(run.present, winner)
-    if (folder / "model.json").exists():
-        try:
-            found = ModelDescription.load(folder / "model.json")
-            files = [file for member in (*found.members, *found.stages) for file in member.weights]
-            if found.made_from == origin and all((folder / file).is_file() for file in files):
-                return folder
-        except RecordError:
-            run.listener.warn(f"{folder}: model.json is damaged; the model is put together again.")
+def save_model(
+    run: RunFolder,
+    experiment: Experiment,
+    selection: Selection,
+    trained: Trained,
+    out_of_fold: Mapping[ConfigurationName, OutOfFold],
+    stores: Mapping[ConfigurationName, Store],
+    dataset: Dataset,
+    fingerprint: Fingerprint,
+) -> Path:
+    """The self-contained folder of the chosen model.
+
+    Args:
+        run: keeps it.
+        experiment: plan and digests.
+        selection: the choice.
+        trained: the folds of each configuration.
+        out_of_fold: their scores.
+        stores: the prepared cases, whose intensities say what images should look like.
+        dataset, fingerprint: sizes of the training images.
+    """
+    plan, winner = experiment.plan, selection.winner()
+    names = [name for name in plan.configurations if name in winner.configurations]
     stages = {plan.configurations[name].previous for name in names}
-    with run.workspace.building(folder, origin) as part:
-        (part / "weights").mkdir(exist_ok=True)
-        ModelDescription(
+
+    def fill(folder: Path) -> ModelDescription:
+        (folder / "weights").mkdir(exist_ok=True)
+
+        def member(name: ConfigurationName) -> Member:
+            files, folds = weights_files(experiment, name, trained), experiment.members(trained[name])
+            for file, fold in zip(files, folds, strict=True):
+                shutil.copyfile(run.layout.fold(name, fold).weights, folder / file)
+            return Member(
+                configuration=name, weights=files, checksums=tuple(checksum_of(folder / file) for file in files)
+            )
+
+        return ModelDescription(
             name=winner.name,
             plan=plan,
-            members=tuple(_member(run, name, part) for name in names),
-            stages=tuple(_member(run, name, part) for name in run.configurations if name in stages),
+            members=tuple(member(name) for name in names),
+            stages=tuple(member(name) for name in plan.configurations if name in stages),
             cross_validated_dice=winner.foreground_dice,
-            fast=_fast(run, names),
-            made_from=origin,
+            fast=_fast(out_of_fold, names),
             made_by=f"voxfit {VERSION}",
-            trained_on=_training_ranges(run, names[0]),
-        ).save(part / "model.json")
-    return folder
+            trained_on=_training_ranges(stores[names[0]], dataset, fingerprint),
+        )
+
+    run.obtain(model_artefact(run.layout, experiment, selection, trained), fill)
+    return run.layout.model
 
 
-def _training_ranges(run: Run, name: ConfigurationName) -> TrainingRanges:
+def _training_ranges(store: Store, dataset: Dataset, fingerprint: Fingerprint) -> TrainingRanges:
     """What the training images are like; intensities from some of them, for that many say it as well as all."""
-    plan, _ = run.settings
-    store, cases = run.store(plan.grid(name)), [case.name for case in run.dataset.cases]
+    cases = [case.name for case in dataset.cases]
     some = cases[:: -(-len(cases) // _MOST_MEASURED)]
-    grids = [(case.uncropped_shape, case.spacing_mm) for case in run.fingerprint.cases]
+    grids = [(case.uncropped_shape, case.spacing_mm) for case in fingerprint.cases]
     return ranges_of(grids, [percentiles(store.image(case)) for case in some])
 
 
-def _fast(run: Run, names: Sequence[ConfigurationName]) -> Fast | None:
+def _fast(out_of_fold: Mapping[ConfigurationName, OutOfFold], names: Sequence[ConfigurationName]) -> Fast | None:
     """The member that is best without mirroring."""
     measured = [
         Fast(configuration=name, cross_validated_dice=dice)
         for name in names
-        if (dice := Scores.load(run.root / name / "cross_validation" / "plain.json").mean.foreground_dice) is not None
+        if (dice := out_of_fold[name].scores_without_tta.mean.foreground_dice) is not None
     ]
     return max(measured, key=lambda item: item.cross_validated_dice, default=None)
-
-
-def _member(run: Run, name: ConfigurationName, folder: Path) -> Member:
-    """Copy the weights of a configuration."""
-    folds = run.present.members(name)
-    files = [f"weights/{name}_fold_{fold}.safetensors" for fold in folds]
-    for file, fold in zip(files, folds, strict=True):
-        shutil.copyfile(run.present.fold_folder(name, fold) / "weights.safetensors", folder / file)
-    checksums = tuple(checksum_of(folder / file) for file in files)
-    return Member(configuration=name, weights=tuple(files), checksums=checksums)

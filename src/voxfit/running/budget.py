@@ -100,13 +100,13 @@ def fit_to_budget(
     changes = [change for item in fitted.values() for change in item.changes]
     if _reserve(plan, models, fitted, validation_cases) > left / 2:
         # Better a trained network that looks once at an image than an untrained one that looks eight times.
-        plan = plan.model_copy(update={"inference": plan.inference.model_copy(update={"mirror_axes": ()})})
+        plan = plan.revised(inference=plan.inference.revised(mirror_axes=()))
         changes.append("predictions are not averaged over mirrored variants: cross-validation would take half the time")
     each, said = _share(plan, models, models, fitted, left, validation_cases)
     changes.append(said)
     configurations = plan.configurations | {name: item.configuration for name, item in fitted.items()}
     return BudgetPlan(
-        plan.model_copy(update={"configurations": configurations, "changes": (*plan.changes, *changes)}),
+        plan.revised(configurations=configurations, changes=(*plan.changes, *changes)),
         _timed(recipe, each, max(item.step_seconds for item in fitted.values())),
     )
 
@@ -211,9 +211,7 @@ def fit_configuration(
         # A step costs about as much as its samples, but small batches cost more a sample: so guess twice.
         for _ in range(2):
             batch = min(int(wanted / best.sample_seconds), planned.batch_size)
-            if batch <= best.configuration.batch_size or not attempt(
-                best.configuration.model_copy(update={"batch_size": batch}), 1.0
-            ):
+            if batch <= best.configuration.batch_size or not attempt(best.configuration.revised(batch_size=batch), 1.0):
                 break
     return Fitted(best.configuration, best.step_seconds, tuple(_changes(name, planned, best.configuration)))
 
@@ -226,11 +224,11 @@ def smaller_patch(configuration: Configuration, plan: Plan, share: float) -> Con
     if configuration.dimension == 2 or configuration.stages:
         return configuration
     voxels = math.prod(configuration.patch_size)
-    limits = plan.limits.model_copy(update={"voxel_budget": max(int(voxels * share), min(SMALLEST_PATCH, voxels))})
+    limits = plan.limits.revised(voxel_budget=max(int(voxels * share), min(SMALLEST_PATCH, voxels)))
     rule = volume_rule(configuration.median_shape, configuration.spacing, plan.num_cases, limits)
     if math.prod(rule.patch_size) >= voxels:
         return configuration
-    return configuration.model_copy(update={"patch_size": rule.patch_size, "num_pool": rule.num_pool})
+    return configuration.revised(patch_size=rule.patch_size, num_pool=rule.num_pool)
 
 
 def prediction_seconds(plan: Plan, fitted: Fitted, cases: int) -> float:
@@ -248,11 +246,9 @@ def prediction_seconds(plan: Plan, fitted: Fitted, cases: int) -> float:
 
 def counted_recipe(recipe: Recipe, epochs: int) -> Recipe:
     """A recipe that anneals within a number of epochs."""
-    return recipe.model_copy(
-        update={
-            "schedule": Annealed(learning_rate=_highest_rate(recipe), epochs=epochs),
-            "optimizer": _short_sighted(recipe.optimizer),
-        }
+    return recipe.revised(
+        schedule=Annealed(learning_rate=_highest_rate(recipe), epochs=epochs),
+        optimizer=_short_sighted(recipe.optimizer),
     )
 
 
@@ -293,13 +289,11 @@ def _timed(recipe: Recipe, seconds: float, step_seconds: float) -> Recipe:
     """A recipe that anneals within `seconds`, in epochs of some dozens of steps."""
     steps = math.floor(seconds / step_seconds / _EPOCHS)
     per_epoch = min(max(steps, 10), recipe.steps_per_epoch)
-    return recipe.model_copy(
-        update={
-            "schedule": Annealed(learning_rate=_highest_rate(recipe), seconds=round(seconds, 1)),
-            "optimizer": _short_sighted(recipe.optimizer),
-            "steps_per_epoch": per_epoch,
-            "validation_steps": min(max(per_epoch // 25, 2), recipe.validation_steps),
-        }
+    return recipe.revised(
+        schedule=Annealed(learning_rate=_highest_rate(recipe), seconds=round(seconds, 1)),
+        optimizer=_short_sighted(recipe.optimizer),
+        steps_per_epoch=per_epoch,
+        validation_steps=min(max(per_epoch // 25, 2), recipe.validation_steps),
     )
 
 
@@ -311,12 +305,12 @@ def _highest_rate(recipe: Recipe) -> float:
 def _short_sighted(optimizer: Adam | SGD) -> Adam | SGD:
     """AMSGrad remembers the large gradients of the first steps for ever: in a short training, small classes then take
     hundreds of steps to appear at all (docs/benchmarks.md)."""
-    return optimizer.model_copy(update={"amsgrad": False}) if isinstance(optimizer, Adam) else optimizer
+    return optimizer.revised(amsgrad=False) if isinstance(optimizer, Adam) else optimizer
 
 
 def _narrowest(configuration: Configuration) -> Configuration:
     narrow = configuration.with_width(min(*WIDTHS, configuration.base_features))
-    return narrow.model_copy(update={"batch_size": min(SMALLEST_BATCH, configuration.batch_size)})
+    return narrow.revised(batch_size=min(SMALLEST_BATCH, configuration.batch_size))
 
 
 def _changes(name: ConfigurationName, planned: Configuration, fitted: Configuration) -> list[str]:

@@ -30,7 +30,7 @@ from voxfit.planning.fingerprint import (
 from voxfit.planning.grid import Grid
 from voxfit.planning.intensities import MOST_VALUES, Counts, count, merge, restrict
 from voxfit.preprocessing.case import prepare
-from voxfit.preprocessing.store import is_written, write_case, write_manifest
+from voxfit.preprocessing.store import StoreManifest, is_written, manifest_of, write_case
 
 _SMALL_BYTES = 2**17
 """Gzip packs at most 1032 bytes into one: a case of shorter files has less than 2**28 voxels, a GiB as float32."""
@@ -76,7 +76,7 @@ def measure_dataset(
     if skip and any(problem.fatal and problem.case for problem in together):
         # Which cases go with no others is known only when all have been read: the sums are made again without them.
         again = measure_dataset(dataset, listener, workers, made_from, skip=True)
-        return again.model_copy(update={"skipped": (*skipped, *again.skipped)})
+        return again.revised(skipped=(*skipped, *again.skipped))
     if axes := describe_axes(summaries):
         listener.say(axes)
     report_problems([problem for problem in problems if not (skip and problem.fatal and problem.case)], listener)
@@ -86,7 +86,7 @@ def measure_dataset(
         raise DatasetError(Problem("imagesTr", "no training case can be used.", "Correct the files."))
     facts = summarize(dataset, dimension, measured, partial(_count_again, dataset, workers), made_from)
     classes = {item.case.name: tuple(sorted(item.classes)) for item in summaries if item.case.name in left}
-    return facts.model_copy(update={"skipped": skipped, "classes": classes})
+    return facts.revised(skipped=skipped, classes=classes)
 
 
 def compare_cases(summaries: Sequence[CaseSummary], dataset: Dataset) -> list[Problem]:
@@ -165,10 +165,13 @@ class Destination:
     made_from: str
 
 
-def fill_stores(dataset: Dataset, destinations: Sequence[Destination], listener: Listener, workers: int | None) -> None:
-    """Prepare every training case into some stores, and write their manifests; cases that are there stay.
+def fill_stores(
+    dataset: Dataset, destinations: Sequence[Destination], listener: Listener, workers: int | None
+) -> list[StoreManifest]:
+    """Prepare every training case into some stores; cases that are there stay. Each is read once for all stores.
 
-    Each case is read once for all stores.
+    Returns:
+        the manifest of each store, still to be written.
     """
     cases, channels = dataset.cases, len(dataset.channel_names)
     missing = [[place for place in destinations if not is_written(place.folder, case.name)] for case in cases]
@@ -189,8 +192,7 @@ def fill_stores(dataset: Dataset, destinations: Sequence[Destination], listener:
         progress=lambda done, _: listener.progress(there + done, len(cases)),
         warn=listener.warn,
     )
-    for place in destinations:
-        write_manifest(place.folder, [case.name for case in cases], place.made_from)
+    return [manifest_of(place.folder, [case.name for case in cases], place.made_from) for place in destinations]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from voxfit.imaging.verification import CaseSummary, describe_axes, empty_folds,
 from voxfit.planning.folds import split
 from voxfit.planning.recipe import Recipe
 from voxfit.running.cases import are_small, compare_cases, leave_out, report_problems
-from voxfit.running.present import unseen_classes
+from voxfit.running.experiment import unseen_classes
 
 
 def check_dataset(dataset: Dataset, listener: Listener, workers: int | None, *, skip: bool = False) -> Dataset:

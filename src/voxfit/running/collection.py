@@ -11,9 +11,9 @@ from voxfit.core.errors import VoxfitError
 from voxfit.core.listening import Listener
 from voxfit.core.records import write_atomically
 from voxfit.running.command import check_place, check_request
-from voxfit.running.pipeline import fit
+from voxfit.running.fit import fit
 from voxfit.running.request import FitRequest, FitResult
-from voxfit.running.workspace import Workspace
+from voxfit.running.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def fit_all(datasets: list[Path], request: FitRequest, listener: Listener) -> Co
     for dataset in datasets:
         check_place(dataset, Path(request.run))
         check_place(dataset, Path(request.run) / dataset.name)
-    with Workspace(Path(request.run)).lock():
+    with RunFolder(Path(request.run)).lock():
         return _fit_all(datasets, request, listener)
 
 

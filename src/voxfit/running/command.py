@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, get_args
 
 from voxfit.core.errors import UsageError
+from voxfit.core.layout import Layout
 from voxfit.core.records import Record
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.protection import FOLDERS, identity_of
@@ -67,18 +68,16 @@ class FitCommand(Record):
         return shlex.join(parts)
 
 
-def record_command(request: FitRequest, run: Path) -> None:
+def record_command(request: FitRequest, layout: Layout) -> None:
     """Write `command.json`, where that says something else."""
     recipe = request.recipe
-    named = recipe.name == recipe.planner and recipe == recipe_named(recipe.planner).model_copy(
-        update={"seed": recipe.seed}
-    )
+    named = recipe.name == recipe.planner and recipe == recipe_named(recipe.planner).revised(seed=recipe.seed)
     command = FitCommand(
         dataset=str(Path(request.dataset).absolute()),
         configurations=request.configurations,
         folds=request.folds,
         recipe=recipe.name,
-        recipe_file="" if named else "recipe_asked.json",
+        recipe_file="" if named else layout.asked_recipe.name,
         seed=recipe.seed,
         epochs=request.epochs,
         budget_seconds=float(request.budget_seconds) if request.budget_seconds else None,
@@ -89,13 +88,9 @@ def record_command(request: FitRequest, run: Path) -> None:
         deterministic=request.deterministic,
         skip_bad_cases=request.skip_bad_cases,
     )
-    _save_new(recipe, run / "recipe_asked.json", wanted=not named)
-    _save_new(command, run / "command.json")
-
-
-def _save_new(record: Record, path: Path, *, wanted: bool = True) -> None:
-    if wanted and not (path.is_file() and path.read_text(encoding="utf-8") == record.to_json()):
-        record.save(path)
+    if not named:
+        recipe.keep(layout.asked_recipe)
+    command.keep(layout.command)
 
 
 def check_request(request: FitRequest) -> None:

@@ -10,9 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from voxfit.core.errors import UsageError, WorkspaceError
+from voxfit.core.layout import Layout
 from voxfit.learning.sampling import TRAINING, PatchSampler
 from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.planning.recipe import Recipe
+from voxfit.planning.settings import Settings
 from voxfit.preprocessing.normalization import masked_channels
 from voxfit.preprocessing.store import Store
 
@@ -34,19 +36,19 @@ def draw_contact_sheet(run: Path, name: str, path: Path, *, rows: int = 4, colum
         WorkspaceError: the run has not been prepared yet.
         UsageError: there is no such configuration.
     """
-    if not (run / "plan.json").exists():
+    layout = Layout(run)
+    if not layout.plan.exists():
         raise WorkspaceError(f"{run}: is no run folder (it has no plan.json).")
-    plan = Plan.load(run / "plan.json")
+    settings = Settings.load(layout.training) if layout.training.exists() else None
+    plan, recipe = (settings.plan, settings.recipe) if settings else (Plan.load(layout.plan), Recipe())
     chosen: ConfigurationName | None = next((known for known in plan.configurations if known == name), None)
     if chosen is None:
         raise UsageError(f"{name}: the plan has {', '.join(plan.configurations)}.")
-    configuration = plan.configurations[chosen].model_copy(update={"batch_size": rows * columns, "previous": None})
-    folder = run / "store" / plan.grid(chosen).folder
+    configuration = plan.configurations[chosen].revised(batch_size=rows * columns, previous=None)
+    folder = layout.store(plan.grid(chosen).folder)
     if not (folder / "manifest.json").exists():
         raise WorkspaceError(f"{run}: its cases are not prepared yet; `voxfit fit` does that first.")
-    store, recipe = Store(folder), Recipe()
-    if (run / "recipe.json").exists():
-        recipe = Recipe.load(run / "recipe.json")
+    store = Store(folder)
     cases = sorted(store.manifest.voxels)
     channels = len(plan.channel_names)
     sampler = PatchSampler(store, cases, configuration, recipe, labels=plan.labels, channels=channels, seed=recipe.seed)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from voxfit.assessment.scores import CaseScores, MeanScores, score_case, summarize
 from voxfit.core.errors import DatasetError, Problem, UsageError
+from voxfit.core.layout import Layout
 from voxfit.core.listening import Listener
 from voxfit.core.processor import processor_name
 from voxfit.core.records import digest_of
@@ -33,6 +34,7 @@ from voxfit.learning.sampling import VALIDATION, PatchSampler, Previous
 from voxfit.planning.folds import Folds
 from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.planning.recipe import Recipe
+from voxfit.planning.settings import Settings
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import Store, write_case, write_manifest
 from voxfit.running.reporting import DatasetRecord
@@ -115,9 +117,9 @@ def quantize(
 
 def _find(path: Path, dataset: Path | None, tiles: int) -> _Task:
     folder, description = model_folder(path)
-    run = folder.parent
-    is_run = folder.name == "model" and (run / "folds.json").is_file() and (run / "dataset.json").is_file()
-    recipe = Recipe.load(run / "recipe.json") if is_run and (run / "recipe.json").is_file() else Recipe()
+    layout = Layout(folder.parent)
+    is_run = folder == layout.model and layout.folds.is_file() and layout.dataset.is_file()
+    recipe = Settings.load(layout.training).recipe if is_run and layout.training.is_file() else Recipe()
     if dataset is not None:
         found = Dataset.open(dataset)
         cases, labels, known = found.cases, found.labels, description.plan.labels
@@ -125,10 +127,10 @@ def _find(path: Path, dataset: Path | None, tiles: int) -> _Task:
             what = f"the labels are {', '.join(labels.names)}, but the model has {', '.join(known.names)}."
             raise DatasetError(Problem(str(dataset), what, "Name a dataset with the labels of the model."))
     elif is_run:
-        cases = DatasetRecord.load(run / "dataset.json").cases
+        cases = DatasetRecord.load(layout.dataset).cases
     else:
         raise UsageError(f"{path}: is no run, so name labelled cases too: voxfit quantize {path} DATASET")
-    folds = Folds.load(run / "folds.json") if is_run else None
+    folds = Folds.load(layout.folds) if is_run else None
     if folds and not {name for names in folds.validation for name in names} <= {case.name for case in cases}:
         folds = None  # another dataset: none of its cases was trained on
     return _Task(folder, description, cases, folds, recipe, tiles)
@@ -228,9 +230,9 @@ def _parts(task: _Task) -> Iterator[tuple[ModelDescription, list[Case]]]:
         def only(members: Sequence[Member], fold: int = fold) -> tuple[Member, ...]:
             return tuple(member.only([file for file in member.weights if _fold_of(file) == fold]) for member in members)
 
-        update = {"members": only(description.members), "stages": only(description.stages)}
         unseen = set(task.folds.validation[fold])
-        yield description.model_copy(update=update), [case for case in task.cases if case.name in unseen]
+        one = description.revised(members=only(description.members), stages=only(description.stages))
+        yield one, [case for case in task.cases if case.name in unseen]
 
 
 def _score(plan: Plan, name: str, model: Model, volume: Volume, reference: LabelledVolume) -> CaseScores:

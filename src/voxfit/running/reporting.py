@@ -7,11 +7,13 @@ from typing import ClassVar
 
 from voxfit.assessment.report import write_report
 from voxfit.core.errors import WorkspaceError
+from voxfit.core.layout import Layout
 from voxfit.core.records import Record
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Labels
 from voxfit.planning.fingerprint import SkippedCase
+from voxfit.running.run_folder import RunFolder
 
 
 class DatasetRecord(Record):
@@ -35,9 +37,9 @@ def record_dataset(dataset: Dataset, path: Path, skipped: tuple[SkippedCase, ...
 
     def absolute(case: Case) -> Case:
         images = tuple(str(Path(image).resolve()) for image in case.images)
-        return case.model_copy(update={"images": images, "label": str(Path(case.label or "").resolve())})
+        return case.revised(images=images, label=str(Path(case.label or "").resolve()))
 
-    record = DatasetRecord(
+    DatasetRecord(
         folder=str(dataset.folder.resolve()),
         name=dataset.name,
         channel_names=dataset.channel_names,
@@ -45,16 +47,14 @@ def record_dataset(dataset: Dataset, path: Path, skipped: tuple[SkippedCase, ...
         cases=tuple(absolute(case) for case in dataset.cases),
         skipped=skipped,
         files=files,
-    )
-    if not path.exists() or DatasetRecord.load(path) != record:
-        record.save(path)
+    ).keep(path)
 
 
 def files_of_dataset(run: Path) -> list[Path]:
     """The images and labels that a run was fitted to; none where the folder does not say."""
-    if not (run / "dataset.json").is_file():
+    if not Layout(run).dataset.is_file():
         return []
-    cases = DatasetRecord.load(run / "dataset.json").cases
+    cases = DatasetRecord.load(Layout(run).dataset).cases
     return [Path(file) for case in cases for file in (*case.images, case.label or "")]
 
 
@@ -64,9 +64,18 @@ def write_run_report(run: Path) -> Path:
     Raises:
         WorkspaceError: the folder is no finished run.
     """
-    if not (run / "dataset.json").exists() or not (run / "selection.json").exists():
+    layout = Layout(run)
+    if not layout.dataset.exists() or not layout.selection.exists():
         raise WorkspaceError(f"{run}: is no finished run (it has no selection.json). `voxfit fit` finishes it.")
-    cases = DatasetRecord.load(run / "dataset.json").cases
-    path = run / "report.html"
-    write_report(run, path, {case.name: (Path(case.images[0]), Path(case.label or "")) for case in cases})
-    return path
+    cases = DatasetRecord.load(layout.dataset).cases
+    write_report(run, layout.report, {case.name: (Path(case.images[0]), Path(case.label or "")) for case in cases})
+    return layout.report
+
+
+def write_report_of(run: RunFolder) -> None:
+    """Write the report of a run, where it is older than the model."""
+    layout = run.layout
+    written = layout.report.stat().st_mtime if layout.report.exists() else 0.0
+    if written < (layout.model / "model.json").stat().st_mtime:
+        run.listener.stage("Writing the report")
+        write_run_report(layout.root)

@@ -28,6 +28,7 @@ class FitRequest:
         workers: processes; None for one a core.
         deterministic: on a GPU too, the same training ends in the same bytes; slower.
         skip_bad_cases: leave out training cases that cannot be used; otherwise they are an error.
+        restart: set finished trainings aside that do not fit what is asked for; otherwise they are an error.
     """
 
     dataset: Path | str
@@ -43,6 +44,7 @@ class FitRequest:
     workers: int | None = None
     deterministic: bool = False
     skip_bad_cases: bool = False
+    restart: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs and self.budget_seconds:

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from voxfit.assessment.selection import Selection
 from voxfit.core.errors import RecordError, WorkspaceError
-from voxfit.inference.description import ModelDescription
+from voxfit.core.layout import FoldLayout, Layout
 from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.folds import Folds
 from voxfit.planning.plan import ConfigurationName, Plan
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.settings import Settings
+from voxfit.running.artefacts import (
+    FoldManifest,
+    ValidationManifest,
+    ensemble_artefact,
+    model_artefact,
+    trained_folds,
+    training_artefact,
+    validation_artefact,
+)
 from voxfit.running.command import FitCommand
+from voxfit.running.experiment import Experiment, Trained, candidates_of, shared
 from voxfit.running.locking import read_holder
-from voxfit.running.present import FoldManifest, Present, candidates_of, model_origin
 from voxfit.running.reporting import DatasetRecord
+from voxfit.running.run_folder import Artefact
 
 
 def describe(run: Path) -> list[str]:
@@ -26,52 +37,56 @@ def describe(run: Path) -> list[str]:
     Raises:
         WorkspaceError: the folder is no run.
     """
-    if not (run / "plan.json").exists():
+    layout = Layout(run)
+    if not layout.plan.exists():
         raise WorkspaceError(f"{run}: is no run folder (it has no plan.json). `voxfit fit DATASET -o {run}` makes one.")
-    plan = Plan.load(run / "plan.json")
+    experiment = _experiment(layout)
+    plan = experiment.plan if experiment else Plan.load(layout.plan)
     lines = [f"{plan.dataset}: {plan.num_cases} cases, plan for {', '.join(plan.configurations)}"]
     lines += [f"  changed: {change}" for change in plan.changes]
-    found, missing = _artefacts(run, plan)
+    found, missing = _artefacts(layout, experiment) if experiment else (["nothing is trained"], ["all trainings"])
     lines += [f"  {line}" for line in found]
     writer = read_holder(run)
     if writer and writer.may_live():
         lines.append(f"  process {writer.process} on {writer.host} has been writing here since {writer.since}")
     elif missing:
-        lines += [f"  missing: {', '.join(missing)}", f"  to go on: {_command(run)}"]
+        lines += [f"  missing: {', '.join(missing)}", f"  to go on: {_command(layout)}"]
     return lines
 
 
-def _artefacts(run: Path, plan: Plan) -> tuple[list[str], list[str]]:
+def _artefacts(layout: Layout, experiment: Experiment) -> tuple[list[str], list[str]]:
     """A line for everything that a fit makes, and the names of what is missing or does not fit."""
-    present = _present(run, plan)
-    if present is None:
-        return ["nothing is trained"], ["all trainings"]
-    command = FitCommand.load(run / "command.json") if (run / "command.json").exists() else None
+    command, plan = FitCommand.load(layout.command) if layout.command.exists() else None, experiment.plan
     wanted = _wanted(plan, command)
+    trained = {name: trained_folds(layout, experiment, name) for name in plan.configurations}
     lines, missing = [], []
     for name in plan.configurations:
-        folds = _folds_asked(name, wanted, present, command)
-        for fold in present.fold_numbers:
-            state = _fold(present, name, fold)
-            if not present.is_trained(name, fold) and fold in folds:
+        folds = _folds_asked(name, wanted, experiment, command)
+        for fold in experiment.fold_numbers:
+            state = _fold(layout, experiment, name, fold, trained[name])
+            if fold not in trained[name] and fold in folds:
                 missing.append(f"{name} fold {fold}")
             elif not state:
                 state = "not asked for"
             lines.append(f"{name} fold {fold}: {state or 'missing'}")
-        lines += _validation(present, (name,), missing, wanted=name in wanted)
+        artefacts = [validation_artefact(layout, experiment, name, fold) for fold in trained[name]]
+        there = any(layout.validation(name, fold).manifest.exists() for fold in experiment.fold_numbers)
+        lines += _validation(name, artefacts, experiment, missing, wanted=name in wanted, there=there)
     for pair in candidates_of(wanted)[len(wanted) :]:
-        lines += _validation(present, pair, missing, wanted=True)
-    lines += _choice(present, wanted, missing)
+        folds = shared(trained, pair)
+        artefact = ensemble_artefact(layout, experiment, pair, folds)
+        title, there = "+".join(pair), artefact.is_finished()
+        lines += _validation(title, [artefact] * len(folds), experiment, missing, wanted=True, there=there)
+    lines += _choice(layout, experiment, {name: trained[name] for name in wanted}, missing)
     return lines, missing
 
 
-def _present(run: Path, plan: Plan) -> Present | None:
+def _experiment(layout: Layout) -> Experiment | None:
     """What trainings must be made from; None where none has begun."""
-    if not all((run / name).exists() for name in ("recipe.json", "folds.json", "dataset.json", "fingerprint.json")):
+    if not all(path.exists() for path in (layout.training, layout.folds, layout.dataset, layout.fingerprint)):
         return None
-    recipe, folds = Recipe.load(run / "recipe.json"), Folds.load(run / "folds.json")
-    files, classes = DatasetRecord.load(run / "dataset.json").files, Fingerprint.load(run / "fingerprint.json").classes
-    return Present(run, plan, recipe, folds, files, classes)
+    files, classes = DatasetRecord.load(layout.dataset).files, Fingerprint.load(layout.fingerprint).classes
+    return Experiment(Settings.load(layout.training), Folds.load(layout.folds), files, classes)
 
 
 def _wanted(plan: Plan, command: FitCommand | None) -> list[ConfigurationName]:
@@ -82,28 +97,29 @@ def _wanted(plan: Plan, command: FitCommand | None) -> list[ConfigurationName]:
 
 
 def _folds_asked(
-    name: ConfigurationName, wanted: list[ConfigurationName], present: Present, command: FitCommand | None
+    name: ConfigurationName, wanted: list[ConfigurationName], experiment: Experiment, command: FitCommand | None
 ) -> tuple[int, ...]:
     if name not in wanted:
         return ()
-    stages = {present.plan.configurations[other].previous for other in wanted}
+    stages = {experiment.plan.configurations[other].previous for other in wanted}
     every = command is None or command.folds is None or name in stages
-    return tuple(present.fold_numbers) if command is None or every else command.folds or ()
+    return tuple(experiment.fold_numbers) if command is None or every else command.folds or ()
 
 
-def _fold(present: Present, name: ConfigurationName, fold: int) -> str:
+def _fold(layout: Layout, experiment: Experiment, name: ConfigurationName, fold: int, trained: Sequence[int]) -> str:
     """What there is of a training; empty for nothing."""
-    folder = present.fold_folder(name, fold)
-    history = folder / "history.jsonl"
-    epochs = history.read_text(encoding="utf-8", errors="replace").splitlines() if history.exists() else []
+    artefact, place = training_artefact(layout, experiment, name, fold), layout.fold(name, fold)
+    if not artefact.is_finished():
+        place = FoldLayout(artefact.part)
+    epochs = place.history.read_text(encoding="utf-8", errors="replace").splitlines() if place.history.exists() else []
     last = _last(epochs)
     loss = f", loss {last['training_loss']:.3f}, validation {last['validation_loss']:.3f}" if last else ""
-    if not (folder / "manifest.json").exists():
-        return f"unfinished, {len(epochs)} epochs{loss}" if folder.is_dir() else ""
-    if not present.is_trained(name, fold):
-        return "trained with another plan, not used"
-    given = FoldManifest.load(folder / "manifest.json").given_seconds
-    blind = ", not in the model: no training case has foreground" * (fold not in present.members(name))
+    if not artefact.is_finished():
+        return f"unfinished, {len(epochs)} epochs{loss}" if place.root.is_dir() else ""
+    if fold not in trained:
+        return "trained with other settings, not used"
+    given = FoldManifest.load(place.manifest).given_seconds
+    blind = ", not in the model: no training case has foreground" * (fold not in experiment.members(trained))
     return f"trained, {len(epochs)} epochs{f' in {given:g} s' if given else ''}{loss}{blind}"
 
 
@@ -117,50 +133,48 @@ def _last(lines: list[str]) -> dict[str, Any]:
 
 
 def _validation(
-    present: Present, names: tuple[ConfigurationName, ...], missing: list[str], *, wanted: bool
+    title: str,
+    artefacts: Sequence[Artefact[ValidationManifest]],
+    experiment: Experiment,
+    missing: list[str],
+    *,
+    wanted: bool,
+    there: bool,
 ) -> list[str]:
-    """The cross-validation of a configuration or an ensemble."""
-    title = "+".join(names)
-    if present.shared_folds(names) and present.is_validated(names):
-        done, total = len(present.shared_folds(names)), len(present.fold_numbers)
+    """The cross-validation of a configuration or an ensemble, by all folds that are trained."""
+    if artefacts and all(artefact.fits() for artefact in artefacts):
+        done, total = len(artefacts), len(experiment.fold_numbers)
         return [f"{title} cross-validated" if done == total else f"{title} validated on {done} of {total} folds"]
     if wanted:
         missing.append(f"cross-validation of {title}")
-    if (present.validation_folder(names) / "manifest.json").exists():
-        return [f"{title}: its cross-validation is of another plan or other folds, not used"]
+    if there and not any(artefact.fits() for artefact in artefacts):
+        return [f"{title}: its cross-validation is of other trainings or other folds, not used"]
     return []
 
 
-def _choice(present: Present, wanted: list[ConfigurationName], missing: list[str]) -> list[str]:
+def _choice(layout: Layout, experiment: Experiment, trained: Trained, missing: list[str]) -> list[str]:
     """What was chosen, and whether the model is that."""
-    path = present.root / "selection.json"
-    if not path.exists():
+    if not layout.selection.exists():
         missing.append("the choice")
         return []
-    selection = Selection.load(path)
+    selection = Selection.load(layout.selection)
     winner = selection.winner()
     dice = "no score" if winner.foreground_dice is None else f"foreground Dice {winner.foreground_dice:.4f}"
     line = f"chosen: {winner.name}, {dice} over {winner.cases} cases"
-    if selection.made_from != present.selection_origin(wanted):
+    if selection.made_from != experiment.selection_digest(trained):
         missing.append("the choice")
-        return [f"{line}; that was among other trainings, and so is the model in {present.root / 'model'}"]
-    if _model_of(present.root) != model_origin(present, winner):
-        missing.append("the model")
-        return [line]
-    if not (present.root / "report.html").exists():
-        missing.append("the report")
-    return [f"{line}; model in {present.root / 'model'}"]
-
-
-def _model_of(run: Path) -> str:
+        return [f"{line}; that was among other trainings, and so is the model in {layout.model}"]
     with suppress(RecordError):
-        return ModelDescription.load(run / "model" / "model.json").made_from
-    return ""
+        if model_artefact(layout, experiment, selection, trained).fits():
+            missing += ["the report"] * (not layout.report.exists())
+            return [f"{line}; model in {layout.model}"]
+    missing.append("the model")
+    return [line]
 
 
-def _command(run: Path) -> str:
+def _command(layout: Layout) -> str:
     """The command that goes on."""
-    if (run / "command.json").exists():
-        return FitCommand.load(run / "command.json").words(run)
-    dataset = DatasetRecord.load(run / "dataset.json").folder if (run / "dataset.json").exists() else "DATASET"
-    return f"voxfit fit {dataset} -o {run}"
+    if layout.command.exists():
+        return FitCommand.load(layout.command).words(layout.root)
+    dataset = DatasetRecord.load(layout.dataset).folder if layout.dataset.exists() else "DATASET"
+    return f"voxfit fit {dataset} -o {layout.root}"

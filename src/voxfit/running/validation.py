@@ -1,96 +1,224 @@
-"""Cross-validation of a run: every case predicted by the fold that did not see it, scored on its own grid."""
+"""Cross-validation: every case predicted by the fold that did not see it, and scored on its own grid."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.assessment.evaluation import evaluate_files
 from voxfit.assessment.scores import Scores, missed_in, summarize
-from voxfit.assessment.selection import Candidate
+from voxfit.assessment.selection import Candidate, Selection, choose
 from voxfit.assessment.selection import pairs as ensembles
 from voxfit.core.durability import open_array, save_array
+from voxfit.core.layout import CASCADE_INPUT, PROBABILITIES, ValidationLayout
+from voxfit.core.listening import Listener
+from voxfit.imaging.dataset import Dataset
+from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.volume import write_label
 from voxfit.inference.cascade import upsampled
 from voxfit.inference.postprocessing import keep_largest_components, segment, to_values
-from voxfit.inference.predictor import NetworkInput, Predictor
+from voxfit.inference.predictor import NetworkInput, Prediction, Predictor
 from voxfit.inference.torch_networks import load_network, torch_predictor
+from voxfit.learning.sampling import Previous
 from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.preprocessing.regridding import Computed, Source
 from voxfit.preprocessing.restoring import Part, restore
-from voxfit.running.folds import previous_stage
-from voxfit.running.present import TOLERANCE_MM, ValidationManifest, candidates_of, eligible
+from voxfit.preprocessing.store import Store
+from voxfit.running.artefacts import ValidationManifest, ensemble_artefact, validation_artefact
+from voxfit.running.experiment import TOLERANCE_MM, Experiment, Trained, candidates_of, eligible, shared
+from voxfit.running.run_folder import Artefact, RunFolder
 
-if TYPE_CHECKING:
-    from voxfit.running.pipeline import Run
+_WITHOUT_TTA = "without_tta"
+"""Where label maps without test-time augmentation are until they are scored."""
 
 
-def cross_validate(run: Run, name: ConfigurationName) -> Scores:
-    """Out-of-fold segmentations and scores of one configuration, in `NAME/cross_validation/`, by all its trained folds.
+@dataclass(frozen=True)
+class OutOfFold:
+    """What the networks of a configuration say of the cases that they were not trained on.
 
-    Beside them, as `.npy` on prepared grids: `probabilities/` (float16) where ensembles will need them, and
-    `next_stage/` (class indices) where a cascade goes on from here. `plain.json` are the scores without mirroring.
+    Attributes:
+        configuration: its name.
+        scores: of all cases.
+        scores_without_tta: the same without test-time augmentation.
+        places: where the parts of each case are.
+        classes: foreground classes.
     """
-    (plan, _), present = run.settings, run.present
-    folder, origin = present.validation_folder((name,)), present.validation_origin((name,))
-    extras = _extras(run, name)
-    if present.is_validated((name,)) and all((folder / extra).is_dir() for extra in extras):
-        return Scores.load(folder / "scores.json")
-    run.listener.stage(f"Cross-validating {name}")
-    store = run.store(plan.grid(name))
-    cases = [(fold, case) for fold in present.trained(name) for case in run.folds.validation[fold]]
-    before = previous_stage(run, name)
-    with run.workspace.building(folder, origin) as part:
-        for extra in (*extras, "plain"):
-            (part / extra).mkdir(exist_ok=True)
-        predictor, loaded = None, -1
-        for index, (fold, case) in enumerate(cases):
-            if (part / f"{case}.nii.gz").exists() and all((part / extra / f"{case}.npy").exists() for extra in extras):
-                continue
-            if predictor is None or fold != loaded:
-                network = load_network(plan, name, present.fold_folder(name, fold) / "weights.safetensors")
-                predictor, loaded = torch_predictor(plan, name, [network], run.device, plain_too=True), fold
-            previous = before.segmentation(case) if before else None
-            seen = NetworkInput(np.asarray(store.image(case)), previous, before.classes if before else 0)
-            _validate(run, name, case, predictor, seen, part)
-            run.listener.progress(index + 1, len(cases))
-        names = [case for _, case in cases]
-        if not (part / "plain.json").exists():  # a run that was killed from here on has no maps to score again
-            _evaluate(run, part / "plain", names, surface=False).save(part / "plain.json")
-        shutil.rmtree(part / "plain")
-        return _score(run, part, origin, names)
+
+    configuration: ConfigurationName
+    scores: Scores
+    scores_without_tta: Scores
+    places: Mapping[str, ValidationLayout]
+    classes: int
+
+    def probabilities(self, case: str) -> NDArray[np.float32]:
+        """(output, z, y, x) on the prepared grid, where ensembles need them."""
+        return _opened(self.places[case].probabilities(case), self.places[case]).astype(np.float32)
+
+    def previous(self) -> Previous:
+        """What the next stage of a cascade is trained on [T7]."""
+        return Previous(lambda case: _opened(self.places[case].cascade_input(case), self.places[case]), self.classes)
 
 
-def _validate(
-    run: Run, name: ConfigurationName, case: str, predictor: Predictor, seen: NetworkInput, folder: Path
+def _opened(path: Path, place: ValidationLayout) -> NDArray[Any]:
+    return open_array(path, f"Delete the folder {place.root}; `fit` makes it again.")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What the cross-validations of a run have in common.
+
+    Attributes:
+        plan: how networks are built and predictions put together.
+        dataset: images and ground truth.
+        names: all configurations, which decide what is kept beside the label maps.
+        stores: the prepared cases of each.
+        device: where networks run.
+        workers: processes that score.
+        listener: hears of progress.
+    """
+
+    plan: Plan
+    dataset: Dataset
+    names: Sequence[ConfigurationName]
+    stores: Mapping[ConfigurationName, Store]
+    device: str
+    workers: int | None
+    listener: Listener
+
+    def kept(self, name: ConfigurationName) -> list[str]:
+        """What is kept beside the label maps of a configuration."""
+        paired = any(name in pair for pair in ensembles(self.names))
+        return [PROBABILITIES] * paired + [CASCADE_INPUT] * (self.next_stage(name) is not None)
+
+    def next_stage(self, name: ConfigurationName) -> ConfigurationName | None:
+        """The configuration that goes on from this one, in a cascade."""
+        return next((other for other in self.names if self.plan.configurations[other].previous == name), None)
+
+    def write(self, path: Path, indices: NDArray[np.integer[Any]], case: str, geometry: Geometry) -> None:
+        """Write class indices as a label map of the dataset."""
+        image = next(Path(item.images[0]) for item in self.dataset.cases if item.name == case)
+        write_label(path, to_values(indices, self.plan.labels.values), geometry, like=image)
+
+    def evaluate(self, folder: ValidationLayout, cases: Sequence[str], *, surface: bool = True) -> Scores:
+        """Scores of the label maps in a folder."""
+        chosen = set(cases)
+        pairs = {
+            case.name: (folder.label(case.name), Path(case.label or ""))
+            for case in self.dataset.cases
+            if case.name in chosen
+        }
+        labels = self.dataset.labels
+        return evaluate_files(pairs, labels, tolerance_mm=TOLERANCE_MM, workers=self.workers, surface=surface)
+
+
+def cross_validate(
+    run: RunFolder,
+    experiment: Experiment,
+    name: ConfigurationName,
+    folds: Sequence[int],
+    common: Validation,
+    previous: Previous | None,
+) -> OutOfFold:
+    """Segmentations and scores of the cases that some folds of a configuration were not trained on.
+
+    Args:
+        run: keeps them.
+        experiment: what determines them.
+        name: of the configuration.
+        folds: that are trained.
+        common: what all cross-validations have in common.
+        previous: what the stage before says of the cases, where there is one.
+    """
+    for fold in folds:
+        weights, cases = run.layout.fold(name, fold).weights, experiment.folds.validation[fold]
+        artefact = validation_artefact(run.layout, experiment, name, fold, common.kept(name))
+        run.obtain(artefact, partial(validate_fold, common, f"{name} fold {fold}", name, weights, cases, previous))
+    parts = {fold: run.layout.validation(name, fold) for fold in folds}
+    found = OutOfFold(
+        configuration=name,
+        scores=_joined([Scores.load(part.scores) for part in parts.values()], common.dataset),
+        scores_without_tta=_joined([Scores.load(part.scores_without_tta) for part in parts.values()], common.dataset),
+        places={case: part for fold, part in parts.items() for case in experiment.folds.validation[fold]},
+        classes=experiment.plan.labels.count - 1,
+    )
+    found.scores.keep(run.layout.scores(name))
+    found.scores_without_tta.keep(run.layout.scores_without_tta(name))
+    return found
+
+
+def validate_fold(
+    common: Validation,
+    title: str,
+    name: ConfigurationName,
+    weights: Path,
+    cases: Sequence[str],
+    previous: Previous | None,
+    folder: Path,
+) -> ValidationManifest:
+    """Segment and score the cases that a network was not trained on; what an interrupted run segmented stays.
+
+    Args:
+        common: plan, dataset, prepared cases.
+        title: for people, "3d fold 0".
+        name: of the configuration.
+        weights: of the network.
+        cases: their names.
+        previous: what the stage before says of the cases, where there is one.
+        folder: gets label maps and scores, and beside them, on prepared grids, what ensembles and cascades need.
+    """
+    common.listener.stage(f"Cross-validating {title}")
+    part, kept = ValidationLayout(folder), common.kept(name)
+    plain = ValidationLayout(folder / _WITHOUT_TTA)
+    for room in (*kept, _WITHOUT_TTA):
+        (folder / room).mkdir(exist_ok=True)
+    predictor: Predictor | None = None
+    for index, case in enumerate(cases):
+        if part.label(case).exists() and all((folder / room / f"{case}.npy").exists() for room in kept):
+            continue
+        if predictor is None:
+            network = load_network(common.plan, name, weights)
+            predictor = torch_predictor(common.plan, name, [network], common.device, plain_too=True)
+        seen = np.asarray(common.stores[name].image(case))
+        before = (previous.segmentation(case), previous.classes) if previous else (None, 0)
+        _validate_case(common, name, case, predictor.source(NetworkInput(seen, *before)), part, plain)
+        common.listener.progress(index + 1, len(cases))
+    if not part.scores_without_tta.exists():  # a run that was killed from here on has no maps to score again
+        common.evaluate(plain, cases, surface=False).save(part.scores_without_tta)
+    shutil.rmtree(plain.root)
+    common.evaluate(part, cases).save(part.scores)
+    return ValidationManifest()
+
+
+def _validate_case(
+    common: Validation,
+    name: ConfigurationName,
+    case: str,
+    said: Prediction,
+    part: ValidationLayout,
+    plain: ValidationLayout,
 ) -> None:
     """Segment one case, with and without mirroring; its own label file comes last and says that all is there."""
-    plan, _ = run.settings
-    placement = run.store(plan.grid(name)).placement(case)
-    source: Source = predictor.source(seen)
-    extras = _extras(run, name)
-    if extras:  # all that the network says is needed anyway
-        values = predictor.predict(seen)
+    plan, kept, placement = common.plan, common.kept(name), common.stores[name].placement(case)
+    source: Source = said
+    if kept:  # all that the network says is needed anyway
+        values = said.whole()
         source, mirrored = Computed(values), Computed(values[: plan.labels.outputs])
-        if "probabilities" in extras:
-            save_array(folder / "probabilities" / f"{case}.npy", mirrored.values.astype(np.float16))
-        if "next_stage" in extras:
-            save_array(folder / "next_stage" / f"{case}.npy", _next_segmentation(run, name, case, mirrored))
+        if PROBABILITIES in kept:
+            save_array(part.probabilities(case), mirrored.values.astype(np.float16))
+        if after := common.next_stage(name):
+            shape = common.stores[after].placement(case).shape
+            save_array(part.cascade_input(case), upsampled(mirrored, shape, plan, after))
     both = restore([(source, placement)], partial(_decide_both, plan=plan))
-    for place, indices in zip((folder / "plain", folder), np.divmod(both, plan.labels.count), strict=True):
+    for place, indices in zip((plain, part), np.divmod(both, plan.labels.count), strict=True):
         found = keep_largest_components(indices, plan.single_component_labels)
-        label = to_values(found, plan.labels.values)
-        write_label(place / f"{case}.nii.gz", label, placement.geometry, like=_image_of(run, case))
-
-
-def _image_of(run: Run, name: str) -> Path:
-    return next(Path(case.images[0]) for case in run.dataset.cases if case.name == name)
+        common.write(place.label(case), found, case, placement.geometry)
 
 
 def _decide_both(values: NDArray[np.float32], plan: Plan) -> NDArray[np.integer[Any]]:
@@ -100,85 +228,85 @@ def _decide_both(values: NDArray[np.float32], plan: Plan) -> NDArray[np.integer[
     return mirrored + plan.labels.count * plain
 
 
-def _extras(run: Run, name: ConfigurationName) -> list[str]:
-    """What is kept beside the label maps."""
-    plan, _ = run.settings
-    paired = any(name in pair for pair in ensembles(run.configurations))
-    staged = any(plan.configurations[other].previous == name for other in run.configurations)
-    return ["probabilities"] * paired + ["next_stage"] * staged
+def _joined(parts: Sequence[Scores], dataset: Dataset) -> Scores:
+    """Scores of all folds as those of one."""
+    by_name = {case.name: case for part in parts for case in part.cases}
+    cases = [by_name[case.name] for case in dataset.cases if case.name in by_name]
+    warnings = [warning for part in parts for warning in part.warnings]
+    return summarize(cases, dataset.labels, TOLERANCE_MM, warnings=warnings)
 
 
-def _next_segmentation(run: Run, name: ConfigurationName, case: str, source: Source) -> NDArray[np.int16]:
-    """The segmentation of a case on the grid of the stage after a configuration."""
-    plan, _ = run.settings
-    after = next(other for other in run.configurations if plan.configurations[other].previous == name)
-    return upsampled(source, run.store(plan.grid(after)).placement(case).shape, plan, after)
+def validate_ensemble(
+    run: RunFolder, experiment: Experiment, members: Sequence[OutOfFold], folds: Sequence[int], common: Validation
+) -> Scores:
+    """Scores of the mean of the probabilities of two configurations, by the folds that both have.
+
+    Args:
+        run: keeps them.
+        experiment: what determines them.
+        members: what each says.
+        folds: that are trained for all of them.
+        common: what all cross-validations have in common.
+    """
+    names = [member.configuration for member in members]
+    cases = [case for fold in folds for case in experiment.folds.validation[fold]]
+
+    def fill(folder: Path) -> ValidationManifest:
+        run.listener.stage(f"Scoring the ensemble {'+'.join(names)}")
+        part = ValidationLayout(folder)
+        for index, case in enumerate(cases):
+            said: list[Part] = [
+                (Computed(member.probabilities(case)), common.stores[member.configuration].placement(case))
+                for member in members
+            ]
+            common.write(part.label(case), segment(said, common.plan), case, said[0][1].geometry)
+            run.listener.progress(index + 1, len(cases))
+        common.evaluate(part, cases).save(part.scores)
+        return ValidationManifest()
+
+    run.obtain(ensemble_artefact(run.layout, experiment, names, folds), fill)
+    return Scores.load(run.layout.ensemble(names).scores)
 
 
-def candidates(run: Run) -> list[Candidate]:
-    """Every cross-validated configuration, and every pair of them, with its scores.
+def select(
+    run: RunFolder,
+    experiment: Experiment,
+    found: Mapping[ConfigurationName, OutOfFold],
+    trained: Trained,
+    common: Validation,
+) -> Selection:
+    """Every cross-validated configuration and every pair of them with its scores, and the choice [I5].
 
     Those that may be chosen are compared on the same cases: of the folds that are trained for all of them.
+
+    Args:
+        run: keeps the choice, and what ensembles say.
+        experiment: what determines them.
+        found: what each configuration says.
+        trained: their folds.
+        common: what all cross-validations have in common.
     """
-    rivals, found = eligible(run.configurations), []
-    compared = {case for fold in run.present.shared_folds(rivals) for case in run.folds.validation[fold]}
-    for names in candidates_of(run.configurations):
-        scores = _score_pair(run, names) if len(names) > 1 else Scores.load(_scores(run, names))
-        found.append(_candidate(run, names, scores, compared if {*names} <= {*rivals} else None))
-    return found
+    rivals = eligible([*found])
+    compared = shared(trained, rivals)
+    cases = {case for fold in compared for case in experiment.folds.validation[fold]}
+    candidates = []
+    for names in candidates_of([*found]):
+        if len(names) == 1:
+            scores = found[names[0]].scores
+        else:
+            members = [found[name] for name in names]
+            scores = validate_ensemble(run, experiment, members, shared(trained, names), common)
+        candidates.append(_candidate(names, scores, cases if {*names} <= {*rivals} else None, common.dataset))
+    inputs, folds = experiment.selection_digest(trained), (len(compared), len(experiment.fold_numbers))
+    artefact = Artefact(run.layout.selection, inputs, Selection)
+    return run.obtain(artefact, lambda _: choose(candidates, inputs, folds))
 
 
-def _scores(run: Run, names: Sequence[str]) -> Path:
-    return run.present.validation_folder(names) / "scores.json"
-
-
-def _score_pair(run: Run, names: Sequence[ConfigurationName]) -> Scores:
-    """Score the mean of the stored probabilities of two configurations."""
-    (plan, _), present = run.settings, run.present
-    folder, origin = present.validation_folder(names), present.validation_origin(names)
-    if present.is_validated(names):
-        return Scores.load(folder / "scores.json")
-    run.listener.stage(f"Scoring the ensemble {'+'.join(names)}")
-    stores = {name: run.store(plan.grid(name)) for name in names}
-    cases = [case for fold in present.shared_folds(names) for case in run.folds.validation[fold]]
-    with run.workspace.building(folder, origin) as part:
-        for index, case in enumerate(cases):
-            parts: list[Part] = []
-            for name in names:
-                file = run.root / name / "cross_validation" / "probabilities" / f"{case}.npy"
-                again = f"Delete the folder {file.parent.parent}; `fit` makes it again."
-                values = open_array(file, again).astype(np.float32)
-                parts.append((Computed(values), stores[name].placement(case)))
-            found = to_values(segment(parts, plan), plan.labels.values)
-            write_label(part / f"{case}.nii.gz", found, parts[0][1].geometry, like=_image_of(run, case))
-            run.listener.progress(index + 1, len(cases))
-        return _score(run, part, origin, cases)
-
-
-def _score(run: Run, folder: Path, origin: str, cases: Sequence[str]) -> Scores:
-    scores = _evaluate(run, folder, cases)
-    scores.save(folder / "scores.json")
-    ValidationManifest(made_from=origin).save(folder / "manifest.json")
-    return scores
-
-
-def _evaluate(run: Run, folder: Path, cases: Sequence[str], *, surface: bool = True) -> Scores:
-    """Scores of the label maps in a folder."""
-    validated = set(cases)
-    pairs = {
-        case.name: (folder / f"{case.name}.nii.gz", Path(case.label or ""))
-        for case in run.dataset.cases
-        if case.name in validated
-    }
-    labels, workers = run.dataset.labels, run.request.workers
-    return evaluate_files(pairs, labels, tolerance_mm=TOLERANCE_MM, workers=workers, surface=surface)
-
-
-def _candidate(run: Run, names: Sequence[str], scores: Scores, compared: Collection[str] | None) -> Candidate:
+def _candidate(names: Sequence[str], scores: Scores, compared: Collection[str] | None, dataset: Dataset) -> Candidate:
     """A candidate with its scores, on some of the cases or on all."""
     cases = [case for case in scores.cases if compared is None or case.name in compared]
     if len(cases) < len(scores.cases):
-        scores = summarize(cases, run.dataset.labels, scores.tolerance_mm)
+        scores = summarize(cases, dataset.labels, scores.tolerance_mm)
     return Candidate(
         name="+".join(names),
         configurations=tuple(names),

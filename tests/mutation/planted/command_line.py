@@ -111,8 +111,8 @@ PLANTED = [
     ),
     Mutation(
         "commands.py",
-        'update={"seed": seed}',
-        'update={"seed": 0}',
+        "settings.revised(seed=seed)",
+        "settings.revised(seed=0)",
         "test_command_options.py",
         "--seed does nothing",
         only="typed",

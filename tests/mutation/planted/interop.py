@@ -92,7 +92,7 @@ PLANTED = [
     ),
     Mutation(
         "interop/nnunet_plans.py",
-        "if getattr(first, key) != getattr(second, key)]:",
+        "if getattr(low.plan, key) != getattr(cascade.plan, key)]:",
         "if False]:",
         "interop/test_nnunet_model.py",
         "stages of different datasets make a cascade",

@@ -7,16 +7,18 @@ import statistics
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from voxfit.assessment.scores import CaseScores, LabelScores, Scores
 from voxfit.assessment.selection import Candidate, Selection
 from voxfit.core.errors import RecordError, WorkspaceError
+from voxfit.core.layout import FoldLayout, Layout
 from voxfit.core.records import Record, read_json
 from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.folds import Folds
-from voxfit.planning.plan import Plan
+from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.planning.recipe import Recipe
+from voxfit.planning.settings import Settings
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -47,7 +49,7 @@ class Findings:
     fingerprint: Fingerprint | None
     folds: Folds | None
     selection: Selection | None
-    trainings: dict[str, dict[str, FoldTraining]]
+    trainings: dict[str, dict[int, FoldTraining]]
     scores: dict[str, Scores]
     notes: list[str]
 
@@ -81,30 +83,35 @@ class Findings:
         order = {case.name: dice for case in found.cases if (dice := case_dice(case)) is not None} if found else {}
         return tuple(sorted(found.cases, key=lambda case: (order.get(case.name, 2.0), case.name))) if found else ()
 
+    @cached_property
+    def _segmentations(self) -> dict[str, Path]:
+        return self.layout.segmentations(self.shown) if self.shown else {}
+
+    def segmentation(self, case: str) -> Path:
+        """Its label map of a case; where that is not there, a path that says so."""
+        return self._segmentations.get(case, self.run / self.shown / f"{case}.nii.gz")
+
     @property
-    def folder(self) -> Path:
-        """Where its segmentations are."""
-        name = self.shown
-        return self.run / "ensembles" / name if "+" in name else self.run / name / "cross_validation"
+    def layout(self) -> Layout:
+        """The paths of the run."""
+        return Layout(self.run)
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the labels that were scored."""
         return self.scores[self.shown].labels if self.shown in self.scores else self.plan.labels.names
 
-    def finished_folds(self) -> list[str]:
+    def finished_folds(self) -> list[int]:
         """Folds that were trained for every configuration of the shown candidate, and scored."""
         scored = {case.name for case in self.cases}
         # A fold that was trained with another plan may be there too.
-        used = (
-            {str(fold) for fold, names in enumerate(self.folds.validation) if scored & {*names}} if self.folds else None
-        )
+        used = {fold for fold, names in enumerate(self.folds.validation) if scored & {*names}} if self.folds else None
         each = [
             {fold for fold, training in self.trainings.get(name, {}).items() if training.manifest}
             for name in self.shown.split("+")
         ]
-        both = set.intersection(*each) if self.shown else set[str]()
-        return sorted(both if used is None else both & used, key=_by_number)
+        both = set.intersection(*each) if self.shown else set[int]()
+        return sorted(both if used is None else both & used)
 
 
 def read_run(run: Path) -> Findings:
@@ -114,65 +121,58 @@ def read_run(run: Path) -> Findings:
         WorkspaceError: it is no run folder.
         RecordError: the plan cannot be read.
     """
-    if not (run / "plan.json").is_file():
+    layout = Layout(run)
+    if not layout.plan.is_file():
         raise WorkspaceError(f"{run}: is no run folder (it has no plan.json). `voxfit fit DATASET -o {run}` makes one.")
     notes: list[str] = []
+    settings = _load(layout, layout.training, Settings, notes)
     return Findings(
         run=run,
-        plan=Plan.load(run / "plan.json"),
-        recipe=_load(run, Recipe, "recipe.json", notes),
-        fingerprint=_load(run, Fingerprint, "fingerprint.json", notes),
-        folds=_load(run, Folds, "folds.json", notes),
-        selection=_load(run, Selection, "selection.json", notes),
-        trainings=_read_trainings(run, notes),
-        scores=_read_scores(run, notes),
+        plan=settings.plan if settings else Plan.load(layout.plan),
+        recipe=settings.recipe if settings else None,
+        fingerprint=_load(layout, layout.fingerprint, Fingerprint, notes),
+        folds=_load(layout, layout.folds, Folds, notes),
+        selection=_load(layout, layout.selection, Selection, notes),
+        trainings=_read_trainings(layout, notes),
+        scores=_read_scores(layout, notes),
         notes=notes,
     )
 
 
-def _load(run: Path, kind: type[AnyRecord], name: str, notes: list[str]) -> AnyRecord | None:
+def _load(layout: Layout, path: Path, kind: type[AnyRecord], notes: list[str]) -> AnyRecord | None:
     try:
-        return kind.load(run / name)
+        return kind.load(path)
     except RecordError as error:
-        notes.append(str(error).replace(f"{run / name}", name))
+        notes.append(str(error).replace(f"{path}", f"{path.relative_to(layout.root)}"))
         return None
 
 
-def _read_scores(run: Path, notes: list[str]) -> dict[str, Scores]:
-    places = {path.parent.parent.name: path for path in sorted(run.glob("*/cross_validation/scores.json"))}
-    places |= {path.parent.name: path for path in sorted(run.glob("ensembles/*/scores.json"))}
-    found = {name: _load(run, Scores, str(path.relative_to(run)), notes) for name, path in places.items()}
+def _read_scores(layout: Layout, notes: list[str]) -> dict[str, Scores]:
+    found = {name: _load(layout, path, Scores, notes) for name, path in layout.all_scores().items()}
     return {name: scores for name, scores in found.items() if scores}
 
 
-def _read_trainings(run: Path, notes: list[str]) -> dict[str, dict[str, FoldTraining]]:
-    trainings: dict[str, dict[str, FoldTraining]] = {}
-    for folder in sorted(run.glob("*/fold_*"), key=lambda path: (path.parent.name, *_by_number(path.name))):
-        if folder.is_dir():
-            fold = folder.name.removeprefix("fold_")
-            trainings.setdefault(folder.parent.name, {})[fold] = _read_fold(folder, notes)
-    return trainings
+def _read_trainings(layout: Layout, notes: list[str]) -> dict[str, dict[int, FoldTraining]]:
+    return {
+        name: {fold: _read_fold(f"{name} fold {fold}", place, notes) for fold, place in found.items()}
+        for name in get_args(ConfigurationName)
+        if (found := layout.trainings(name))
+    }
 
 
-def _read_fold(folder: Path, notes: list[str]) -> FoldTraining:
+def _read_fold(title: str, place: FoldLayout, notes: list[str]) -> FoldTraining:
     manifest: dict[str, object] = {}
     epochs: list[dict[str, object]] = []
     try:
-        if (folder / "manifest.json").is_file():
-            found = read_json(folder / "manifest.json")
+        if place.manifest.is_file():
+            found = read_json(place.manifest)
             manifest = found if isinstance(found, dict) else {}
-        for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines():
+        for line in place.history.read_text(encoding="utf-8").splitlines():
             epoch = json.loads(line)
             epochs += [epoch] if isinstance(epoch, dict) else []
     except (RecordError, OSError, ValueError) as error:  # the last line of a running training may be half written
-        reason = type(error).__name__
-        notes.append(f"{folder.parent.name}/{folder.name}: history or manifest cannot be read to the end ({reason}).")
+        notes.append(f"{title}: history or manifest cannot be read to the end ({type(error).__name__}).")
     return FoldTraining(epochs, manifest)
-
-
-def _by_number(name: str) -> tuple[int, str]:
-    digits = name.removeprefix("fold_")
-    return (int(digits) if digits.isdecimal() else 1 << 30, name)
 
 
 def case_dice(case: CaseScores) -> float | None:

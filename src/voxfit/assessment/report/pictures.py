@@ -79,7 +79,7 @@ def _case_pictures(
     """
     image_path, label_path = references[name]
     image, maps = read_image(image_path), list[NDArray[np.int16]]()
-    for path in (label_path, findings.folder / f"{name}.nii.gz"):
+    for path in (label_path, findings.segmentation(name)):
         label = read_label(path).array
         if label.shape != image.geometry.shape:
             raise DatasetError(shape_problem(str(path), image.geometry.shape, label.shape))

@@ -210,7 +210,7 @@ def show_cases(findings: Findings) -> Markup:
     cases, title = findings.cases, "All cases"
     if len(cases) > _MOST_ROWS:
         title = f"The worst {_MOST_ROWS} cases"
-        file = (findings.folder / "scores.json").relative_to(findings.run)
+        file = findings.layout.all_scores()[findings.shown].relative_to(findings.run)
         text += f" These are the worst {_MOST_ROWS} of {len(cases):,} cases; all of them are in {file}."
     return join(paragraph(text), *(_cases_table(title, cases[:_MOST_ROWS], chunk) for chunk in chunks))
 

@@ -40,7 +40,7 @@ def show_coverage(findings: Findings) -> Markup:
     rest = f" {scored} of {cases} cases have a score; how well the others would be segmented was not measured."
     if len(trained) < total:
         few = f"Only {len(trained)} of {total} folds {'was' if len(trained) == 1 else 'were'} trained"
-        numbers = f" (fold{'s' * (len(trained) > 1)} {', '.join(trained)})."
+        numbers = f" (fold{'s' * (len(trained) > 1)} {', '.join(map(str, trained))})."
         held = f" The model holds {count(len(trained), 'network')} for each configuration; the paper averages {total}."
         return notice(element("strong", few), numbers, rest, held)
     if scored < cases:

@@ -68,7 +68,7 @@ def _column(training: FoldTraining, key: str, index: int | None = None) -> list[
     return [_real(value) for value in values]
 
 
-def _curves(name: str, folds: Mapping[str, FoldTraining], labels: Sequence[str]) -> list[Markup]:
+def _curves(name: str, folds: Mapping[int, FoldTraining], labels: Sequence[str]) -> list[Markup]:
     """The heading and the three charts of a configuration."""
     there = {fold: training for fold, training in folds.items() if training.epochs}
     if not there:

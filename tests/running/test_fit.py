@@ -14,18 +14,21 @@ import pytest
 import SimpleITK as sitk
 
 import voxfit
+from builders import begin
 from voxfit.assessment.scores import Scores
 from voxfit.assessment.selection import Selection
 from voxfit.core.errors import ModelError, UsageError
+from voxfit.core.layout import Layout
 from voxfit.inference.description import Member, ModelDescription
 from voxfit.inference.predictor import NetworkInput
 from voxfit.planning.folds import Folds
 from voxfit.planning.plan import Limits, Plan
 from voxfit.planning.recipe import Recipe
+from voxfit.planning.settings import Settings
 from voxfit.preprocessing.store import Store
-from voxfit.running.assembly import assemble
+from voxfit.running.assembly import save_model
 from voxfit.running.contact_sheet import draw_contact_sheet
-from voxfit.running.pipeline import Run
+from voxfit.running.validation import OutOfFold
 
 LIMITS = Limits(voxel_budget=16**3, plane_voxels=2048, base_features=4, cascade_factor=100)
 RECIPE = Recipe(folds=3, steps_per_epoch=8, validation_steps=2)
@@ -66,7 +69,7 @@ def test_it_writes_what_it_promises(finished):
         "dataset.json",
         "fingerprint.json",
         "plan.json",
-        "recipe.json",
+        "training.json",
         "folds.json",
         "selection.json",
         "report.html",
@@ -74,7 +77,7 @@ def test_it_writes_what_it_promises(finished):
         assert (run / name).is_file(), name
     assert len(weights_of(run)) == 4
     assert not list(run.rglob("checkpoint"))
-    assert not list(run.rglob(".*part*"))
+    assert not list(run.rglob("*part-*"))
     assert not (run / "lock.json").exists()
     assert (result.model / "model.json").is_file()
 
@@ -93,7 +96,7 @@ def test_models_and_their_ensemble_are_compared(finished):
 
 def test_cross_validation_writes_the_values_and_grids_of_the_labels(finished, boxes):
     run, _ = finished
-    for path in (run / "3d" / "cross_validation").glob("*.nii.gz"):
+    for path in Layout(run).segmentations("3d").values():
         predicted, reference = sitk.ReadImage(str(path)), sitk.ReadImage(str(boxes / "labelsTr" / path.name))
         assert predicted.GetSize() == reference.GetSize()
         assert predicted.GetOrigin() == pytest.approx(reference.GetOrigin())
@@ -126,7 +129,7 @@ def test_every_case_is_segmented_by_the_fold_that_has_not_seen_it(finished, boxe
         for case in cases:
             image = sitk.ReadImage(str(boxes / "imagesTr" / f"{case}_0000.nii.gz"))
             own, other = (sitk.GetArrayFromImage(models[number].predict(image)) for number in (fold, 1 - fold))
-            stored = sitk.GetArrayFromImage(sitk.ReadImage(str(run / name / "cross_validation" / f"{case}.nii.gz")))
+            stored = sitk.GetArrayFromImage(sitk.ReadImage(str(Layout(run).validation(name, fold).label(case))))
             assert np.array_equal(stored, own)
             different += not np.array_equal(stored, other)
     assert different
@@ -141,7 +144,7 @@ def test_ensembles_are_made_of_mirrored_probabilities(finished, tmp_path, name):
         assert len(predictor.flips) > 1
         for case in cases:
             wanted = predictor.predict(NetworkInput(np.asarray(store.image(case))))
-            stored = np.load(run / name / "cross_validation" / "probabilities" / f"{case}.npy")
+            stored = np.load(Layout(run).validation(name, fold).probabilities(case))
             assert stored.dtype == np.float16
             assert np.abs(stored - wanted).max() < 2**-11  # half a step of half precision below 1
 
@@ -154,7 +157,7 @@ def test_running_again_does_nothing(finished, boxes):
     assert ear.stages == []
     after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     changed = {path.name for path in after if after[path] != before.get(path)}
-    assert changed <= {"recipe.json", "report.html"}
+    assert changed == set()
 
 
 def test_a_killed_fit_goes_on_and_ends_in_the_same_weights(finished, boxes, tmp_path):
@@ -162,15 +165,15 @@ def test_a_killed_fit_goes_on_and_ends_in_the_same_weights(finished, boxes, tmp_
     whole, _ = finished
     run = tmp_path / "run"
     script = (
-        "import voxfit, sys; sys.path.insert(0, sys.argv[3])\n"
-        "from test_pipeline import request\n"
+        "import voxfit, sys; sys.path[:0] = sys.argv[3:]\n"
+        "from test_fit import request\n"
         "from pathlib import Path\n"
         "voxfit.fit(request(Path(sys.argv[1]), Path(sys.argv[2])))\n"
     )
-    command = [sys.executable, "-c", script, str(boxes), str(run), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", script, str(boxes), str(run), *map(str, Path(__file__).parents[:2])]
     process = subprocess.Popen(command)
     deadline = time.monotonic() + 120
-    while not list(run.glob("3d/fold_0/checkpoint/*/epoch_*")) and process.poll() is None:
+    while not list(run.glob("3d/fold_0.part-*/checkpoint/*/epoch_*")) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
@@ -184,9 +187,15 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(finished, bo
     """Everything that a fit decides comes out again: split, weights, segmentations, choice, model."""
     first, second, other = finished[0], tmp_path / "again", tmp_path / "other"
     voxfit.fit(request(boxes, second))
-    voxfit.fit(request(boxes, other, recipe=RECIPE.model_copy(update={"seed": 1})))
+    voxfit.fit(request(boxes, other, recipe=RECIPE.revised(seed=1)))
     assert weights_of(second) == weights_of(first)
-    for pattern in ("folds.json", "selection.json", "*d/cross_validation/*.nii.gz", "model/*.json", "model/weights/*"):
+    for pattern in (
+        "folds.json",
+        "selection.json",
+        "*d/cross_validation/*/*.nii.gz",
+        "model/*.json",
+        "model/weights/*",
+    ):
         paths = sorted(path.relative_to(first) for path in first.glob(pattern))
         assert paths
         assert [(second / path).read_bytes() for path in paths] == [(first / path).read_bytes() for path in paths]
@@ -202,7 +211,10 @@ def test_an_edited_plan_retrains_only_what_it_touches(finished, boxes, tmp_path)
     plan["configurations"]["3d"]["batch_size"] += 1
     (run / "plan.json").write_text(json.dumps(plan))
     ear, before = Ear(), weights_of(run)
-    voxfit.fit(request(boxes, run), ear)
+    with pytest.raises(UsageError, match=r"3d fold 0, 3d fold 1 are trained with other settings.*--restart"):
+        voxfit.fit(request(boxes, run), ear)
+    assert weights_of(run) == before
+    voxfit.fit(request(boxes, run, restart=True), ear)
     after = weights_of(run)
     assert [before[name] == after[name] for name in sorted(before)] == [True, True, False, False]
     assert not any("Preparing" in stage for stage in ear.stages)
@@ -216,24 +228,22 @@ def test_another_way_of_predicting_is_scored_again_without_training(finished, bo
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)
     plan = Plan.load(run / "plan.json")
-    once = plan.inference.model_copy(update={"mirror_axes": ()})
-    plan.model_copy(update={"inference": once}).save(run / "plan.json")
+    plan.revised(inference=plan.inference.revised(mirror_axes=())).save(run / "plan.json")
     ear, before = Ear(), weights_of(run)
     voxfit.fit(request(boxes, run), ear)
     assert weights_of(run) == before
     assert not any("Training" in stage for stage in ear.stages)
     assert [stage for stage in ear.stages if "Cross-validating" in stage] == [
-        "Cross-validating 2d",
-        "Cross-validating 3d",
+        f"Cross-validating {name} fold {fold}" for name in ("2d", "3d") for fold in (0, 1)
     ]
     assert all(len(item.flips) == 1 for item in voxfit.Model.open(run, "cpu").predictors.values())
 
 
-def test_a_budget_is_written_into_plan_and_recipe(boxes, tmp_path):
+def test_a_budget_is_written_into_the_settings(boxes, tmp_path):
     result = voxfit.fit(request(boxes, tmp_path, configurations=("3d",), folds=(0,), epochs=None, budget_seconds=25.0))
-    plan, recipe = Plan.load(tmp_path / "plan.json"), Recipe.load(tmp_path / "recipe.json")
-    assert plan.changes
-    assert 0 < recipe.schedule.seconds < 25
+    found = Settings.load(tmp_path / "training.json")
+    assert found.plan.changes
+    assert 0 < found.recipe.schedule.seconds < 25
     assert result.selection.chosen == "3d"
     stamp = (tmp_path / "3d/fold_0/weights.safetensors").stat().st_mtime_ns
     voxfit.fit(request(boxes, tmp_path, configurations=("3d",), folds=(0,), epochs=None, budget_seconds=25.0))
@@ -325,7 +335,7 @@ def test_a_model_knows_what_it_was_trained_on_and_its_fastest_way(finished):
     ((low, middle, high),) = known.trained_on.intensities
     assert low.high < middle.low <= middle.high < high.low
     plain = {
-        name: Scores.load(run / name / "cross_validation" / "plain.json").mean.foreground_dice
+        name: Scores.load(run / name / "cross_validation" / "scores_without_tta.json").mean.foreground_dice
         for name in result.selection.winner().configurations
     }
     assert known.fast.configuration == max(plain, key=plain.get)
@@ -335,13 +345,15 @@ def test_a_model_knows_what_it_was_trained_on_and_its_fastest_way(finished):
 @pytest.mark.parametrize("best", ["2d", "3d"])
 def test_of_an_ensemble_the_member_that_is_best_without_mirroring_is_the_fast_way(finished, boxes, tmp_path, best):
     shutil.copytree(finished[0], tmp_path / "run")
+    made = begin(request(boxes, tmp_path / "run"))
+    found, stores = {}, {name: made.store(name) for name in ("2d", "3d")}
     for name in ("2d", "3d"):
-        path = tmp_path / "run" / name / "cross_validation" / "plain.json"
-        scores = Scores.load(path)
-        mean = scores.mean.model_copy(update={"foreground_dice": 0.9 if name == best else 0.4})
-        scores.model_copy(update={"mean": mean}).save(path)
-    both = finished[1].selection.model_copy(update={"chosen": "2d+3d"})
-    model = assemble(Run(request(boxes, tmp_path / "run")), both)
+        scores = Scores.load(tmp_path / "run" / name / "cross_validation" / "scores.json")
+        mean = scores.mean.revised(foreground_dice=0.9 if name == best else 0.4)
+        found[name] = OutOfFold(name, scores, scores.revised(mean=mean), {}, 2)
+    both = finished[1].selection.revised(chosen="2d+3d")
+    trained = {"2d": (0, 1), "3d": (0, 1)}
+    model = save_model(made.run, made.settle(), both, trained, found, stores, made.dataset, made.fingerprint)
     fast = ModelDescription.load(model / "model.json").fast
     assert (fast.configuration, fast.cross_validated_dice) == (best, 0.9)
 

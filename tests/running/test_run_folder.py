@@ -1,4 +1,4 @@
-"""Locks, building aside, setting aside."""
+"""Locks; artefacts that are found, made aside, set aside and found again."""
 
 import json
 import os
@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from voxfit.core.durability import UNFINISHED
-from voxfit.core.errors import WorkspaceError
+from voxfit.core.errors import RecordError, UsageError, WorkspaceError
 from voxfit.core.listening import Listener
+from voxfit.core.records import Made
 from voxfit.running import locking
 from voxfit.running.collection import fit_all
 from voxfit.running.locking import Holder, locked, read_holder
 from voxfit.running.request import FitRequest
-from voxfit.running.workspace import Workspace
+from voxfit.running.run_folder import Artefact, RunFolder
 
 HOLD = (
     "import sys; from pathlib import Path; from voxfit.running import locking\n"
@@ -60,13 +61,13 @@ def test_one_writer_at_a_time(tmp_path, disk):
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(WorkspaceError, match=f"process {holder.pid} on {socket.gethostname()} .* since 20"):
-            Workspace(tmp_path).lock().__enter__()
+            RunFolder(tmp_path).lock().__enter__()
     finally:
         holder.kill()
         holder.communicate()
     # Killed: it could not clean up, and nobody has to.
     assert (tmp_path / "lock.json").exists()
-    with Workspace(tmp_path).lock():
+    with RunFolder(tmp_path).lock():
         assert json.loads((tmp_path / "lock.json").read_text())["process"] == os.getpid()
     assert not (tmp_path / "lock.json").exists()
 
@@ -162,7 +163,7 @@ def test_a_lock_from_before_the_machine_started_again_is_taken_over(tmp_path, di
 
 def test_a_collection_is_locked_as_a_whole(tmp_path):
     request = FitRequest(tmp_path, tmp_path / "runs")
-    with Workspace(tmp_path / "runs").lock(), pytest.raises(WorkspaceError, match="has been writing here since"):
+    with RunFolder(tmp_path / "runs").lock(), pytest.raises(WorkspaceError, match="has been writing here since"):
         fit_all([], request, Listener())
     assert fit_all([], replace(request, run=tmp_path / "runs"), Listener()).results == {}
 
@@ -172,7 +173,7 @@ def test_half_written_files_of_killed_processes_are_removed(tmp_path):
     half = tmp_path / "3d" / "fold_0" / f".weights.safetensors.x{UNFINISHED}"
     half.write_text("half")
     (tmp_path / ".keep").write_text("the user's")
-    with Workspace(tmp_path).lock():
+    with RunFolder(tmp_path).lock():
         assert not half.exists()
     assert (tmp_path / ".keep").exists()
 
@@ -180,56 +181,167 @@ def test_half_written_files_of_killed_processes_are_removed(tmp_path):
 def test_a_lock_of_another_host_is_respected(tmp_path, disk):
     (tmp_path / "lock.json").write_text(json.dumps({"host": "elsewhere", "process": 1, "since": "noon"}))
     with pytest.raises(WorkspaceError, match=r"process 1 on elsewhere has been writing here since noon.* delete"):
-        Workspace(tmp_path).lock().__enter__()
+        RunFolder(tmp_path).lock().__enter__()
     assert read_holder(tmp_path).host == "elsewhere"
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"host": 3}'])
 def test_a_lock_cut_short_by_a_crash_is_taken_over(tmp_path, disk, content):
     (tmp_path / "lock.json").write_text(content)
-    with Workspace(tmp_path).lock():
+    with RunFolder(tmp_path).lock():
         pass
 
 
-def interrupt(workspace, folder):
+class Thing(Made):
+    schema_name = "test.thing/1"
+    number: int = 0
+
+
+def thing(folder, inputs, **changes):
+    return Artefact(folder / "thing", inputs, Thing, "manifest.json", **changes)
+
+
+def write(text):
+    """Fills a folder."""
+
+    def fill(part):
+        (part / "content").write_text(text)
+        return Thing()
+
+    return fill
+
+
+def interrupt(run, artefact):
     """Begin to build a folder, and fail."""
-    building = workspace.building(folder, "one")
-    part = building.__enter__()
-    (part / "half").write_text("x")
-    assert not building.__exit__(RuntimeError, RuntimeError("power"), None)
+
+    def fill(part):
+        (part / "half").write_text("x")
+        raise RuntimeError("power")
+
+    with pytest.raises(RuntimeError):
+        run.obtain(artefact, fill)
+
+
+def refuse(part):
+    raise AssertionError("it is there")
 
 
 def test_a_folder_appears_only_when_it_is_whole(tmp_path):
-    workspace = Workspace(tmp_path)
-    folder = tmp_path / "thing"
-    interrupt(workspace, folder)
-    assert not folder.exists()
-    with workspace.building(folder, "one") as part:
-        assert (part / "half").read_text() == "x"  # goes on where it was
-    assert (folder / "half").exists()
+    run, one = RunFolder(tmp_path), thing(tmp_path, "one")
+    interrupt(run, one)
+    assert not one.path.exists()
+
+    def go_on(part):
+        assert (part / "half").read_text() == "x"
+        return Thing(number=3)
+
+    assert run.obtain(one, go_on) == Thing(made_from="one", number=3)
+    assert (one.path / "half").exists()
+    assert run.obtain(one, refuse).number == 3
 
 
 def test_what_was_begun_for_something_else_is_not_continued(tmp_path):
-    workspace = Workspace(tmp_path)
-    interrupt(workspace, tmp_path / "thing")
-    with workspace.building(tmp_path / "thing", "two") as part:
+    run = RunFolder(tmp_path)
+    interrupt(run, thing(tmp_path, "one"))
+
+    def fill(part):
         assert list(part.iterdir()) == []
+        return Thing()
+
+    run.obtain(thing(tmp_path, "two"), fill)
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
 
 
-def test_a_replaced_artefact_is_kept(tmp_path):
-    workspace = Workspace(tmp_path)
+def test_an_unfinished_training_waits_for_its_settings(tmp_path):
+    """What takes long is not begun again because something else was asked for in between."""
+    run, one = RunFolder(tmp_path), thing(tmp_path, "one", costly="3d fold 0")
+    interrupt(run, one)
+    interrupt(run, replace(one, inputs="two"))
+    assert (one.part / "half").exists()
+    assert run.obtain(one, write("done")).made_from == "one"
+    assert (one.path / "half").exists()
+
+
+def test_a_replaced_artefact_is_kept_and_found_again(tmp_path):
+    ear, run = Said(), RunFolder(tmp_path)
+    run.listener = ear
     for number in range(3):
-        with workspace.building(tmp_path / "thing", str(number)) as part:
-            (part / "content").write_text(str(number))
+        run.obtain(thing(tmp_path, str(number)), write(str(number)))
     assert (tmp_path / "thing" / "content").read_text() == "2"
     kept = sorted(path.read_text() for path in (tmp_path / "superseded").rglob("content"))
     assert kept == ["0", "1"]
+    assert ear.told == []
+    assert run.obtain(thing(tmp_path, "0"), refuse).made_from == "0"
+    assert (tmp_path / "thing" / "content").read_text() == "0"
+    assert ear.told == ["thing is found again: it was set aside, and fits what is asked for now."]
+    kept = sorted(path.read_text() for path in (tmp_path / "superseded").rglob("content"))
+    assert kept == ["1", "2"]
+
+
+def test_records_are_obtained_like_folders(tmp_path):
+    run = RunFolder(tmp_path)
+    one, two = (Artefact(tmp_path / "thing.json", name, Thing) for name in ("one", "two"))
+    assert run.obtain(one, lambda _: Thing(number=1)).number == 1
+    assert run.obtain(two, lambda _: Thing(number=2)).number == 2
+    assert run.obtain(one, refuse).number == 1
+    one.path.write_text("{")
+    with pytest.raises(RecordError, match=r"thing\.json"):
+        run.obtain(one, refuse)
+
+
+class Said(Listener):
+    def __init__(self, answer=False):
+        self.told, self.asked, self.answer = [], [], answer
+
+    def say(self, text):
+        self.told.append(text)
+
+    def confirm(self, question):
+        self.asked.append(question)
+        return self.answer
+
+
+@pytest.mark.parametrize("way", ["refused", "confirmed", "--restart"])
+def test_a_finished_training_is_never_set_aside_unasked(tmp_path, way):
+    costly = {"costly": "3d fold 0"}
+    RunFolder(tmp_path).obtain(thing(tmp_path, "one", **costly), write("one"))
+    ear = Said(way == "confirmed")
+    run = RunFolder(tmp_path, ear, restart=way == "--restart")
+    if way == "refused":
+        with pytest.raises(UsageError, match=r"3d fold 0 is trained with other settings.*--restart"):
+            run.obtain(thing(tmp_path, "two", **costly), refuse)
+        assert (tmp_path / "thing" / "content").read_text() == "one"
+        assert not (tmp_path / "superseded").exists()
+    else:
+        run.obtain(thing(tmp_path, "two", **costly), write("two"))
+        assert (tmp_path / "thing" / "content").read_text() == "two"
+    assert len(ear.asked) == (way != "--restart")
+
+
+@pytest.mark.parametrize("costly", ["", "3d fold 0"])
+def test_a_damaged_folder_is_made_again_unless_it_is_a_training(tmp_path, costly):
+    run, one = RunFolder(tmp_path), thing(tmp_path, "one", costly=costly)
+    run.obtain(one, write("first"))
+    one.place().write_text("{")
+    if costly:
+        with pytest.raises(RecordError, match=r"manifest\.json"):
+            run.obtain(one, refuse)
+    else:
+        run.obtain(one, write("second"))
+    assert (one.path / "content").read_text() == ("first" if costly else "second")
+
+
+def test_what_must_be_in_a_folder_is_looked_for(tmp_path):
+    run = RunFolder(tmp_path)
+    run.obtain(thing(tmp_path, "one"), write("x"))
+    assert thing(tmp_path, "one", needs=("content",)).fits()
+    assert not thing(tmp_path, "one", needs=("content", "more")).fits()
 
 
 def test_an_unwritable_place_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkspaceError, match="file/run: cannot be written"):
-        Workspace(tmp_path / "file" / "run")
+        RunFolder(tmp_path / "file" / "run")
 
 
 def test_nothing_of_a_lock_stays_after_an_orderly_end(tmp_path, disk):
@@ -259,10 +371,14 @@ def test_a_built_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypa
         real(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with Workspace(tmp_path).building(folder, "one") as part:
+
+    def fill(part):
         (part / "deep").mkdir()
         for name in ("one", "deep/two"):
             (part / name).write_text(name)
+        return Thing()
+
+    RunFolder(tmp_path).obtain(thing(tmp_path, "one"), fill)
     for path in (folder, folder / "one", folder / "deep", folder / "deep/two"):
         assert (path.stat().st_ino, False) in synced, path
     assert (tmp_path.stat().st_ino, True) in synced  # and the name afterwards
