@@ -128,14 +128,14 @@ def _store(patch: tuple[int, ...], setting: Setting) -> Path:
     import numpy as np
 
     from voxfit.imaging.geometry import Box, Geometry
-    from voxfit.preprocessing.case import Placement, PreparedCase
+    from voxfit.preprocessing.case import PreparedCase, PreprocessingGeometry
     from voxfit.preprocessing.store import write_case, write_manifest
 
     folder = setting.folder(f"augmented_{patch[0]}")
     if not (folder / "manifest.json").exists():
         image, label = _case(2 * max(patch), 1)
         shape = image.shape[1:]
-        placement = Placement(Geometry(shape, (1.0, 1.0, 1.0)), Box((0, 0, 0), shape), shape)
+        placement = PreprocessingGeometry(Geometry(shape, (1.0, 1.0, 1.0)), Box((0, 0, 0), shape), shape)
         write_case(folder, "case", PreparedCase(image, label[0].astype(np.int16), placement), 4)
         write_manifest(folder, ["case"], "")
     return folder

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
 
 def prepared(folder: Path) -> Any:
     """The plan of the dataset, its patch as a budget of minutes makes it; and a store of the cases."""
-    from voxfit.core.listening import Listener
+    from voxfit.core.progress import Listener
     from voxfit.imaging.dataset import Dataset
     from voxfit.imaging.phantom import write_phantom
     from voxfit.planning.plan import Plan
@@ -60,10 +60,10 @@ def prepared(folder: Path) -> Any:
 
 def train(folder: Path, plan: Any, rate: float, amsgrad: bool, epochs: int) -> Any:
     """The report of the last epoch."""
-    from voxfit.core.listening import EpochReport, Listener
+    from voxfit.core.progress import EpochReport, Listener
     from voxfit.learning.task import TrainingTask
     from voxfit.learning.training import Training
-    from voxfit.planning.recipe import Adam, Annealed, Recipe
+    from voxfit.planning.recipe import Adam, PolynomialDecay, Recipe
     from voxfit.preprocessing.store import Store
 
     reports: list[EpochReport] = []
@@ -84,7 +84,7 @@ def train(folder: Path, plan: Any, rate: float, amsgrad: bool, epochs: int) -> A
         recipe=Recipe(
             steps_per_epoch=EPOCH,
             validation_steps=10,
-            schedule=Annealed(learning_rate=rate, epochs=epochs),
+            schedule=PolynomialDecay(learning_rate=rate, epochs=epochs),
             optimizer=Adam(amsgrad=amsgrad),
         ),
         training_cases=names[VALIDATED:],

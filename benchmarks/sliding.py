@@ -53,7 +53,7 @@ def predictor(setting: Setting) -> Any:
         outputs=OUTPUTS,
         arrays=TorchArrays(setting.device),
         mirror_axes=(),
-        tile_weights="shifted",
+        gaussian_center="shifted",
     )
 
 
@@ -67,8 +67,8 @@ def our_labels(setting: Setting) -> Callable[[], Any]:
     """Slab by slab, as `voxfit predict --max-memory` goes on."""
     from voxfit.core.memory import return_freed_memory
     from voxfit.imaging.labels import Label, Labels
-    from voxfit.preprocessing.regridding import Regridding
-    from voxfit.preprocessing.restoring import regridded
+    from voxfit.preprocessing.output_resampling import Regridding
+    from voxfit.preprocessing.reverting import regridded
 
     made, source = predictor(setting), image(setting)
     return_freed_memory()

@@ -67,7 +67,7 @@ def planned(subject: Subject, setting: Setting) -> Trained:
 
 def ready(subject: Subject, setting: Setting) -> None:
     """What both train on: nnU-Net's prepared cases, and our store of the same files."""
-    from voxfit.core.listening import Listener
+    from voxfit.core.progress import Listener
     from voxfit.imaging.dataset import Dataset
     from voxfit.running.cases import Destination, fill_stores
 
@@ -98,7 +98,7 @@ class _Enough(Exception):
 
 def our_steps(subject: Subject, setting: Setting) -> Callable[[], Any]:
     """Epochs of `learning.training`, each some steps and a batch of validation."""
-    from voxfit.core.listening import EpochReport, Listener
+    from voxfit.core.progress import EpochReport, Listener
     from voxfit.learning.task import TrainingTask
     from voxfit.learning.training import Training
     from voxfit.planning.recipes import recipe_named
@@ -158,11 +158,11 @@ def best_execution(task: Any, setting: Setting) -> tuple[Any, str]:
     """
     from voxfit.learning.engine import choose_execution
     from voxfit.learning.task import measure_step
-    from voxfit.planning.recipe import Annealed
+    from voxfit.planning.recipe import PolynomialDecay
 
     if setting.device != "cuda":
         return None, ""
-    long = task.recipe.model_copy(update={"schedule": Annealed(learning_rate=1e-2, seconds=86400.0)})
+    long = task.recipe.model_copy(update={"schedule": PolynomialDecay(learning_rate=1e-2, seconds=86400.0)})
     chosen, words = choose_execution(long, lambda way: measure_step(task, setting.device, way), print)
     return chosen, words
 
@@ -244,8 +244,8 @@ def check(setting: Setting, folder: Path) -> str:
         for key in ("batch", "patch", "steps"):
             assert ours[key] == theirs[key], f"{key}: {ours[key]} and {theirs[key]}"
         # Its coarsest head is there without a loss, and its convolutions have a bias that the norm subtracts again.
-        apart = abs(ours["parameters"] / theirs["parameters"] - 1)
-        assert apart < 0.01, f"parameters: {ours['parameters']} and {theirs['parameters']}"
+        separate_axis = abs(ours["parameters"] / theirs["parameters"] - 1)
+        assert separate_axis < 0.01, f"parameters: {ours['parameters']} and {theirs['parameters']}"
     sides = [ours, *peers]
     waiting = "; ".join(f"{100 * side['waiting']:.2g} %" for side in sides)
     return (

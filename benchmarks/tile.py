@@ -51,7 +51,7 @@ def missing_openvino(setting: Setting) -> str | None:
 
 def check(setting: Setting, folder: Path) -> str:
     """The logits of OpenVINO, and what eight bits decide, against PyTorch's."""
-    from voxfit.planning.stages import multiplications
+    from voxfit.planning.architecture import multiplications
 
     plan = model(setting, "torch", "float32").plan
     (name,) = plan.configurations

@@ -87,7 +87,7 @@ def test_from_data_to_scores(data, tmp_path):
     assert "Ready to train" in voxfit("check", data)
     assert "[A3]" in voxfit("plan", data, "-o", run, *TINY)
     recipe = tmp_path / "recipe.json"
-    recipe.write_text('{"schema": "voxfit.recipe/1", "folds": 3, "steps_per_epoch": 40, "validation_steps": 2}')
+    recipe.write_text('{"schema": "voxfit.recipe/2", "folds": 3, "steps_per_epoch": 40, "validation_steps": 2}')
     text = voxfit(
         "fit", data, "-o", run, "--configurations", "3d", "--folds", "0", "--epochs", "8", "--recipe", recipe,
         "--device", "cpu",
@@ -113,7 +113,7 @@ def test_from_data_to_scores(data, tmp_path):
 def test_one_bad_image_does_not_stop_the_others(data, tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
     recipe = tmp_path / "recipe.json"
-    recipe.write_text('{"schema": "voxfit.recipe/1", "folds": 2, "steps_per_epoch": 2, "validation_steps": 1}')
+    recipe.write_text('{"schema": "voxfit.recipe/2", "folds": 2, "steps_per_epoch": 2, "validation_steps": 1}')
     voxfit("fit", data, "-o", run, "--configurations", "2d", "--folds", "0", "--epochs", "1", "--recipe", recipe, *TINY)
     bad = data / "imagesTs" / "box_06_0000.nii.gz"
     bad.write_bytes(bad.read_bytes()[:500])
@@ -286,7 +286,7 @@ def test_names_are_shown_as_they_are_and_do_nothing(tmp_path, monkeypatch):
     for path in list(data.rglob("box_00*")) + list(data.rglob("box_06*")):
         path.rename(path.with_name(path.name.replace("box_00", case).replace("box_06", case + " 6")))
     recipe = tmp_path / "recipe.json"
-    recipe.write_text('{"schema": "voxfit.recipe/1", "folds": 2, "steps_per_epoch": 2, "validation_steps": 1}')
+    recipe.write_text('{"schema": "voxfit.recipe/2", "folds": 2, "steps_per_epoch": 2, "validation_steps": 1}')
     labels = f"labels 2 {HOSTILE[1]}, 5 {HOSTILE[2]}"
     assert labels in voxfit("check", data)
     fitting = ["-o", run, "--recipe", recipe, *TINY, "--group-by", re.escape(case) + r"|box_\d+"]
@@ -343,7 +343,7 @@ def test_limits_are_what_was_written():
 def test_an_interruption_is_one_sentence_and_the_next_run_goes_on(data, tmp_path, number, code):
     run = tmp_path / "run"
     recipe = tmp_path / "recipe.json"
-    recipe.write_text('{"schema": "voxfit.recipe/1", "folds": 2, "steps_per_epoch": 20, "validation_steps": 1}')
+    recipe.write_text('{"schema": "voxfit.recipe/2", "folds": 2, "steps_per_epoch": 20, "validation_steps": 1}')
     arguments = [
         "fit", data, "-o", run, "--configurations", "3d", "--folds", "0", "--epochs", "6", "--recipe", recipe, *TINY,
     ]  # fmt: skip

@@ -16,7 +16,7 @@ from voxfit.assessment.selection import Candidate, Selection
 from voxfit.commands import app
 from voxfit.console import ConsoleListener
 from voxfit.core.errors import UsageError
-from voxfit.core.listening import EpochReport
+from voxfit.core.progress import EpochReport
 from voxfit.options import parse_seconds, parse_size
 from voxfit.running.collection import CollectionResult
 from voxfit.running.request import FitResult
@@ -38,7 +38,7 @@ def fitted(tmp_path_factory):
     root = tmp_path_factory.mktemp("options")
     data = write_boxes(root / "boxes")
     recipe = root / "recipe.json"
-    recipe.write_text('{"schema": "voxfit.recipe/1", "folds": 2, "steps_per_epoch": 6, "validation_steps": 1}')
+    recipe.write_text('{"schema": "voxfit.recipe/2", "folds": 2, "steps_per_epoch": 6, "validation_steps": 1}')
     limits = ("--limit", "voxel_budget=4096", "--limit", "base_features=4")
     seen = set()
     handle = torch.nn.modules.module.register_module_forward_hook(
@@ -86,7 +86,7 @@ def test_groups_of_the_command_line_stay_together(tmp_path):
 
 def _short(folder):
     path = folder / "short.json"
-    path.write_text('{"schema": "voxfit.recipe/1", "folds": 2, "steps_per_epoch": 1, "validation_steps": 1}')
+    path.write_text('{"schema": "voxfit.recipe/2", "folds": 2, "steps_per_epoch": 1, "validation_steps": 1}')
     return path
 
 
@@ -224,7 +224,7 @@ def test_datasets_are_told_in_percent(tmp_path):
     candidate = Candidate(
         name="3d", configurations=("3d",), foreground_dice=0.9, label_dice={"liver": 0.8125, "rare": None}, cases=3
     )
-    selection = Selection(made_from="x", candidates=(candidate,), chosen="3d")
+    selection = Selection(inputs_digest="x", candidates=(candidate,), chosen="3d")
     result = FitResult(selection, tmp_path / "model", tmp_path)
     console = Console(file=io.StringIO(), width=200)
     print_collection(console, CollectionResult({"Liver": result}, {}, (tmp_path / "table.md",)))

@@ -16,7 +16,7 @@ _HOMES = {
     "Dataset": "voxfit.imaging.dataset",
     "FitRequest": "voxfit.running.request",
     "FitResult": "voxfit.running.request",
-    "Listener": "voxfit.core.listening",
+    "Listener": "voxfit.core.progress",
     "Model": "voxfit.inference.model",
     "VoxfitError": "voxfit.core.errors",
     "evaluate": "voxfit.assessment.evaluation",
@@ -28,7 +28,7 @@ __all__ = ["Dataset", "FitRequest", "FitResult", "Listener", "Model", "VoxfitErr
 if TYPE_CHECKING:
     from voxfit.assessment.evaluation import evaluate
     from voxfit.core.errors import VoxfitError
-    from voxfit.core.listening import Listener
+    from voxfit.core.progress import Listener
     from voxfit.imaging.dataset import Dataset
     from voxfit.inference.model import Model
     from voxfit.running.fit import fit

@@ -179,7 +179,7 @@ def fit(
     configurations: Annotated[Optional[str], typer.Option(help="2d,3d,...; default: all that are offered.")] = None,  # noqa: UP045
     folds: Annotated[Optional[str], typer.Option(help="0,1,...; default: all.")] = None,  # noqa: UP045
     recipe: RecipeName = "nnunet-2018",
-    epochs: Annotated[Optional[int], typer.Option(min=1, help="Exactly this many, annealed to the end.")] = None,  # noqa: UP045
+    epochs: Annotated[Optional[int], typer.Option(min=1, help="Exactly this many, with polynomial decay.")] = None,  # noqa: UP045
     budget: Annotated[Optional[str], typer.Option(help="Time for the whole fit: 90s, 20m, 2h, 1d.")] = None,  # noqa: UP045
     device: Device = "auto",
     seed: Annotated[Optional[int], typer.Option(min=0, help="Of everything random.")] = None,  # noqa: UP045
@@ -319,6 +319,7 @@ def evaluate(
         "scores.json"
     ),
     tolerance: Annotated[float, typer.Option(min=0, help="Of the surface Dice, mm.")] = 1.0,
+    metric: Annotated[Optional[list[str]], typer.Option(help="Of another package; may be given again.")] = None,  # noqa: UP045
     workers: Workers = None,
 ) -> None:
     """Score label maps against references: Dice, Hausdorff 95, surface Dice, volumes."""
@@ -331,7 +332,15 @@ def evaluate(
 
     console, listener = _console()
     protect(require_place(output), [*files_in(predictions), *files_in(labels)])
-    scores = compare(predictions, labels, tolerance_mm=tolerance, workers=workers, progress=listener.progress)
+    others = tuple(metric or ())
+    scores = compare(
+        predictions,
+        labels,
+        tolerance_mm=tolerance,
+        workers=workers,
+        progress=listener.progress,
+        other_metrics=others,
+    )
     listener.close()
     table = save_scores(scores, output)
     print_scores(console, scores)

@@ -13,7 +13,7 @@ from rich.prompt import Confirm
 from rich.table import Table
 from rich.text import Text
 
-from voxfit.core.listening import EpochReport, Listener
+from voxfit.core.progress import EpochReport, Listener
 
 _PLAIN_SECONDS = 10.0
 """Without a terminal, an epoch is printed at most this often."""

@@ -370,7 +370,7 @@ def test_scores_replace_older_scores_and_nothing_else(tmp_path, folders):
     for name in ("x.csv", "x", "x.txt", "x.json.csv"):
         with pytest.raises(UsageError, match="name the JSON file"):
             require_place(tmp_path / name)
-    foreign = [("plan.json", '{"schema": "voxfit.plan/1"}'), ("empty.json", ""), ("folder.json", None)]
+    foreign = [("plan.json", '{"schema": "voxfit.plan/2"}'), ("empty.json", ""), ("folder.json", None)]
     foreign += [("a.json", '{"scores": []}'), ("b.json", '[{"schema": "voxfit.scores/1"}]'), ("c.csv", "case,name\n")]
     for name, text in foreign:
         if text is None:

@@ -38,7 +38,7 @@ from voxfit.planning.intensities import Intensities
 from voxfit.planning.plan import Plan
 from voxfit.planning.planner import make_plan
 from voxfit.planning.planners import plan_by
-from voxfit.planning.recipe import Annealed, Recipe
+from voxfit.planning.recipe import PolynomialDecay, Recipe
 from voxfit.planning.recipes import recipe_named
 from voxfit.planning.settings import Settings
 
@@ -164,7 +164,7 @@ def train(folder, epochs=3):
             for epoch in range(epochs)
         )
     )
-    (folder / "manifest.json").write_text(json.dumps({"schema": "voxfit.fold/1", "epochs": epochs, "seconds": 1.0}))
+    (folder / "manifest.json").write_text(json.dumps({"schema": "voxfit.fold/2", "epochs": epochs, "seconds": 1.0}))
 
 
 def report(run, references):
@@ -378,7 +378,7 @@ def test_folds_that_were_interrupted_do_not_count_as_trained(tmp_path):
 
 def test_names_every_departure_from_the_paper(copied):
     run, references = copied
-    recipe = Recipe(schedule=Annealed(learning_rate=0.003, seconds=90.0), steps_per_epoch=10, folds=2)
+    recipe = Recipe(schedule=PolynomialDecay(learning_rate=0.003, seconds=90.0), steps_per_epoch=10, folds=2)
     plan = json.loads((run / "plan.json").read_text())
     plan["changes"] = ["3d: batch size smaller <so>"]
     plan["configurations"]["3d"]["base_features"] = 8
@@ -389,7 +389,7 @@ def test_names_every_departure_from_the_paper(copied):
     assert "steps_per_epoch 10 (paper: 250)" in page.texts
     assert "limits.min_edge 4 (paper: 8)" in page.texts
     assert "3d: base_features 8 (rules: 30)" in page.texts
-    assert any("annealed to 0 within 1 min 30 s (paper:" in text for text in page.texts)
+    assert any("polynomial decay to 0 within 1 min 30 s (paper:" in text for text in page.texts)
 
 
 def test_counts_what_is_absent(tmp_path):

@@ -202,7 +202,7 @@ def make_model(data: Path, run: Path, folder: Path) -> None:
         plan=plan,
         members=tuple(members),
         cross_validated_dice=None,
-        made_from="",
+        inputs_digest="",
         made_by="a test",
         trained_on=ranges_of([(case.uncropped_shape, case.spacing_mm) for case in cases]),
     ).save(folder / "model.json")

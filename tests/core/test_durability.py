@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from voxfit.core.durability import UNFINISHED, put_in_place, save_array, sweep, sync_tree
+from voxfit.core.durability import UNFINISHED, remove_partial_files, replace_durably, save_array, sync_tree
 from voxfit.core.records import write_atomically
 
 
@@ -33,7 +33,7 @@ def test_the_content_is_on_the_disk_before_the_name_and_the_name_before_the_end(
     monkeypatch.setattr(os, "fsync", noting_fsync)
     monkeypatch.setattr(os, "replace", noting_replace)
     (tmp_path / "new").write_text("1")
-    put_in_place(tmp_path / "new", tmp_path / "b")
+    replace_durably(tmp_path / "new", tmp_path / "b")
     write_atomically(tmp_path / "c", b"2")
     save_array(tmp_path / "d.npy", np.zeros(3))
     assert order == ["file", "rename", "folder"] * 3
@@ -72,6 +72,6 @@ def test_what_killed_processes_left_is_swept_away(tmp_path):
     (tmp_path / "in").mkdir()
     for name in (f".a.npy{UNFINISHED}", f"in/.b.nii.gz{UNFINISHED}7", "in/c.npy"):
         (tmp_path / name).touch()
-    sweep(tmp_path)
+    remove_partial_files(tmp_path)
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["c.npy"]
     assert [path.name for path in tmp_path.iterdir()] == ["in"]

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from voxfit.core.durability import UNFINISHED, sweep
+from voxfit.core.durability import UNFINISHED, remove_partial_files
 from voxfit.core.errors import RecordError
 from voxfit.core.records import MOST_JSON_BYTES, read_json, write_atomically
 
@@ -18,7 +18,7 @@ def test_only_hidden_files_are_swept_away_at_any_depth(tmp_path):
     theirs = [tmp_path / f"a{UNFINISHED}.nii.gz", tmp_path / "deep" / f"report{UNFINISHED}"]
     for path in (*ours, *theirs):
         path.write_text("1")
-    sweep(tmp_path)
+    remove_partial_files(tmp_path)
     assert not any(path.exists() for path in ours)
     assert all(path.exists() for path in theirs)
 

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from voxfit.core.memory import in_words, used_bytes
+from voxfit.core.memory import format_bytes, used_bytes
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from voxfit.core.memory import in_words, used_bytes
     [(0, "0 MiB"), (800 * 2**20, "800 MiB"), (2**30, "1.0 GiB"), (3 * 2**29, "1.5 GiB"), (40 * 2**30, "40.0 GiB")],
 )
 def test_sizes_in_words_are_binary(size, text):
-    assert in_words(size) == text
+    assert format_bytes(size) == text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only the most that was ever held is known")

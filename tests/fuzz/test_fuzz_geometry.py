@@ -12,8 +12,8 @@ from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.volume import Volume, from_sitk, read_label, to_sitk, write_label
 from voxfit.planning.grid import Grid, ZScore
 from voxfit.preprocessing.case import prepare
-from voxfit.preprocessing.regridding import Computed
-from voxfit.preprocessing.restoring import restore
+from voxfit.preprocessing.output_resampling import Computed
+from voxfit.preprocessing.reverting import revert_preprocessing
 
 SHAPES = st.tuples(*[st.integers(1, 40)] * 3)
 SPACINGS = st.tuples(*[st.floats(0.05, 20)] * 3)
@@ -51,7 +51,7 @@ def test_labels_come_back_exactly_at_their_own_spacing(geometry: Geometry, seed:
     assert prepared.image.shape[1:] == prepared.label.shape == prepared.placement.shape
     back = np.maximum(prepared.label, 0)
     one_hot = np.stack([back == index for index in range(4)]).astype(np.float32)
-    restored = restore([(Computed(one_hot), prepared.placement)], lambda values: values.argmax(axis=0))
+    restored = revert_preprocessing([(Computed(one_hot), prepared.placement)], lambda values: values.argmax(axis=0))
     np.testing.assert_array_equal(restored, label)
     np.testing.assert_array_equal(prepared.placement.uncrop(back), label)
 
@@ -75,7 +75,7 @@ def test_any_spacing_leads_back_to_the_grid_of_the_image(
     assert prepared.label is not None
     assert set(np.unique(prepared.label)) <= {-1, *np.unique(label)}
     outputs = np.stack([prepared.label == index for index in range(4)]).astype(np.float32)
-    restored = restore([(Computed(outputs), prepared.placement)], lambda values: values.argmax(axis=0))
+    restored = revert_preprocessing([(Computed(outputs), prepared.placement)], lambda values: values.argmax(axis=0))
     assert restored.shape == geometry.shape
     assert set(np.unique(restored)) <= {0, *np.unique(label)}
     assert prepared.placement.geometry == geometry

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fuzz.budget import SETTINGS
 from synthetic import write_boxes
 from voxfit.core.errors import DatasetError, Problem, RecordError
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.inference.description import Member, ModelDescription
 from voxfit.networks.unet import UNet
@@ -179,7 +179,7 @@ def test_a_mutated_model_is_valid_or_a_record_error(plan: Plan, data: st.DataObj
         plan=plan,
         members=(Member(configuration="2d", weights=("weights/a.safetensors",), checksums=("0" * 64,)),),
         cross_validated_dice=0.5,
-        made_from="",
+        inputs_digest="",
         made_by="a test",
     )
     text = json.dumps(data.draw(mutations(json.loads(whole.to_json()))))

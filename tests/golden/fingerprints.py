@@ -24,7 +24,7 @@ PLANNED = [
 
 def digest_of_fingerprint(fingerprint: Fingerprint) -> str:
     """Of what plans follow from."""
-    facts = fingerprint.model_dump(mode="json", exclude={"classes", "orientation"})
+    facts = fingerprint.model_dump(mode="json", exclude={"inputs_digest", "skipped", "classes", "orientation"})
     return digest_of(facts)[:12]
 
 

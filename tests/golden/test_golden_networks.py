@@ -14,7 +14,7 @@ from voxfit.inference.tiling import gaussian_profile, tile_starts
 from voxfit.inference.torch_networks import TorchArrays, TorchNetwork
 from voxfit.interop.nnunet_network import read_stages, translate_weights
 from voxfit.networks.unet import UNet
-from voxfit.planning.stages import Topology
+from voxfit.planning.architecture import Topology
 
 SUMS = 1e-5
 """Of the largest value, both in single precision where they add up."""
@@ -52,7 +52,7 @@ def test_sliding_windows(name):
         outputs=2,
         arrays=TorchArrays(),
         mirror_axes=mirrored,
-        tile_weights="shifted",
+        gaussian_center="shifted",
     )
     expected = Golden("sliding").expected(name, image)
     np.testing.assert_allclose(predictor.predict(image), expected, rtol=0, atol=SUMS * np.abs(expected).max())

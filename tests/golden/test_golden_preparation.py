@@ -12,7 +12,7 @@ from voxfit.inference.postprocessing import segment, to_values
 from voxfit.planning.grid import Grid, Preparation
 from voxfit.planning.plan import Configuration, Inference, Plan
 from voxfit.preprocessing.case import prepare
-from voxfit.preprocessing.regridding import Computed
+from voxfit.preprocessing.output_resampling import Computed
 from voxfit.preprocessing.resampling import resample, resample_linear
 
 AS_NNUNET = Preparation(first="normalize", coarse_axis_ratio=3.0, labels="linear")
@@ -50,10 +50,12 @@ def test_prepared_cases(name):
 @pytest.mark.parametrize("name", RESAMPLED)
 def test_resampled_arrays(name):
     golden, (image, label) = Golden("resampling"), resampled(name)
-    _, new, apart = RESAMPLED[name]
-    close(resample(image, new, 1, apart=apart), golden.expected(f"{name}: order 1", image))
-    close(resample(image, new, 3, apart=apart, clip=True), golden.expected(f"{name}: order 3", image))
-    assert np.array_equal(resample_linear(label, new, apart=apart), golden.expected(f"{name}: label", label))
+    _, new, separate_axis = RESAMPLED[name]
+    close(resample(image, new, 1, separate_axis=separate_axis), golden.expected(f"{name}: order 1", image))
+    close(resample(image, new, 3, separate_axis=separate_axis, clip=True), golden.expected(f"{name}: order 3", image))
+    assert np.array_equal(
+        resample_linear(label, new, separate_axis=separate_axis), golden.expected(f"{name}: label", label)
+    )
 
 
 @pytest.mark.parametrize("name", LABELLED)
@@ -69,7 +71,7 @@ def test_label_maps_of_logits(name):
         normalization=tuple(rule for rule, *_ in EXPORTED.schemes),
         configurations={"3d": CONFIGURATION},
         preparation=AS_NNUNET,
-        inference=Inference(averages="logits"),
+        inference=Inference(average_over="logits"),
     )
     placement = prepare(Volume(image, Geometry(EXPORTED.shape, EXPORTED.spacing_mm)), plan.grid("3d")).placement
     logits = logits_of(len(labels.regions) or labels.count, placement.shape)

@@ -14,23 +14,23 @@ import torch
 
 import voxfit
 from synthetic import write_boxes
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
 from voxfit.imaging.volume import Volume
 from voxfit.inference.predictor import Predictor
 from voxfit.inference.torch_networks import TorchArrays, TorchNetwork, by_torch
-from voxfit.learning.engine import Engine, Execution, determinism, free_bytes, is_out_of_memory, release_memory
+from voxfit.learning.engine import Engine, StepMode, determinism, free_bytes, is_out_of_memory, release_memory
 from voxfit.learning.loading import Prefetcher, ResidentStore, resident
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler
 from voxfit.learning.task import TrainingTask, measure_step, task_loss
 from voxfit.learning.training import Training
 from voxfit.networks.unet import build_network
+from voxfit.planning.architecture import Topology, paper_stages
 from voxfit.planning.grid import Grid, ZScore
 from voxfit.planning.plan import Configuration, Limits
-from voxfit.planning.recipe import Annealed, Recipe
+from voxfit.planning.recipe import PolynomialDecay, Recipe
 from voxfit.planning.recipes import recipe_named
-from voxfit.planning.stages import Topology, paper_stages
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import Store, write_case, write_manifest
 
@@ -48,7 +48,7 @@ only_gpu = pytest.mark.skipif(not GPU, reason="is about GPUs")
 
 LABELS = Labels(classes=(Label(name="a", value=1), Label(name="b", value=2)))
 SHAPE = (40, 48, 44)
-WAYS = [Execution(channels_last=last, compiled=compiled) for compiled in (False, True) for last in (False, True)]
+WAYS = [StepMode(channels_last=last, compiled=compiled) for compiled in (False, True) for last in (False, True)]
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +116,7 @@ def task(epochs=3, **changes):
         update={
             "steps_per_epoch": 10,
             "validation_steps": 2,
-            "schedule": Annealed(learning_rate=1e-2, epochs=epochs, warmup_steps=2),
+            "schedule": PolynomialDecay(learning_rate=1e-2, epochs=epochs, warmup_steps=2),
         }
     )
     fields = {
@@ -153,7 +153,7 @@ def weights(network):
     return {name: tensor.cpu().clone() for name, tensor in network.state_dict().items()}
 
 
-def apart(found, expected):
+def separate_axis(found, expected):
     """The distance of two tensors, as a share of the length of the second, in double precision."""
     found, expected = found.double().cpu(), expected.double().cpu()
     return float((found - expected).norm() / expected.norm())
@@ -172,10 +172,10 @@ def test_a_forward_pass_is_that_of_double_precision_on_the_cpu(dimension, record
         here, there = network(image), network.to(DEVICE)(image.to(DEVICE))
         torch.backends.cudnn.allow_tf32 = True
         usual = network(image.to(DEVICE))
-    record_property("as used (TF32)", apart(usual, exact))
-    assert apart(here, exact) < 1e-5
-    assert apart(there, exact) < 1e-5
-    assert apart(usual, exact) < 5e-3
+    record_property("as used (TF32)", separate_axis(usual, exact))
+    assert separate_axis(here, exact) < 1e-5
+    assert separate_axis(there, exact) < 1e-5
+    assert separate_axis(usual, exact) < 5e-3
 
 
 @pytest.mark.parametrize("backend", ["torch", "torch-channels-last", "torch-compiled"])
@@ -185,7 +185,7 @@ def test_every_backend_gives_the_same_logits(backend):
     expected = build_network(topology(), 0).eval()(image)
     run = by_torch(network, backend, ear)
     with torch.inference_mode():
-        assert apart(run(image.to(DEVICE)), expected.detach()) < 1e-4
+        assert separate_axis(run(image.to(DEVICE)), expected.detach()) < 1e-4
     assert ear.warnings == []
 
 
@@ -265,7 +265,7 @@ def test_augmented_batches_are_those_of_the_cpu(store, kind, recipe):
         far = (there.cpu() - image).abs() > 1e-3 * image.std()
         different += int((label_there.cpu() != label).sum()) + int(far.sum())
         voxels += label.numel()
-        assert apart(there, image) < 5e-3
+        assert separate_axis(there, image) < 5e-3
     assert different / voxels < 1e-3
 
 
@@ -354,9 +354,9 @@ def test_every_way_of_execution_takes_about_the_same_steps(store, way, record_pr
             if step == 0:
                 after = torch.cat([weight.detach().flatten() for weight in engine.network.parameters()])
                 moved[chosen] = after - before
-    record_property("first step", apart(moved[way], moved[WAYS[0]]))
+    record_property("first step", separate_axis(moved[way], moved[WAYS[0]]))
     assert losses[way] == pytest.approx(losses[WAYS[0]], rel=2e-2, abs=2e-2)
-    assert apart(moved[way], moved[WAYS[0]]) < 0.1
+    assert separate_axis(moved[way], moved[WAYS[0]]) < 0.1
 
 
 @only_gpu

@@ -167,8 +167,8 @@ def test_both_forms_are_those_that_nibabel_and_simpleitk_read(
     np.testing.assert_allclose(TO_LPS @ placing.affines["sform"], saved.get_sform(), atol=1e-5)
     np.testing.assert_allclose(placing.affines["qform"], read_image(tmp_path / "q.nii").geometry.affine(), atol=1e-4)
     corners = np.array([*itertools.product(*((0, size - 1) for size in SHAPE), [1])]).T
-    apart = np.linalg.norm(((sform - qform) @ corners)[:3], axis=0).max()
-    assert placing.disagreement_mm == pytest.approx(apart, abs=0.05)
+    separate_axis = np.linalg.norm(((sform - qform) @ corners)[:3], axis=0).max()
+    assert placing.disagreement_mm == pytest.approx(separate_axis, abs=0.05)
 
 
 NEARLY_BACK = Rotation.from_rotvec(np.array([0.6, 0.48, 0.64]) * (np.pi - 5e-4)).as_matrix()

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import itertools
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -271,8 +273,19 @@ def test_no_damage_to_compressed_voxels_goes_unseen(tmp_path: Path, data: st.Dat
     content[data.draw(st.integers(10, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     path = tmp_path / "case.nii.gz"
     path.write_bytes(content)
+    if _unpacked(bytes(content)) == nifti_bytes():  # a length in the table of codes that no voxel has
+        path.with_name("whole.nii.gz").write_bytes(gzip.compress(nifti_bytes()))
+        np.testing.assert_array_equal(read_image(path).array, read_image(path.with_name("whole.nii.gz")).array)
+        return
     with pytest.raises(DatasetError):
         read_image(path)
+
+
+def _unpacked(content: bytes) -> bytes:
+    """What is in a gzip file; nothing where that is damaged."""
+    with contextlib.suppress(OSError, EOFError, zlib.error):
+        return gzip.decompress(content)
+    return b""
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

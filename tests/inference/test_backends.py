@@ -15,21 +15,21 @@ import torch
 from torch import nn
 
 from voxfit.core.errors import ModelError, UsageError
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.imaging.labels import Label, Labels
 from voxfit.inference.arrays import NumpyArrays
-from voxfit.inference.backends import Execution, parse_backend, require_int8, require_openvino
+from voxfit.inference.backends import BackendOptions, parse_backend, require_int8, require_openvino
 from voxfit.inference.choosing import Chooser, cache_folder, candidates, choice_path
 from voxfit.inference.description import Member
 from voxfit.inference.predictor import Predictor
 from voxfit.inference.quantization import LEVELS
 from voxfit.inference.rounding import observe_ranges, rounded_tensors
 from voxfit.inference.torch_networks import TorchArrays, TorchNetwork, by_torch
-from voxfit.networks.unet import build_network
+from voxfit.networks.unet import build_network, inference_weights
+from voxfit.planning.architecture import Topology, paper_stages
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.plan import Limits
 from voxfit.planning.planner import make_plan
-from voxfit.planning.stages import Topology, paper_stages
 
 IMPORTED = {
     "downsampling": "strided",
@@ -67,7 +67,7 @@ def tiles(count, channels, patch):
 
 
 def weights_of(network):
-    return {name: tensor.numpy() for name, tensor in network.inference_weights().items()}
+    return {name: tensor.numpy() for name, tensor in inference_weights(network).items()}
 
 
 def openvino_network(network, topology, patch, activation=None, ranges=None):
@@ -204,7 +204,7 @@ def test_a_model_in_int8_rounds_each_fold_by_its_own_ranges(tmp_path):
         observed = observe_ranges(network, [batch])
         ranges[file] = {name: (share * low, share * high) for name, (low, high) in observed.items()}
     member = Member(configuration="3d", weights=tuple(ranges))
-    predictor = Execution("openvino", ranges).predictor(plan, member, tmp_path, "cpu", mirror=False)
+    predictor = BackendOptions("openvino", ranges).predictor(plan, member, tmp_path, "cpu", mirror=False)
     found = predictor.predict(batch[0].numpy())
     with torch.inference_mode():
         exact = sum(network(batch).softmax(dim=1) for network in networks)[0].numpy() / 2

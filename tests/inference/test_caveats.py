@@ -148,7 +148,7 @@ def describe(folder, plan, **more):
         plan=plan,
         members=(Member(configuration="3d", weights=("3d.safetensors",)),),
         cross_validated_dice=None,
-        made_from="",
+        inputs_digest="",
         made_by="test",
         **more,
     ).save(folder / "model.json")

@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
         plan=plan,
         members=(Member(configuration="3d", weights=("3d.safetensors",)),),
         cross_validated_dice=None,
-        made_from="",
+        inputs_digest="",
         made_by="test",
     ).save(path / "model.json")
     return path

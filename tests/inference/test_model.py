@@ -13,7 +13,7 @@ import SimpleITK as sitk
 import torch
 
 from voxfit.core.errors import DatasetError
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Label, Labels
 from voxfit.inference.description import Fast, Member, ModelDescription
@@ -62,7 +62,7 @@ def folder(tmp_path_factory):
         plan=plan,
         members=tuple(Member(configuration=name, weights=(f"{name}.safetensors",)) for name in ("2d", "3d")),
         cross_validated_dice=None,
-        made_from="",
+        inputs_digest="",
         made_by="test",
     ).save(path / "model.json")
     return path
@@ -207,7 +207,7 @@ def folds(folder, tmp_path_factory):
         members=tuple(members),
         cross_validated_dice=0.9,
         fast=Fast(configuration="3d", cross_validated_dice=0.8),
-        made_from="",
+        inputs_digest="",
         made_by="test",
     ).save(path / "model.json")
     image = np.random.default_rng(0).normal(size=plan.configurations["3d"].patch_size).astype(np.float32)

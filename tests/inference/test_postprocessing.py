@@ -9,20 +9,20 @@ from voxfit.inference.postprocessing import segment, to_values
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.plan import Inference
 from voxfit.planning.planner import make_plan
-from voxfit.preprocessing.case import Placement
-from voxfit.preprocessing.regridding import Computed
+from voxfit.preprocessing.case import PreprocessingGeometry
+from voxfit.preprocessing.output_resampling import Computed
 
 SHAPE = (4, 5, 6)
-PLACE = Placement(Geometry(SHAPE, (1.0, 1.0, 1.0)), Box.whole(SHAPE), SHAPE)
+PLACE = PreprocessingGeometry(Geometry(SHAPE, (1.0, 1.0, 1.0)), Box.whole(SHAPE), SHAPE)
 CLASSES = (Label(name="rim", value=1), Label(name="core", value=2))
 REGIONS = (Region(name="all", values=(1, 2), paste=1), Region(name="core", values=(2,), paste=2))
 
 
-def plan_of(regions, averages):
+def plan_of(regions, average_over):
     case = CaseFingerprint(shape=SHAPE, uncropped_shape=SHAPE, spacing_mm=(1.0, 1.0, 1.0))
     labels = Labels(classes=CLASSES, regions=regions)
     facts = Fingerprint(dataset="x", channel_names=("MRI",), labels=labels, cases=(case,), intensities=(None,))
-    return make_plan(facts).model_copy(update={"inference": Inference(averages=averages)})
+    return make_plan(facts).model_copy(update={"inference": Inference(average_over=average_over)})
 
 
 def sigmoid(logits):
@@ -43,8 +43,8 @@ def logits():
 def test_regions_are_cut_where_they_are_as_likely_as_not(logits):
     expected = pasted(sigmoid(logits))
     assert np.count_nonzero((logits > 0) & (logits < 0.5)) > 0
-    for averages, values in (("logits", logits), ("probabilities", sigmoid(logits))):
-        found = segment([(Computed(values), PLACE)], plan_of(REGIONS, averages))
+    for average_over, values in (("logits", logits), ("probabilities", sigmoid(logits))):
+        found = segment([(Computed(values), PLACE)], plan_of(REGIONS, average_over))
         np.testing.assert_array_equal(found, expected)
 
 
@@ -52,9 +52,9 @@ def test_ensembles_of_regions_average_probabilities(logits):
     outputs = [logits, *(np.random.default_rng(seed).normal(0, 3, logits.shape).astype(np.float32) for seed in (1, 2))]
     expected = pasted(sum(map(sigmoid, outputs)) / 3)
     assert not np.array_equal(expected, pasted(sigmoid(sum(outputs) / 3)))
-    for averages, make in (("logits", lambda values: values), ("probabilities", sigmoid)):
+    for average_over, make in (("logits", lambda values: values), ("probabilities", sigmoid)):
         parts = [(Computed(make(values)), PLACE) for values in outputs]
-        np.testing.assert_array_equal(segment(parts, plan_of(REGIONS, averages)), expected)
+        np.testing.assert_array_equal(segment(parts, plan_of(REGIONS, average_over)), expected)
 
 
 def test_ensembles_of_classes_average_probabilities():
@@ -65,9 +65,9 @@ def test_ensembles_of_classes_average_probabilities():
 
     expected = (softmax(first) + softmax(second)).argmax(axis=0)
     assert not np.array_equal(expected, (first + second).argmax(axis=0))
-    for averages, make in (("logits", lambda values: values), ("probabilities", softmax)):
+    for average_over, make in (("logits", lambda values: values), ("probabilities", softmax)):
         parts = [(Computed(make(values)), PLACE) for values in (first, second)]
-        np.testing.assert_array_equal(segment(parts, plan_of((), averages)), expected)
+        np.testing.assert_array_equal(segment(parts, plan_of((), average_over)), expected)
 
 
 @pytest.mark.parametrize("largest", [1, 255, 256, 299, 300, 65535, 65536, 2**31])

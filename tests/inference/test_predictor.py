@@ -58,7 +58,7 @@ def test_logits_and_regions_come_back_too(predictor_of, shape, kind):
 
     for activation, expected in ((None, lambda x: x), ("sigmoid", lambda x: 1 / (1 + np.exp(-x)))):
         predictor = predictor_of(
-            [network], PATCH, slice_axis=None, outputs=3, activation=activation, mirror_axes=(2,), tile_weights=kind
+            [network], PATCH, slice_axis=None, outputs=3, activation=activation, mirror_axes=(2,), gaussian_center=kind
         )
         assert len(predictor.flips) == 2
         for output, factor in zip(predictor.predict(image), (1, 2, -1), strict=True):
@@ -136,7 +136,7 @@ def test_without_mirroring_comes_with_mirroring_at_no_extra_pass(predictor_of):
         return torch.cat([torch.zeros_like(batch), batch.roll(1, 2)], dim=1)  # knows a direction
 
     image = np.random.default_rng(0).normal(size=(1, *PATCH)).astype(np.float32)
-    both = predictor_of([network, identity], PATCH, slice_axis=None, outputs=2, plain_too=True)
+    both = predictor_of([network, identity], PATCH, slice_axis=None, outputs=2, also_without_tta=True)
     found = both.predict(image)
     assert sum(passes) == 8
     for mirror, half in (((0, 1, 2), found[:2]), ((), found[2:])):

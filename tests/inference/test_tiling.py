@@ -9,7 +9,7 @@ import scipy.ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxfit.inference.tiling import axis_shares, gaussian_profile, tile_starts, tiles
+from voxfit.inference.tiling import gaussian_profile, normalized_tile_weights, tile_starts, tiles
 
 PATCH = (8, 12, 10)
 
@@ -94,7 +94,7 @@ def test_shares_are_weights_over_their_sum_at_each_voxel(patch, more, kind):
     sums = np.zeros(shape)
     for tile in tiles(shape, patch):
         sums[tile.box.to_slices()] += weights
-    shares = [axis_shares(size, edge, kind) for size, edge in zip(shape, patch, strict=True)]
+    shares = [normalized_tile_weights(size, edge, kind) for size, edge in zip(shape, patch, strict=True)]
     for tile in tiles(shape, patch):
         share = product([axis[number] for axis, number in zip(shares, tile.index, strict=True)])
         np.testing.assert_allclose(share, weights / sums[tile.box.to_slices()], rtol=1e-6)

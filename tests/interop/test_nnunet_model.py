@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from voxfit.core.errors import ModelError
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.inference.description import ModelDescription
 from voxfit.inference.model import Model
 from voxfit.inference.torch_networks import load_network
@@ -361,7 +361,7 @@ def test_the_plan_of_a_3d_network_is_turned_back(results, output):
     plan = description.plan
     assert plan.preparation == Preparation(first="normalize", coarse_axis_ratio=3.0, labels="linear")
     assert plan.inference == Inference(
-        averages="logits", tile_weights="shifted", mirror_axes=(1, 2), handover="segmentation"
+        average_over="logits", gaussian_center="shifted", mirror_axes=(1, 2), cascade_input="segmentation"
     )
     assert (plan.dataset, plan.channel_names, plan.num_cases) == ("Dataset999_Test", ("MRI",), 17)
     assert plan.labels.names == ("liver", "tumour")
@@ -596,7 +596,7 @@ def test_folds(results, output, tmp_path):
         assert torch.equal(network.head.weight, Peer(FLAT, seed=fold).weights[HEAD])
     some = imported(results, tmp_path / "some", folds=(2, 0))
     assert list(some.members[0].weights) == [names[0], names[2]]
-    assert some.made_from != found.made_from
+    assert some.inputs_digest != found.inputs_digest
     for folds in ((0, 3), ()):
         with pytest.raises(ModelError, match="there is no checkpoint of the folds"):
             import_nnunet(results, tmp_path / "none", folds=folds)

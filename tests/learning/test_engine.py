@@ -14,7 +14,7 @@ from voxfit.core.errors import UsageError
 from voxfit.learning.engine import (
     PLAIN,
     Engine,
-    Execution,
+    StepMode,
     choose_execution,
     determinism,
     free_bytes,
@@ -22,16 +22,16 @@ from voxfit.learning.engine import (
     make_optimizer,
     peak_flops,
 )
-from voxfit.networks.unet import build_network
-from voxfit.planning.recipe import SGD, Adam, Annealed, Plateau, Recipe
-from voxfit.planning.stages import Topology, paper_stages
+from voxfit.networks.unet import build_network, inference_weights
+from voxfit.planning.architecture import Topology, paper_stages
+from voxfit.planning.recipe import SGD, Adam, Plateau, PolynomialDecay, Recipe
 
-COMPILED, LAST = Execution(compiled=True), Execution(channels_last=True)
-BOTH = Execution(compiled=True, channels_last=True)
+COMPILED, LAST = StepMode(compiled=True), StepMode(channels_last=True)
+BOTH = StepMode(compiled=True, channels_last=True)
 
 
 def recipe(**changes):
-    schedule = Annealed(learning_rate=1e-2, epochs=4, warmup_steps=0)
+    schedule = PolynomialDecay(learning_rate=1e-2, epochs=4, warmup_steps=0)
     return Recipe(**({"schedule": schedule, "optimizer": SGD(), "deep_supervision": True} | changes))
 
 
@@ -69,7 +69,7 @@ def test_a_compiled_network_keeps_the_names_of_its_weights():
     """Nothing is compiled before the first step."""
     engine = Engine(topology(), recipe(), 0, "cpu", COMPILED)
     assert engine.network.state_dict().keys() == Engine(topology(), recipe(), 0, "cpu").network.state_dict().keys()
-    assert not any("_orig_mod" in name for name in engine.network.inference_weights())
+    assert not any("_orig_mod" in name for name in inference_weights(engine.network))
 
 
 def torchs_sgd(parameters, decay):
@@ -85,7 +85,7 @@ def torchs_adam(parameters, decay):
 @pytest.mark.parametrize("limit", [None, 1e-3])
 def test_an_update_is_torchs(optimizer, theirs, decay, limit):
     """A network and an optimiser of torch's, made without the engine."""
-    settings = recipe(optimizer=optimizer(weight_decay=decay), largest_gradient=limit)
+    settings = recipe(optimizer=optimizer(weight_decay=decay), max_grad_norm=limit)
     engine = Engine(topology(), settings, 0, "cpu")
     network = build_network(topology(), 0, deep_supervision=True)
     stepped = theirs(network.parameters(), decay)
@@ -155,7 +155,7 @@ def test_nothing_changes_where_a_number_is_not_finite(bad, where):
 
 
 def long(seconds):
-    return recipe(schedule=Annealed(learning_rate=1e-2, seconds=seconds))
+    return recipe(schedule=PolynomialDecay(learning_rate=1e-2, seconds=seconds))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def long(seconds):
         (long(600.0), 0),
         (long(86400.0), 4),
         (recipe(steps_per_epoch=10), 0),
-        (recipe(schedule=Annealed(learning_rate=1e-2, epochs=50), steps_per_epoch=100), 1),  # 5,000 s
+        (recipe(schedule=PolynomialDecay(learning_rate=1e-2, epochs=50), steps_per_epoch=100), 1),  # 5,000 s
         (recipe(schedule=Plateau(epochs=1000)), 4),
     ],
 )

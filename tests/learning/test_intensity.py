@@ -21,11 +21,11 @@ from voxfit.learning.intensity import (
     Noise,
     add_noise,
     adjust_intensity,
-    bend,
     blur,
     clear_outside,
-    coarsen,
     draw_intensity,
+    gamma_correct,
+    simulate_low_resolution,
     stretch_contrast,
 )
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler
@@ -284,31 +284,31 @@ def test_contrast_keeps_what_is_even():
 def test_low_resolution_equals_numpy(shape, scale, seed):
     image = sample(shape, seed)
     expected = numpy_coarse(image, [max(round(size * scale), 1) for size in shape])
-    assert coarsen(tensor(image)[None], [scale])[0].numpy() == pytest.approx(expected, abs=1e-5)
+    assert simulate_low_resolution(tensor(image)[None], [scale])[0].numpy() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_full_resolution_is_the_image(shape):
     image = sample(shape)
-    assert np.array_equal(coarsen(tensor(image)[None], [1.0])[0].numpy(), image)
+    assert np.array_equal(simulate_low_resolution(tensor(image)[None], [1.0])[0].numpy(), image)
 
 
 @pytest.mark.parametrize("still", [0, 1, 2])
 def test_the_still_axis_keeps_its_resolution(still):
     image = sample((6, 8, 10))
     shape = [size if axis == still else round(size * 0.6) for axis, size in enumerate(image.shape)]
-    changed = coarsen(tensor(image)[None], [0.6], still)[0].numpy()
+    changed = simulate_low_resolution(tensor(image)[None], [0.6], still)[0].numpy()
     assert changed == pytest.approx(numpy_coarse(image, shape), abs=1e-5)
     moved = np.moveaxis(image, still, 0), np.moveaxis(changed, still, 0)
     for before, after in zip(*moved, strict=True):
-        assert coarsen(tensor(before)[None], [0.6])[0].numpy() == pytest.approx(after, abs=1e-5)
+        assert simulate_low_resolution(tensor(before)[None], [0.6])[0].numpy() == pytest.approx(after, abs=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("exponent", [0.7, 1.0, 1.5])
 def test_inverted_gamma_equals_numpy_and_keeps_mean_and_deviation(shape, exponent):
     image = sample((2, *shape))
-    changed = bend(tensor(image), (exponent, 1.0), inverted=True).numpy()
+    changed = gamma_correct(tensor(image), (exponent, 1.0), inverted=True).numpy()
     assert changed[0] == pytest.approx(-numpy_gamma(-image[0], exponent), abs=1e-3)
     assert changed[1] == pytest.approx(image[1], abs=1e-4)
     assert changed.mean(axis=tuple(range(1, image.ndim))) == pytest.approx([part.mean() for part in image], abs=1e-4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
 from voxfit.imaging.volume import Volume
@@ -14,10 +14,10 @@ from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler
 from voxfit.learning.task import TrainingTask, task_loss
 from voxfit.learning.training import Training
 from voxfit.networks.unet import build_network
+from voxfit.planning.architecture import Topology, paper_stages
 from voxfit.planning.grid import Grid, ZScore
 from voxfit.planning.plan import Configuration
-from voxfit.planning.recipe import Annealed, Recipe
-from voxfit.planning.stages import Topology, paper_stages
+from voxfit.planning.recipe import PolynomialDecay, Recipe
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import Store, write_case, write_manifest
 
@@ -58,7 +58,9 @@ def test_losses_are_means_over_the_batches_that_were_drawn(store, tmp_path):
             augmentation="3d",
         ),
         recipe=Recipe(
-            steps_per_epoch=5, validation_steps=3, schedule=Annealed(learning_rate=1e-20, epochs=2, warmup_steps=0)
+            steps_per_epoch=5,
+            validation_steps=3,
+            schedule=PolynomialDecay(learning_rate=1e-20, epochs=2, warmup_steps=0),
         ),
         training_cases=("a", "b"),
         validation_cases=("c",),

@@ -14,7 +14,7 @@ from voxfit.learning.loading import Prefetcher, ResidentStore, stored_bytes
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Previous
 from voxfit.planning.grid import Divide, Grid, ZScore
 from voxfit.planning.plan import Configuration
-from voxfit.planning.recipe import AugmentationSet, Disturbance, Recipe
+from voxfit.planning.recipe import AugmentationSet, PreviousStageAugmentation, Recipe
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import Store, write_case, write_manifest
 
@@ -229,7 +229,7 @@ def test_every_patch_has_annotated_voxels_where_few_are(sparse):
     for step in range(20):
         _, label = drawn.finish(drawn.batch(VALIDATION, 0, step), torch.device("cpu"))
         assert (label != IGNORED).flatten(1).any(dim=1).all()
-        assert (label > 0).flatten(1).any(dim=1).sum() >= drawn.forced
+        assert (label > 0).flatten(1).any(dim=1).sum() >= drawn.num_foreground_patches
     # A rotated patch, too, keeps what nobody annotated apart from background.
     _, label = drawn.finish(drawn.batch(TRAINING, 0, 0), torch.device("cpu"))
     assert set(label.unique().tolist()) <= {IGNORED, -1, 0, 1, 2}
@@ -269,13 +269,13 @@ def test_draws_depend_on_counters_only(store, stream):
 AFTER = {-1: 0, 0: 1, 1: 2, 2: 0}
 
 
-def staged(store, disturbance, still=True):
+def staged(store, previous_stage_augmentation, still=True):
     """A sampler of a second stage, which leaves images alone unless `still` is False."""
 
     def segmentation(name):
         return np.vectorize(AFTER.__getitem__)(store.label(name)).astype(np.int16)
 
-    recipe = Recipe(disturbance=disturbance)
+    recipe = Recipe(previous_stage_augmentation=previous_stage_augmentation)
     if still:
         kept = {key: 0.0 for key in type(recipe.augmentation_3d).model_fields if key.endswith("_probability")}
         recipe = recipe.model_copy(update={"augmentation_3d": recipe.augmentation_3d.model_copy(update=kept)})
@@ -289,17 +289,17 @@ def one_hot_of(label):
     return torch.from_numpy(np.stack([after == 1, after == 2], axis=1).astype(np.float32))
 
 
-NEVER = Disturbance(morphology_probability=0.0, removal_probability=0.0)
-ALWAYS = Disturbance(morphology_probability=1.0, removal_probability=1.0)
+NEVER = PreviousStageAugmentation(morphology_probability=0.0, removal_probability=0.0)
+ALWAYS = PreviousStageAugmentation(morphology_probability=1.0, removal_probability=1.0)
 
 
 @pytest.mark.parametrize(
-    ("stream", "disturbance", "still"),
+    ("stream", "previous_stage_augmentation", "still"),
     [(VALIDATION, NEVER, False), (VALIDATION, ALWAYS, False), (TRAINING, NEVER, True), (TRAINING, NEVER, False)],
 )
-def test_the_previous_stage_comes_as_one_channel_for_each_class(store, stream, disturbance, still):
+def test_the_previous_stage_comes_as_one_channel_for_each_class(store, stream, previous_stage_augmentation, still):
     """It moves with the image, and is disturbed in training only."""
-    drawn, seen = staged(store, disturbance, still), set()
+    drawn, seen = staged(store, previous_stage_augmentation, still), set()
     for step in range(3):
         image, label = drawn.finish(drawn.batch(stream, 0, step), torch.device("cpu"))
         assert image.shape[1] == 3

@@ -2,8 +2,8 @@
 
 import pytest
 
-from voxfit.learning.schedule import advance, annealed_rate, begin
-from voxfit.planning.recipe import Annealed, Plateau
+from voxfit.learning.schedule import advance, begin, polynomial_rate
+from voxfit.planning.recipe import Plateau, PolynomialDecay
 
 RULE = Plateau()
 
@@ -24,7 +24,7 @@ def drops(states, first=RULE.learning_rate):
 
 
 @pytest.mark.parametrize(
-    "schedule", [RULE, Annealed(learning_rate=0.01, epochs=3), Annealed(learning_rate=0.01, seconds=9)]
+    "schedule", [RULE, PolynomialDecay(learning_rate=0.01, epochs=3), PolynomialDecay(learning_rate=0.01, seconds=9)]
 )
 def test_steps_add_up_where_an_epoch_is_cut_short(schedule):
     progress = begin(schedule)
@@ -87,15 +87,15 @@ def test_stopping_needs_both_conditions():
 
 
 def test_annealing_goes_from_warm_up_to_zero():
-    schedule = Annealed(learning_rate=1e-2, warmup_steps=10, epochs=4, power=1.0)
-    assert annealed_rate(schedule, 0.0, 0) == pytest.approx(1e-3)
-    assert annealed_rate(schedule, 0.0, 9) == pytest.approx(1e-2)
-    assert annealed_rate(schedule, 0.5, 1000) == pytest.approx(5e-3)
-    assert annealed_rate(schedule, 1.0, 2000) == 0
+    schedule = PolynomialDecay(learning_rate=1e-2, warmup_steps=10, epochs=4, power=1.0)
+    assert polynomial_rate(schedule, 0.0, 0) == pytest.approx(1e-3)
+    assert polynomial_rate(schedule, 0.0, 9) == pytest.approx(1e-2)
+    assert polynomial_rate(schedule, 0.5, 1000) == pytest.approx(5e-3)
+    assert polynomial_rate(schedule, 1.0, 2000) == 0
 
 
 def test_counted_and_timed_schedules_end():
-    counted = run([0.1] * 9, [0.1] * 9, Annealed(learning_rate=1e-2, epochs=4))
+    counted = run([0.1] * 9, [0.1] * 9, PolynomialDecay(learning_rate=1e-2, epochs=4))
     assert [state.finished for state in counted] == [False, False, False, True]
-    timed = run([0.1] * 9, [0.1] * 9, Annealed(learning_rate=1e-2, seconds=2.5))
+    timed = run([0.1] * 9, [0.1] * 9, PolynomialDecay(learning_rate=1e-2, seconds=2.5))
     assert [state.finished for state in timed] == [False, False, True]

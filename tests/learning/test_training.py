@@ -25,21 +25,21 @@ from safetensors import safe_open
 from voxfit.console import ConsoleListener
 from voxfit.core.errors import TrainingError
 from voxfit.core.interruption import Interrupted, interrupt
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
 from voxfit.imaging.volume import Volume
-from voxfit.learning.engine import Execution
+from voxfit.learning.engine import StepMode
 from voxfit.learning.losses import segmentation_loss
 from voxfit.learning.sampling import PatchSampler
 from voxfit.learning.task import TrainingTask, measure_step, task_loss
 from voxfit.learning.training import Training
-from voxfit.networks.unet import build_network
+from voxfit.networks.unet import build_network, inference_weights
+from voxfit.planning.architecture import Topology, paper_stages
 from voxfit.planning.grid import Grid, ZScore
 from voxfit.planning.plan import Configuration
-from voxfit.planning.recipe import SGD, Annealed, Plateau, Recipe
+from voxfit.planning.recipe import SGD, Plateau, PolynomialDecay, Recipe
 from voxfit.planning.recipes import recipe_named
-from voxfit.planning.stages import Topology, paper_stages
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import Store, write_case, write_manifest
 
@@ -81,7 +81,7 @@ def store(tmp_path_factory):
 
 
 def task(seed=0, epochs=4, **changes):
-    schedule = Annealed(learning_rate=1e-2, epochs=epochs, warmup_steps=2)
+    schedule = PolynomialDecay(learning_rate=1e-2, epochs=epochs, warmup_steps=2)
     recipe = Recipe(steps_per_epoch=6, validation_steps=2, schedule=changes.pop("schedule", schedule))
     return TrainingTask(
         name="test",
@@ -375,9 +375,9 @@ def history_of(folder):
 
 MEASURED = {"seconds", "wait_share", "teraflops", "peak_share"}
 SCHEDULES = {
-    "every step": Annealed(learning_rate=1e-2, epochs=3, warmup_steps=2),
-    "every epoch": Annealed(learning_rate=1e-2, epochs=3, warmup_steps=0, every="epoch"),
-    "plateau": Plateau(epochs=3, drop_patience=1),
+    "every step": PolynomialDecay(learning_rate=1e-2, epochs=3, warmup_steps=2),
+    "every epoch": PolynomialDecay(learning_rate=1e-2, epochs=3, warmup_steps=0, every="epoch"),
+    "plateau": Plateau(epochs=3, patience=1),
 }
 
 
@@ -638,14 +638,14 @@ def test_a_lack_of_memory_is_not_tried_again(store, tmp_path):
 
 def test_a_way_of_execution_is_kept_to_the_end(store, tmp_path):
     """Resumed by a machine that would choose another one; the weights have their plain names and bytes."""
-    last = Execution(channels_last=True)
+    last = StepMode(channels_last=True)
     whole = weights(Training(task(), store, tmp_path / "whole", "cpu", Ear(), execution=last).run())
     with pytest.raises(Stop):
         Training(task(), store, tmp_path / "part", "cpu", Ear(stop_after=2), execution=last).run()
     resumed = Training(task(), store, tmp_path / "part", "cpu", Ear())
     assert resumed.engine.execution == last
     assert same(whole, weights(resumed.run()))
-    assert Execution.load(tmp_path / "part" / "execution.json") == last
+    assert StepMode.load(tmp_path / "part" / "execution.json") == last
 
 
 def test_the_speed_is_in_the_history(uninterrupted):
@@ -670,7 +670,7 @@ def second_version(stages, **changes):
     """The settings of nnU-Net v2: momentum, cut gradients, losses on coarse levels."""
     base = task(**changes)
     recipe = base.recipe.model_copy(
-        update={"optimizer": SGD(), "largest_gradient": 12.0, "deep_supervision": True, "centred": "third"}
+        update={"optimizer": SGD(), "max_grad_norm": 12.0, "deep_supervision": True, "foreground_oversampling": "third"}
     )
     topology = Topology(in_channels=1, out_channels=2, **dict(stages))
     configuration = base.configuration.model_copy(update={"patch_size": (16, 16, 16), "num_pool": (3, 3, 3)})
@@ -684,7 +684,7 @@ def test_momentum_and_coarse_losses_resume_too(store, tmp_path):
         Training(made, store, tmp_path / "part", "cpu", Ear(stop_after=2)).run()
     resumed = Training(made, store, tmp_path / "part", "cpu", Ear()).run()
     assert same(weights(whole), weights(resumed))
-    assert whole.state_dict().keys() - whole.inference_weights().keys() == {
+    assert whole.state_dict().keys() - inference_weights(whole).keys() == {
         "coarse_heads.0.weight",
         "coarse_heads.0.bias",
     }
@@ -721,24 +721,26 @@ def test_shallow_networks_have_one_loss(pools):
     assert isinstance(network(torch.zeros(1, 1, 16, 16, 16)), torch.Tensor)
 
 
-@pytest.mark.parametrize(("batch", "centred", "expected"), [(2, "third", 1), (9, "third", 3), (2, "above_third", 1)])
-def test_samples_centred_on_foreground(store, batch, centred, expected):
+@pytest.mark.parametrize(
+    ("batch", "oversampling", "expected"), [(2, "third", 1), (9, "third", 3), (2, "above_third", 1)]
+)
+def test_samples_centred_on_foreground(store, batch, oversampling, expected):
     made = task()
     sampler = PatchSampler(
         store,
         ["a"],
         made.configuration.model_copy(update={"batch_size": batch}),
-        made.recipe.model_copy(update={"centred": centred}),
+        made.recipe.model_copy(update={"foreground_oversampling": oversampling}),
         labels=made.labels,
         channels=1,
         seed=0,
     )
-    assert sampler.forced == expected
+    assert sampler.num_foreground_patches == expected
 
 
 def test_a_timed_training_keeps_its_time(store, tmp_path):
     ear = Ear()
-    training = Training(task(schedule=Annealed(learning_rate=1e-2, seconds=3.0)), store, tmp_path, "cpu", ear)
+    training = Training(task(schedule=PolynomialDecay(learning_rate=1e-2, seconds=3.0)), store, tmp_path, "cpu", ear)
     training.run()
     assert 3.0 <= training.progress.seconds < 4.5
     assert ear.reports[-1].learning_rate < 2e-3

@@ -10,7 +10,7 @@ from tests.mutation.trial import Outcome
 
 def planted(new, only="kind", **changes):
     return Mutation(
-        "planning/topology.py", "while size >= min_edge", new, "planning/test_topology.py", "x", only, **changes
+        "planning/patch_rules.py", "while size >= min_edge", new, "planning/test_patch_rules.py", "x", only, **changes
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from voxfit.networks.unet import build_network
-from voxfit.planning.stages import Stages, Topology, paper_stages
+from voxfit.planning.architecture import Stages, Topology, paper_stages
 
 
 def topology(stages):

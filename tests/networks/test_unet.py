@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from voxfit.networks.unet import ResidualBlock, build_network
-from voxfit.planning.stages import Topology, paper_stages
+from voxfit.planning.architecture import Topology, paper_stages
 
 
 def topology(num_pool, base_features=4, max_features=320, pooling="max", **changes):

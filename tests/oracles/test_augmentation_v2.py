@@ -19,10 +19,10 @@ from voxfit.learning.intensity import (
     Noise,
     add_noise,
     adjust_intensity,
-    bend,
     blur,
     clear_outside,
-    coarsen,
+    gamma_correct,
+    simulate_low_resolution,
     stretch_contrast,
 )
 
@@ -146,15 +146,15 @@ def test_brightness_and_contrast(shape: tuple[int, ...], factor: float) -> None:
 def test_low_resolution(shape: tuple[int, ...], seed: int) -> None:
     image = sample((1, *shape), seed)
     scale = float(np.random.default_rng(seed).uniform(0.5, 1))
-    assert close(coarsen(image, [scale])[0], peer_low_resolution(image, [scale])[0])
+    assert close(simulate_low_resolution(image, [scale])[0], peer_low_resolution(image, [scale])[0])
     if len(shape) == 3:
-        assert close(coarsen(image, [scale], 0)[0], peer_low_resolution(image, [scale], (0,))[0])
+        assert close(simulate_low_resolution(image, [scale], 0)[0], peer_low_resolution(image, [scale], (0,))[0])
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0])
 def test_low_resolution_at_its_ends(scale: float) -> None:
     image = sample((1, 9, 16, 13))
-    assert close(coarsen(image, [scale])[0], peer_low_resolution(image, [scale])[0])
+    assert close(simulate_low_resolution(image, [scale])[0], peer_low_resolution(image, [scale])[0])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -162,7 +162,9 @@ def test_low_resolution_at_its_ends(scale: float) -> None:
 def test_both_gammas(shape: tuple[int, ...], exponent: float) -> None:
     image = sample((2, *shape))
     exponents = (exponent, 1.2)
-    assert close(bend(image.clone(), exponents, inverted=True), peer_gamma(image, list(exponents), inverted=True))
+    assert close(
+        gamma_correct(image.clone(), exponents, inverted=True), peer_gamma(image, list(exponents), inverted=True)
+    )
     ours = adjust_gamma(image.clone()[None], [Augmentation(gamma=exponents)])[0]
     assert close(ours, peer_gamma(image, list(exponents), inverted=False))
 

@@ -68,9 +68,9 @@ def test_resampling() -> None:
     from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg
 
     made = Recorder()
-    for name, (_, new, apart) in RESAMPLED.items():
+    for name, (_, new, separate_axis) in RESAMPLED.items():
         image, label = resampled(name)
-        way: dict[str, Any] = {"axis": apart, "do_separate_z": apart is not None}
+        way: dict[str, Any] = {"axis": separate_axis, "do_separate_z": separate_axis is not None}
         for order in (1, 3):
             made.record(f"{name}: order {order}", resample_data_or_seg(image, new, order=order, **way), image)
         found = resample_data_or_seg(label[None], new, is_seg=True, order=1, **way)[0]

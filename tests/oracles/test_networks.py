@@ -18,7 +18,7 @@ from voxfit.inference.torch_networks import load_network
 from voxfit.interop.nnunet_model import import_nnunet
 from voxfit.interop.nnunet_network import axis_order, read_stages, translate_weights
 from voxfit.networks.unet import UNet
-from voxfit.planning.stages import Topology
+from voxfit.planning.architecture import Topology
 
 # Its own warnings, while it is imported too, are not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -19,7 +19,7 @@ from voxfit.inference.tiling import gaussian_profile, tile_starts
 from voxfit.planning.fingerprint import crop_box, resampled_shape
 from voxfit.planning.grid import Grid, Preparation
 from voxfit.preprocessing.case import prepare
-from voxfit.preprocessing.regridding import Computed, Regridding
+from voxfit.preprocessing.output_resampling import Computed, Regridding
 from voxfit.preprocessing.resampling import coarse_axis, resample, resample_linear
 
 # Its own warnings, while it is imported too, are not ours.
@@ -168,10 +168,10 @@ def compare_labels(
         assert np.array_equal(ours, theirs)
     old_mm = volume.geometry.spacing_mm
     cropped = prepare(volume, grid.model_copy(update={"spacing_mm": (None, None, None)}), label).label
-    apart = coarse_axis(old_mm, grid.spacing_of(old_mm), 3.0)
+    separate_axis = coarse_axis(old_mm, grid.spacing_of(old_mm), 3.0)
     for voxel in map(tuple, np.argwhere(ours != theirs)):
         masks = np.stack([cropped == found[voxel] for found in (ours, theirs)]).astype(np.float32)
-        shares = resample(masks, ours.shape, order=1, apart=apart)[(slice(None), *voxel)]
+        shares = resample(masks, ours.shape, order=1, separate_axis=separate_axis)[(slice(None), *voxel)]
         assert abs(shares[0] - shares[1]) < 1e-6  # these are in single precision
 
 
@@ -240,8 +240,8 @@ def test_a_ct(shared_data):
 def test_the_axis_that_is_apart(spacing_mm, new_spacing_mm):
     from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
 
-    apart, axis = determine_do_sep_z_and_axis(None, spacing_mm, new_spacing_mm)
-    assert coarse_axis(spacing_mm, new_spacing_mm, 3.0) == (axis if apart else None)
+    separate_axis, axis = determine_do_sep_z_and_axis(None, spacing_mm, new_spacing_mm)
+    assert coarse_axis(spacing_mm, new_spacing_mm, 3.0) == (axis if separate_axis else None)
 
 
 @settings(max_examples=500)
@@ -255,18 +255,18 @@ def test_shapes(shape, spacing_mm, new_spacing_mm):
 
 @settings(max_examples=200)
 @given(shapes, shapes, st.sampled_from([None, 0, 1, 2]), st.integers(0, 2**32 - 1))
-def test_labels_and_images_of_any_shape(old, new, apart, seed):
+def test_labels_and_images_of_any_shape(old, new, separate_axis, seed):
     """Sizes of all kinds, and labels of which several meet in a voxel."""
     from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg
 
     rng = np.random.default_rng(seed)
     image, label = rng.normal(size=(2, *old)).astype(np.float32), rng.integers(-1, 4, old).astype(np.int16)
-    way = {"axis": apart, "do_separate_z": apart is not None}
+    way = {"axis": separate_axis, "do_separate_z": separate_axis is not None}
     expected = resample_data_or_seg(label[None], new, is_seg=True, order=1, **way)
-    assert np.array_equal(resample_linear(label, new, apart=apart), expected[0])
+    assert np.array_equal(resample_linear(label, new, separate_axis=separate_axis), expected[0])
     for order, clip in ((1, False), (1, True), (3, True)):
         expected = resample_data_or_seg(image, new, order=order, **way)
-        found = resample(image, new, order, apart=apart, clip=clip)
+        found = resample(image, new, order, separate_axis=separate_axis, clip=clip)
         assert np.abs(found - expected).max() <= CLOSE * max(float(np.ptp(image)), 1.0)
 
 

@@ -354,7 +354,7 @@ def test_unusable_published_geometries_are_named(tmp_path: Path, change: dict[st
 @pytest.mark.parametrize(
     ("change", "fragment"),
     [
-        ({"schema": "voxfit.plan/1"}, "schema"),
+        ({"schema": "voxfit.plan/2"}, "schema"),
         ({"cases": []}, "cases"),
         ({"cases": [{"shape": [1, 2], "uncropped_shape": [1, 2, 3], "spacing_mm": [1, 1, 1]}]}, "cases.0.shape"),
         ({"cases": [{"shape": [1, 2, 3], "uncropped_shape": [1, 2, 3], "spacing_mm": [1, 0, 1]}]}, "spacing_mm.1"),

@@ -46,8 +46,8 @@ def test_the_split_hangs_on_cases_and_seed_not_on_their_order(
     shuffled = data.draw(st.permutations(drawn))
     result = split(drawn, folds, seed)
     assert split(shuffled, folds, seed) == result
-    assert split(drawn, folds, seed + 1).made_from != result.made_from
-    assert split(drawn[1:], folds, seed).made_from != result.made_from
+    assert split(drawn, folds, seed + 1).inputs_digest != result.inputs_digest
+    assert split(drawn[1:], folds, seed).inputs_digest != result.inputs_digest
 
 
 def test_another_seed_is_another_split(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_no_split_leaves_fewer_classes_out_of_training(
         for size in sizes:
             parts.append(tuple(name for group in rest[:size] for name in groups[group]))
             rest = rest[size:]
-        fewest = min(fewest, lost(Folds(made_from="", validation=tuple(parts)), classes))
+        fewest = min(fewest, lost(Folds(inputs_digest="", validation=tuple(parts)), classes))
     assert lost(result, classes) == fewest
 
     # The rules of any split hold, and where the plain one loses nothing that could be kept, it is that one.
@@ -127,7 +127,7 @@ def test_rare_classes_among_many_cases_are_in_every_training_part() -> None:
     found = split(many, 5, 0, classes=classes)
     assert not found.unseen(classes)
     assert [len(part) for part in found.validation] == [80] * 5
-    assert found.made_from != split(many, 5, 0).made_from
+    assert found.inputs_digest != split(many, 5, 0).inputs_digest
 
 
 def test_what_labels_hold_does_not_matter_where_the_plain_split_serves() -> None:

@@ -3,10 +3,10 @@
 import pytest
 
 from voxfit.imaging.labels import Label, Labels
+from voxfit.planning.architecture import Topology, paper_stages
 from voxfit.planning.identity import digest_of_training, training_seed
 from voxfit.planning.plan import Configuration
 from voxfit.planning.recipe import Recipe
-from voxfit.planning.stages import Topology, paper_stages
 
 LABELS = Labels(classes=(Label(name="box", value=1),))
 CONFIGURATION = Configuration(

@@ -13,11 +13,11 @@ from pydantic import JsonValue
 
 from voxfit.core.errors import RecordError
 from voxfit.imaging.labels import Label, Labels
+from voxfit.planning.architecture import paper_stages
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.intensities import Intensities
 from voxfit.planning.plan import Configuration, Limits, Plan
 from voxfit.planning.planner import make_plan
-from voxfit.planning.stages import paper_stages
 
 
 @pytest.fixture

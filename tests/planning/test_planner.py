@@ -249,7 +249,9 @@ def test_a_constant_ct_is_not_divided_by_zero() -> None:
 
 def test_a_plan_knows_what_it_was_made_from() -> None:
     facts = fingerprint([case((50, 50, 50))])
-    origin = plan_by("nnunet-2018", facts).made_from
-    assert plan_by("nnunet-2018", facts.model_copy(update={"made_from": "another time stamp"})).made_from == origin
-    assert plan_by("nnunet-2018", facts, Limits(base_features=8)).made_from != origin
-    assert plan_by("nnunet-2018", fingerprint([case((50, 50, 51))])).made_from != origin
+    origin = plan_by("nnunet-2018", facts).inputs_digest
+    assert (
+        plan_by("nnunet-2018", facts.model_copy(update={"inputs_digest": "another time stamp"})).inputs_digest == origin
+    )
+    assert plan_by("nnunet-2018", facts, Limits(base_features=8)).inputs_digest != origin
+    assert plan_by("nnunet-2018", fingerprint([case((50, 50, 51))])).inputs_digest != origin

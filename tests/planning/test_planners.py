@@ -13,7 +13,7 @@ from voxfit.planning.grid import ClipAndScale, Divide, UnitRange, ZScore
 from voxfit.planning.intensities import Intensities
 from voxfit.planning.plan import Limits, Plan
 from voxfit.planning.planners import plan_by, plan_origin
-from voxfit.planning.recipe import PAPER, PLANNERS, SGD, Annealed, Planner, Recipe
+from voxfit.planning.recipe import PAPER, PLANNERS, SGD, Planner, PolynomialDecay, Recipe
 from voxfit.planning.recipes import recipe_named
 
 TASKS = ("BrainTumour", "Heart", "Liver", "Hippocampus", "Prostate", "Lung", "Pancreas")
@@ -49,7 +49,7 @@ def test_every_plan_is_a_record_that_a_network_can_be_built_from(planner: Planne
     plan = plan_by(planner, facts("MRI"))
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
-    assert (plan.planner, plan.made_from) == (planner, plan_origin(planner, facts("MRI"), Limits()))
+    assert (plan.planner, plan.inputs_digest) == (planner, plan_origin(planner, facts("MRI"), Limits()))
     for name, configuration in plan.configurations.items():
         topology = plan.topology(name)
         assert all(edge % step == 0 for edge, step in zip(configuration.patch_size, topology.divisor, strict=True))
@@ -122,11 +122,11 @@ def test_recipes_by_name() -> None:
         # num_val_iterations_per_epoch; SGD with momentum 0.99; PolyLRScheduler's exponent 0.9, a step an epoch;
         # clip_grad_norm_ at 12.
         schedule = recipe.schedule
-        assert isinstance(schedule, Annealed)
+        assert isinstance(schedule, PolynomialDecay)
         assert (schedule.learning_rate, schedule.power, schedule.epochs) == (0.01, 0.9, 1000)
         assert (schedule.every, schedule.warmup_steps) == ("epoch", 0)
         assert (recipe.steps_per_epoch, recipe.validation_steps) == (250, 50)
-        assert recipe.largest_gradient == 12
+        assert recipe.max_grad_norm == 12
         assert isinstance(recipe.optimizer, SGD)
         assert (recipe.optimizer.momentum, recipe.optimizer.weight_decay) == (0.99, 3e-5)
         assert Recipe.from_json(recipe.to_json()) == recipe

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from voxfit.core.errors import RecordError
-from voxfit.planning.recipe import Adam, Annealed, Plateau, Recipe
+from voxfit.planning.recipe import Adam, Plateau, PolynomialDecay, Recipe
 
 RECIPE = Recipe()
 assert isinstance(RECIPE.schedule, Plateau)
 assert isinstance(RECIPE.optimizer, Adam)
 SCHEDULE, ADAM = RECIPE.schedule, RECIPE.optimizer
 PLANES, VOLUMES = RECIPE.augmentation_2d, RECIPE.augmentation_3d
+STAGE = RECIPE.previous_stage_augmentation
 
 
 STATEMENTS: dict[str, dict[str, list[object]]] = {
@@ -28,9 +29,9 @@ STATEMENTS: dict[str, dict[str, list[object]]] = {
     },
     "T2": {"smoothing 1e-5": [RECIPE.dice_smoothing]},
     "T4": {
-        "0.93 and 0.9 on the old value": [SCHEDULE.training_memory, SCHEDULE.validation_memory],
-        "at least 5e-3 within 30": [SCHEDULE.improvement, SCHEDULE.drop_patience],
-        "learning rate / 5": [round(1 / SCHEDULE.drop, 9)],
+        "0.93 and 0.9 on the old value": [SCHEDULE.train_loss_ema, SCHEDULE.val_loss_ema],
+        "at least 5e-3 within 30": [SCHEDULE.min_delta, SCHEDULE.patience],
+        "learning rate / 5": [round(1 / SCHEDULE.factor, 9)],
         "within 60 epochs": [SCHEDULE.stop_patience],
         "learning rate < 1e-6": [SCHEDULE.stop_below],
         "1000 epochs at most": [SCHEDULE.epochs],
@@ -48,9 +49,9 @@ STATEMENTS: dict[str, dict[str, list[object]]] = {
         "0.5 per mirrored axis": [PLANES.mirror_probability],
     },
     "T7": {
-        "probability 0.4, radius 1-8": [RECIPE.disturbance.morphology_probability, *RECIPE.disturbance.radius],
+        "probability 0.4, radius 1-8": [STAGE.morphology_probability, *STAGE.radius],
         "probability 0.2, only those of less than 15 %": [
-            RECIPE.disturbance.removal_probability, round(100 * RECIPE.disturbance.removal_share, 9),
+            STAGE.removal_probability, round(100 * STAGE.removal_share, 9),
         ],
     },
 }  # fmt: skip
@@ -86,7 +87,7 @@ def test_both_sets_of_augmentation_share_what_the_paper_says_once() -> None:
 
 
 def test_another_schedule_survives_its_file() -> None:
-    recipe = Recipe(name="quick", schedule=Annealed(learning_rate=0.01, seconds=60.0))
+    recipe = Recipe(name="quick", schedule=PolynomialDecay(learning_rate=0.01, seconds=60.0))
     assert Recipe.from_json(recipe.to_json()) == recipe
 
 
@@ -97,10 +98,13 @@ def test_another_schedule_survives_its_file() -> None:
         ({"steps_per_epoch": 0}, ["steps_per_epoch"]),
         ({"seed": -1}, ["seed"]),
         ({"schedule": {"kind": "cosine"}}, ["schedule", "cosine"]),
-        ({"schedule": {"kind": "annealed", "learning_rate": 0.1}}, ["schedule.annealed", "either epochs or seconds"]),
         (
-            {"schedule": {"kind": "annealed", "learning_rate": 0.1, "epochs": 3, "seconds": 5.0}},
-            ["schedule.annealed", "either epochs or seconds"],
+            {"schedule": {"kind": "polynomial", "learning_rate": 0.1}},
+            ["schedule.polynomial", "either epochs or seconds"],
+        ),
+        (
+            {"schedule": {"kind": "polynomial", "learning_rate": 0.1, "epochs": 3, "seconds": 5.0}},
+            ["schedule.polynomial", "either epochs or seconds"],
         ),
         ({"augmentation_2d": {"rotation_degrees": 10.0}}, ["augmentation_2d.elastic_amplitude", "required"]),
     ],

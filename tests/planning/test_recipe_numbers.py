@@ -5,7 +5,7 @@ import pytest
 from voxfit.imaging.labels import Label, Labels
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.planners import plan_by
-from voxfit.planning.recipe import PLANNERS, SGD, Adam, Annealed, Plateau
+from voxfit.planning.recipe import PLANNERS, SGD, Adam, Plateau, PolynomialDecay
 from voxfit.planning.recipes import recipe_named
 
 
@@ -14,12 +14,12 @@ def test_the_papers_optimiser_and_schedule():
     assert recipe.optimizer == Adam(weight_decay=3e-5, amsgrad=True)
     schedule = recipe.schedule
     assert isinstance(schedule, Plateau)
-    assert (schedule.learning_rate, schedule.drop) == (3e-4, pytest.approx(1 / 5))
-    assert (schedule.drop_patience, schedule.stop_patience) == (30, 60)
-    assert (schedule.improvement, schedule.stop_below) == (5e-3, 1e-6)
-    assert (schedule.training_memory, schedule.validation_memory) == (0.93, 0.9)
+    assert (schedule.learning_rate, schedule.factor) == (3e-4, pytest.approx(1 / 5))
+    assert (schedule.patience, schedule.stop_patience) == (30, 60)
+    assert (schedule.min_delta, schedule.stop_below) == (5e-3, 1e-6)
+    assert (schedule.train_loss_ema, schedule.val_loss_ema) == (0.93, 0.9)
     assert (recipe.folds, recipe.steps_per_epoch) == (5, 250)
-    assert (recipe.largest_gradient, recipe.deep_supervision) == (None, False)
+    assert (recipe.max_grad_norm, recipe.deep_supervision) == (None, False)
 
 
 def test_the_papers_augmentation():
@@ -40,8 +40,8 @@ def test_the_papers_augmentation():
 def test_nnunets_training(name):
     recipe = recipe_named(name)
     assert recipe.optimizer == SGD(weight_decay=3e-5, momentum=0.99)
-    assert recipe.schedule == Annealed(learning_rate=1e-2, power=0.9, warmup_steps=0, every="epoch", epochs=1000)
-    assert (recipe.largest_gradient, recipe.deep_supervision, recipe.centred) == (12.0, True, "third")
+    assert recipe.schedule == PolynomialDecay(learning_rate=1e-2, power=0.9, warmup_steps=0, every="epoch", epochs=1000)
+    assert (recipe.max_grad_norm, recipe.deep_supervision, recipe.foreground_oversampling) == (12.0, True, "third")
     rotations = [recipe.augmentation_2d, recipe.augmentation_3d, recipe.augmentation_slices]
     assert [item.rotation_degrees for item in rotations] == [180.0, 30.0, 180.0]
     assert all((item.scale, item.elastic_probability) == ((0.7, 1.4), 0.0) for item in rotations)
@@ -55,5 +55,5 @@ def test_nnunets_preparation_and_inference(name):
     plan = plan_by(name, facts)
     preparation, inference = plan.preparation, plan.inference
     assert (preparation.first, preparation.coarse_axis_ratio, preparation.labels) == ("normalize", 3, "linear")
-    assert (inference.averages, inference.tile_weights) == ("logits", "shifted")
-    assert (inference.mirror_axes, inference.handover) == (None, "segmentation")
+    assert (inference.average_over, inference.gaussian_center) == ("logits", "shifted")
+    assert (inference.mirror_axes, inference.cascade_input) == (None, "segmentation")

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
 from voxfit.networks.unet import build_network
-from voxfit.planning.stages import Stages, Topology, multiplications, paper_stages
+from voxfit.planning.architecture import Stages, Topology, multiplications, paper_stages
 
 RESIDUAL = Stages(
     features=(4, 6, 10),

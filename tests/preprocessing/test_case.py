@@ -13,8 +13,8 @@ from voxfit.imaging.labels import IGNORED
 from voxfit.imaging.volume import Volume, read_image, read_label, to_sitk
 from voxfit.planning.grid import ClipAndScale, Grid, Preparation, ZScore
 from voxfit.preprocessing.case import OUTSIDE, prepare
-from voxfit.preprocessing.regridding import Computed, Regridding
-from voxfit.preprocessing.restoring import restore
+from voxfit.preprocessing.output_resampling import Computed, Regridding
+from voxfit.preprocessing.reverting import revert_preprocessing
 
 AS_PAPER = Preparation()
 AS_NNUNET = Preparation(first="normalize", coarse_axis_ratio=3.0, labels="linear")
@@ -26,7 +26,7 @@ def most_likely(values):
 
 
 def restored(placement, values):
-    return restore([(Computed(values), placement)], most_likely)
+    return revert_preprocessing([(Computed(values), placement)], most_likely)
 
 
 def on_image_grid(placement, values):

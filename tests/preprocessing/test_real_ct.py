@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 import skimage.transform
 
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry

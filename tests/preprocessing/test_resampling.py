@@ -120,7 +120,7 @@ def test_the_axis_that_is_apart(spacing_mm, new_spacing_mm, axis):
 @given(small_shapes, small_shapes, st.sampled_from([0, 1, 2]), st.sampled_from([1, 3]), seeds)
 def test_an_axis_apart_is_slices_by_scikit_image(old, new, axis, order, seed):
     image = np.random.default_rng(seed).normal(size=(2, *old)).astype(np.float32)
-    found = resample(image, new, order, apart=axis, clip=True)
+    found = resample(image, new, order, separate_axis=axis, clip=True)
     for channel, result in zip(image, found, strict=True):
         # scikit-image keeps each slice within its own range.
         expected = slice_by_slice(channel, new, axis, lambda part, shape: resized(part, shape, order))
@@ -154,7 +154,7 @@ def test_linear_labels_are_the_most_interpolated_mask(old, new, seed):
 @given(small_shapes, small_shapes, st.sampled_from([0, 1, 2]), seeds)
 def test_linear_labels_with_an_axis_apart(old, new, axis, seed):
     label = np.random.default_rng(seed).integers(-1, 3, old).astype(np.int16)
-    assert np.array_equal(resample_linear(label, new, apart=axis), slice_by_slice(label, new, axis, most))
+    assert np.array_equal(resample_linear(label, new, separate_axis=axis), slice_by_slice(label, new, axis, most))
 
 
 def test_where_several_labels_meet_a_voxel_still_gets_one():

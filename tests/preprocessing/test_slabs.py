@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from voxfit.imaging.geometry import Box
-from voxfit.preprocessing.regridding import Computed, Regridding
+from voxfit.preprocessing.output_resampling import Computed, Regridding
 
 
 class ThinSlabs(Computed):

@@ -10,7 +10,7 @@ from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.grid import ZScore
 from voxfit.planning.plan import Configuration, Plan
 from voxfit.planning.planner import make_plan
-from voxfit.planning.recipe import Annealed, Recipe
+from voxfit.planning.recipe import PolynomialDecay, Recipe
 from voxfit.running.budget import (
     ENOUGH_STEPS,
     SMALLEST_PATCH,
@@ -149,7 +149,7 @@ def test_prediction_gives_way_to_training():
 def test_short_schedules_have_the_rate_that_was_measured_for_them():
     """docs/benchmarks.md, of schedules that last minutes: 0.01; a recipe that anneals already keeps its own."""
     assert fitted(1200, 0.2)[1].recipe.schedule.learning_rate == pytest.approx(0.01)
-    own = Recipe(schedule=Annealed(learning_rate=3e-3, epochs=1000))
+    own = Recipe(schedule=PolynomialDecay(learning_rate=3e-3, epochs=1000))
     result = fit_to_budget(plan(), own, {"3d": 1}, seconds=1200, validation_cases=4, timer=device(0.2))
     assert result.recipe.schedule.learning_rate == pytest.approx(3e-3)
 
@@ -206,7 +206,7 @@ def test_estimates_of_a_whole_training():
     expected = 3 * 1000 * (250 + 50 / 3) * 9 * 0.5
     assert training_seconds(plan(), recipe, {"3d": 3}, device(0.5)) == pytest.approx(expected)
     assert training_seconds(plan(), counted_recipe(recipe, 10), {"3d": 3}, device(0.5)) == pytest.approx(expected / 100)
-    timed = recipe.model_copy(update={"schedule": Annealed(learning_rate=1e-3, seconds=60.0)})
+    timed = recipe.model_copy(update={"schedule": PolynomialDecay(learning_rate=1e-3, seconds=60.0)})
     assert training_seconds(plan(), timed, {"3d": 3}, device(0.5)) == 180
 
 

@@ -18,7 +18,7 @@ from voxfit.inference.predictor import NetworkInput
 from voxfit.planning.folds import Folds
 from voxfit.planning.plan import Limits, Plan
 from voxfit.planning.recipe import Recipe
-from voxfit.preprocessing.regridding import Computed
+from voxfit.preprocessing.output_resampling import Computed
 from voxfit.preprocessing.store import Store
 
 LIMITS = Limits(voxel_budget=8**3, plane_voxels=512, base_features=4, cascade_factor=2)

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from synthetic import write_boxes
 from voxfit.core.errors import DatasetError
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.running.cases import digest_of_files, measure_dataset
 from voxfit.running.checking import check_dataset

@@ -8,7 +8,7 @@ import pytest
 from test_fit import request
 
 from voxfit.core.errors import UsageError
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.running.collection import datasets_in, fit_all
 from voxfit.running.command import FitCommand
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.running.demo import run_demo
 
 

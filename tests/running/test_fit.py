@@ -113,7 +113,7 @@ def one_network(run, name, fold, folder):
         plan=Plan.load(run / "plan.json"),
         members=(Member(configuration=name, weights=("weights/one.safetensors",)),),
         cross_validated_dice=None,
-        made_from="",
+        inputs_digest="",
         made_by="a test",
     ).save(folder / "model.json")
     return voxfit.Model.open(folder, "cpu", backend="torch")

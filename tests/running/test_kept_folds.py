@@ -120,7 +120,7 @@ def test_another_budget_trains_again(boxes, tmp_path):
         experiment = begin(replace(asked, restart=True)).settle()
         artefact = training_artefact(Layout(tmp_path), experiment, "3d", 0)
         assert not artefact.fits()
-        manifest = FoldManifest(made_from=artefact.inputs, epochs=1, seconds=1.0, validation_cases=())
+        manifest = FoldManifest(inputs_digest=artefact.inputs, epochs=1, seconds=1.0, validation_cases=())
         manifest.save(artefact.place())
         assert artefact.fits()
 

@@ -2,7 +2,7 @@
 
 import SimpleITK as sitk
 
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.running.cases import measure_dataset
 from voxfit.running.checking import check_dataset

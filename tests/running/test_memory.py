@@ -9,9 +9,9 @@ import pytest
 from builders import begin
 from voxfit.core.errors import TrainingError
 from voxfit.core.layout import Layout
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.planning.plan import Limits
-from voxfit.planning.recipe import Annealed, Recipe
+from voxfit.planning.recipe import PolynomialDecay, Recipe
 from voxfit.planning.settings import Settings
 from voxfit.running.artefacts import trained_folds
 from voxfit.running.fit import fit as fit_request
@@ -24,9 +24,9 @@ import resource, sys
 import torch
 sys.path.insert(0, sys.argv[5])
 from builders import begin
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.planning.plan import Limits
-from voxfit.planning.recipe import Annealed, Recipe
+from voxfit.planning.recipe import PolynomialDecay, Recipe
 from voxfit.running.request import FitRequest
 from voxfit.running.trainings import OutOfMemory, halve_batch, train
 
@@ -36,7 +36,7 @@ class Ear(Listener):
     def warn(self, text):
         print("warning:", text)
 
-recipe = Recipe(folds=2, steps_per_epoch=2, validation_steps=1, schedule=Annealed(learning_rate=1e-2, epochs=1))
+recipe = Recipe(folds=2, steps_per_epoch=2, validation_steps=1, schedule=PolynomialDecay(learning_rate=1e-2, epochs=1))
 limits = Limits(voxel_budget=16**3, plane_voxels=2048, base_features=4, dataset_fraction=1.0)
 request = FitRequest(sys.argv[1], sys.argv[2], configurations=("3d",), recipe=recipe, limits=limits, workers=1)
 made = begin(request, Ear())
@@ -78,7 +78,9 @@ def test_a_batch_that_does_not_fit_is_halved_and_recorded(boxes, tmp_path):
     assert plan.configurations["3d"].batch_size == 1024
     assert any("3d: batch size 2048 -> 1024, because memory ran out in fold 0" in change for change in plan.changes)
     # Run again, it is there: nothing is planned or trained anew.
-    recipe = Recipe(folds=2, steps_per_epoch=2, validation_steps=1, schedule=Annealed(learning_rate=1e-2, epochs=1))
+    recipe = Recipe(
+        folds=2, steps_per_epoch=2, validation_steps=1, schedule=PolynomialDecay(learning_rate=1e-2, epochs=1)
+    )
     experiment = begin(FitRequest(boxes, tmp_path, configurations=("3d",), recipe=recipe, workers=1)).settle()
     assert experiment.plan == plan
     assert trained_folds(Layout(tmp_path), experiment, "3d") == (0,)
@@ -88,7 +90,9 @@ def test_a_batch_that_does_not_fit_is_halved_and_recorded(boxes, tmp_path):
 def test_a_trial_step_that_does_not_fit_halves_the_batch_before_anything_is_trained(boxes, tmp_path):
     """By the whole of `fit`; what it records is found when it is run again."""
     limits = Limits(voxel_budget=16**3, plane_voxels=2048, base_features=4, dataset_fraction=1.0)
-    recipe = Recipe(folds=2, steps_per_epoch=2, validation_steps=1, schedule=Annealed(learning_rate=1e-2, epochs=1))
+    recipe = Recipe(
+        folds=2, steps_per_epoch=2, validation_steps=1, schedule=PolynomialDecay(learning_rate=1e-2, epochs=1)
+    )
     request = FitRequest(
         boxes, tmp_path, configurations=("3d",), folds=(0,), recipe=recipe, limits=limits, device="cpu", workers=1
     )
@@ -122,7 +126,9 @@ class Ear(Listener):
 
 
 def test_a_smaller_batch_keeps_what_was_trained_and_the_checkpoint(boxes, tmp_path):
-    recipe = Recipe(folds=2, steps_per_epoch=2, validation_steps=1, schedule=Annealed(learning_rate=1e-2, epochs=2))
+    recipe = Recipe(
+        folds=2, steps_per_epoch=2, validation_steps=1, schedule=PolynomialDecay(learning_rate=1e-2, epochs=2)
+    )
     limits = Limits(voxel_budget=16**3, plane_voxels=2048, base_features=4, dataset_fraction=1.0)
     request = FitRequest(boxes, tmp_path, configurations=("3d",), recipe=recipe, limits=limits, workers=1)
     plan = begin(request).plan

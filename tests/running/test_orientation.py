@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from bad_input.place import make_model, run_voxfit
 from builders import begin
 from voxfit.core.layout import Layout
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.inference.description import ModelDescription
 from voxfit.inference.model import Model
@@ -201,7 +201,7 @@ def test_a_fit_from_mixed_axes_scores_its_label_maps_on_their_own(mixed: Path, t
     run = tmp_path / "run"
     limits = ["--limit", "voxel_budget=4096", "--limit", "plane_voxels=2048", "--limit", "base_features=4"]
     (tmp_path / "recipe.json").write_text(
-        json.dumps({"schema": "voxfit.recipe/1", "folds": 2, "steps_per_epoch": 2, "validation_steps": 1})
+        json.dumps({"schema": "voxfit.recipe/2", "folds": 2, "steps_per_epoch": 2, "validation_steps": 1})
     )
     arguments = ["fit", str(mixed), "-o", str(run), "--epochs", "1", "--configurations", "3d", "--workers", "1"]
     code, said = run_voxfit([*arguments, "--recipe", str(tmp_path / "recipe.json"), "--device", "cpu", *limits])

@@ -40,7 +40,7 @@ def write(out, case, content=b"labels", made_by="one", name="a.nii.gz", beside=N
         staged.write_bytes(content)
         for other, more in (beside or {}).items():
             staged.with_name(other).write_bytes(more)
-        return outputs.put_in_place(case, out / name, **options)
+        return outputs.replace_durably(case, out / name, **options)
 
 
 def state(out, case, made_by="one", name="a.nii.gz"):
@@ -118,7 +118,7 @@ def test_what_was_put_there_meanwhile_stays(out, case):
         outputs.staged(out / "b.nii.gz").parent.mkdir()
         outputs.staged(out / "b.nii.gz").write_bytes(b"labels")
         (out / "b.nii.gz").write_bytes(b"by hand")
-        assert "did not write" in outputs.put_in_place(case, out / "b.nii.gz").what
+        assert "did not write" in outputs.replace_durably(case, out / "b.nii.gz").what
     assert (out / "b.nii.gz").read_bytes() == b"by hand"
 
 
@@ -257,7 +257,7 @@ def test_a_line_cut_short_costs_its_case_alone(out, case, tmp_path):
 
 def test_lines_that_are_none_are_passed_over(out, case):
     with (out / ".voxfit" / "outputs.jsonl").open("ab") as stream:
-        stream.write(b'[1]\n{"file": 3}\n{"file": [], "made_from": 1, "label": {}}\n\xff\xfe\x00\n')
+        stream.write(b'[1]\n{"file": 3}\n{"file": [], "inputs_digest": 1, "label": {}}\n\xff\xfe\x00\n')
     assert is_done(out, case)
 
 

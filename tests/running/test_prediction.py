@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from bad_input.place import make_model, run_voxfit
 from synthetic import write_boxes
 from voxfit.core.errors import UsageError
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Label, Labels
 from voxfit.inference.model import Model

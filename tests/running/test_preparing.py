@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from builders import begin
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.running.request import FitRequest
 
 
@@ -87,7 +87,7 @@ def test_what_was_prepared_is_not_prepared_again(
     assert len(same) >= 4 * kept
 
 
-@pytest.mark.parametrize("content", ["", '{"schema": "voxfit.store/1", "made_from": "x", "placements": {}}'])
+@pytest.mark.parametrize("content", ["", '{"schema": "voxfit.store/1", "inputs_digest": "x", "placements": {}}'])
 def test_a_manifest_that_is_no_longer_understood_means_preparing_again(
     boxes: Path, tmp_path: Path, whole: dict[str, bytes], content: str
 ) -> None:

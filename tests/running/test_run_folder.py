@@ -15,7 +15,7 @@ import pytest
 
 from voxfit.core.durability import UNFINISHED
 from voxfit.core.errors import RecordError, UsageError, WorkspaceError
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.core.records import Made
 from voxfit.running import locking
 from voxfit.running.collection import fit_all
@@ -111,6 +111,41 @@ def test_who_comes_while_another_leaves_gets_the_lock_or_is_refused(tmp_path, di
     assert most == [1]
     assert turns[0] >= 20
     assert not list(tmp_path.iterdir())
+
+
+def test_where_files_cannot_be_locked_a_name_is_taken_by_one_at_a_time(tmp_path):
+    """Without pauses, so that every moment between two steps is hit; now and then a killed process left its lock."""
+    inside, most, turns = [0], [0], [0]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+
+    def work(number):
+        for turn in range(200):
+            if number == 0 and turn % 20 == 0:
+                with suppress(FileExistsError):  # as a link, which is there whole or not at all
+                    dead = tmp_path / f"dead.{turn}"
+                    dead.write_text(Holder.this_process().revised(process=2**22 + 1).to_json())
+                    os.link(dead, tmp_path / "lock.json")
+            with suppress(BlockingIOError):
+                locking._claim(tmp_path)
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                time.sleep(0)
+                inside[0] -= 1
+                turns[0] += 1
+                (tmp_path / "lock.json").unlink()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    try:
+        for thread in threads:
+            thread.start()
+    finally:
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(before)
+    assert most == [1]
+    assert turns[0] > 20
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_lock_on_a_file_that_is_gone_keeps_nobody_out(tmp_path, monkeypatch):
@@ -235,7 +270,7 @@ def test_a_folder_appears_only_when_it_is_whole(tmp_path):
         assert (part / "half").read_text() == "x"
         return Thing(number=3)
 
-    assert run.obtain(one, go_on) == Thing(made_from="one", number=3)
+    assert run.obtain(one, go_on) == Thing(inputs_digest="one", number=3)
     assert (one.path / "half").exists()
     assert run.obtain(one, refuse).number == 3
 
@@ -258,7 +293,7 @@ def test_an_unfinished_training_waits_for_its_settings(tmp_path):
     interrupt(run, one)
     interrupt(run, replace(one, inputs="two"))
     assert (one.part / "half").exists()
-    assert run.obtain(one, write("done")).made_from == "one"
+    assert run.obtain(one, write("done")).inputs_digest == "one"
     assert (one.path / "half").exists()
 
 
@@ -271,7 +306,7 @@ def test_a_replaced_artefact_is_kept_and_found_again(tmp_path):
     kept = sorted(path.read_text() for path in (tmp_path / "superseded").rglob("content"))
     assert kept == ["0", "1"]
     assert ear.told == []
-    assert run.obtain(thing(tmp_path, "0"), refuse).made_from == "0"
+    assert run.obtain(thing(tmp_path, "0"), refuse).inputs_digest == "0"
     assert (tmp_path / "thing" / "content").read_text() == "0"
     assert ear.told == ["thing is found again: it was set aside, and fits what is asked for now."]
     kept = sorted(path.read_text() for path in (tmp_path / "superseded").rglob("content"))

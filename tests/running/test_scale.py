@@ -27,8 +27,8 @@ import voxfit
 from builders import begin
 from voxfit.assessment.report import write_report
 from voxfit.assessment.scores import CaseScores, LabelScores, Scores, summarize
-from voxfit.core.listening import Listener
 from voxfit.core.parallel import map_cases
+from voxfit.core.progress import Listener
 from voxfit.core.records import MOST_JSON_BYTES
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
@@ -40,14 +40,14 @@ from voxfit.learning.engine import PLAIN
 from voxfit.learning.sampling import TRAINING, PatchSampler
 from voxfit.learning.task import TrainingTask
 from voxfit.learning.training import Training
+from voxfit.planning.architecture import Topology, paper_stages
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.folds import Folds, split
 from voxfit.planning.nnunet_v2 import PRESETS
 from voxfit.planning.plan import Configuration, Limits
 from voxfit.planning.planners import plan_by, plan_origin
-from voxfit.planning.recipe import PAPER, Annealed, Recipe
-from voxfit.planning.stages import Topology, paper_stages
-from voxfit.preprocessing.case import Placement, PreparedCase
+from voxfit.planning.recipe import PAPER, PolynomialDecay, Recipe
+from voxfit.preprocessing.case import PreparedCase, PreprocessingGeometry
 from voxfit.preprocessing.store import Store, write_case, write_manifest
 from voxfit.running.cases import measure_dataset
 from voxfit.running.outputs import open_outputs
@@ -319,7 +319,7 @@ def test_a_label_map_is_noted_in_as_many_bytes_whether_few_or_many_are_there(tmp
 
     file = tmp_path / "label.nii.gz"
     file.write_bytes(b"label")
-    line = json.dumps({"file": "old.nii.gz", "made_from": "x", "label": "x"}) + "\n"
+    line = json.dumps({"file": "old.nii.gz", "inputs_digest": "x", "label": "x"}) + "\n"
     sizes = []
     for lines in (0, MANY):
         (tmp_path / ".voxfit").mkdir(exist_ok=True)
@@ -328,7 +328,7 @@ def test_a_label_map_is_noted_in_as_many_bytes_whether_few_or_many_are_there(tmp
             outputs.staged(file).parent.mkdir()
             shutil.copyfile(file, outputs.staged(file))
             before = written()
-            outputs.put_in_place(Case(name="label", images=(str(file),)), file, overwrite=True)
+            outputs.replace_durably(Case(name="label", images=(str(file),)), file, overwrite=True)
             sizes.append(written() - before)
     assert sizes[0] == sizes[1] > 0
 
@@ -386,7 +386,7 @@ def store_of(folder: Path, count: int) -> Store:
     shape = (EDGE, EDGE, EDGE)
     label = np.zeros(shape, np.int16)
     label[2:5, 2:5, 2:5] = 1
-    placement = Placement(Geometry(shape, (1.0, 1.0, 1.0)), Box((0, 0, 0), shape), shape)
+    placement = PreprocessingGeometry(Geometry(shape, (1.0, 1.0, 1.0)), Box((0, 0, 0), shape), shape)
     write_case(folder, "first", PreparedCase(rng.normal(size=(1, *shape)).astype(np.float32), label, placement), 2)
     for path in list(folder.iterdir()):
         for name in names(count):
@@ -401,7 +401,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 
 def task_of(count: int) -> TrainingTask:
-    schedule = Annealed(learning_rate=1e-2, epochs=1, warmup_steps=1)
+    schedule = PolynomialDecay(learning_rate=1e-2, epochs=1, warmup_steps=1)
     return TrainingTask(
         name="test",
         labels=Labels(classes=(Label(name="organ", value=1),)),

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 import voxfit
 from synthetic import write_boxes
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.inference.model import Model
 from voxfit.planning.plan import Limits, Plan

@@ -18,7 +18,7 @@ from voxfit.assessment.selection import Candidate, Selection
 from voxfit.core.layout import FoldLayout, Layout, ValidationLayout
 from voxfit.inference.description import Member, ModelDescription
 from voxfit.inference.model import Model
-from voxfit.networks.unet import build_network
+from voxfit.networks.unet import build_network, inference_weights
 from voxfit.planning.plan import ConfigurationName, Limits
 from voxfit.planning.recipe import Recipe
 from voxfit.planning.settings import Settings
@@ -41,7 +41,7 @@ def begun(boxes: Path, tmp_path_factory: pytest.TempPathFactory) -> Begun:
 
 def write_network(begun: Begun, name: ConfigurationName, path: Path, seed: int) -> bytes:
     """The weights of a network as training leaves them."""
-    content = safetensors.torch.save(build_network(begun.plan.topology(name), seed=seed).inference_weights())
+    content = safetensors.torch.save(inference_weights(build_network(begun.plan.topology(name), seed=seed)))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return content
@@ -76,7 +76,7 @@ def test_a_fold_is_trained_into_a_folder(begun: Begun, tmp_path: Path) -> None:
     assert (made[0].epochs, made[0].validation_cases) == (1, begun.folds.validation[1])
     one, two = (FoldLayout(tmp_path / name).weights.read_bytes() for name in ("one", "two"))
     assert one == two
-    untrained = build_network(task.topology, seed=task.seed).inference_weights()
+    untrained = inference_weights(build_network(task.topology, seed=task.seed))
     trained = safetensors.torch.load(one)
     assert trained.keys() == untrained.keys()
     assert any((trained[key] != untrained[key]).any() for key in trained)
@@ -146,7 +146,7 @@ def test_a_model_is_put_together(begun: Begun, tmp_path: Path) -> None:
         for fold in folds
     }
     cascade = Candidate(name="3d_cascade", configurations=("3d_cascade",), foreground_dice=0.5, label_dice={}, cases=3)
-    selection = Selection(made_from="x", candidates=(cascade,), chosen="3d_cascade")
+    selection = Selection(inputs_digest="x", candidates=(cascade,), chosen="3d_cascade")
     scores = summarize([], made.dataset.labels)
     out_of_fold = {name: OutOfFold(name, scores, scores, {}, 2) for name in trained}
     stores = {name: made.store(name) for name in trained}

@@ -36,7 +36,7 @@ def write_inputs(folder, images, folds, steps, epochs):
     """The dataset and the recipe; returns the arguments of `fit`."""
     data = write_boxes(folder / "boxes", cases=2 * folds, test_cases=images)
     recipe = folder / "recipe.json"
-    body = {"schema": "voxfit.recipe/1", "folds": folds, "steps_per_epoch": steps, "validation_steps": 1}
+    body = {"schema": "voxfit.recipe/2", "folds": folds, "steps_per_epoch": steps, "validation_steps": 1}
     recipe.write_text(json.dumps(body))
     limits = [part for limit in LIMITS for part in ("--limit", limit)]
     return (

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from voxfit.assessment.scores import CaseScores, Scores, score_case, shape_problem, summarize
 from voxfit.core.errors import DatasetError, Problem, UsageError
+from voxfit.core.extensions import extension
 from voxfit.core.parallel import map_cases
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.geometry import Geometry
@@ -33,6 +34,7 @@ def evaluate(
     tolerance_mm: float = 1.0,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    other_metrics: Sequence[str] = (),
 ) -> Scores:
     """Compare a folder of predicted label files with a folder of references, by file name without ending.
 
@@ -44,9 +46,10 @@ def evaluate(
         tolerance_mm: of the surface Dice.
         workers: processes; 1 runs everything here; default: the available cores.
         progress: called with (done, total) cases.
+        other_metrics: of other packages, by name.
 
     Raises:
-        UsageError: the folders do not match, or the tolerance is no length.
+        UsageError: the folders do not match, the tolerance is no length, or there is no such metric.
         DatasetError: everything that is wrong with the files or with `dataset.json`.
     """
     if not 0 <= tolerance_mm < math.inf:
@@ -63,6 +66,7 @@ def evaluate(
         workers=workers,
         progress=progress,
         missing=[name for name in known if name not in predicted],
+        other_metrics=other_metrics,
     )
 
 
@@ -75,6 +79,7 @@ def evaluate_files(
     progress: Callable[[int, int], None] | None = None,
     missing: Sequence[str] = (),
     surface: bool = True,
+    other_metrics: Sequence[str] = (),
 ) -> Scores:
     """Compare label files.
 
@@ -86,11 +91,14 @@ def evaluate_files(
         progress: called with (done, total) cases.
         missing: names of references without prediction.
         surface: measure surface distances too, which takes most of the time.
+        other_metrics: of other packages, by name.
 
     Raises:
         DatasetError: everything that is wrong with the files.
     """
-    tasks = [_Pair(name, *files, labels, tolerance_mm, surface) for name, files in pairs.items()]
+    for name in other_metrics:
+        extension("metric", name)  # a missing package is named once, and not by a worker
+    tasks = [_Pair(name, *files, labels, tolerance_mm, surface, tuple(other_metrics)) for name, files in pairs.items()]
     outcomes = map_cases(_score_pair, tasks, name=lambda task: task.name, workers=workers, progress=progress)
     problems = [problem for _, found in outcomes for problem in found]
     if fatal := [problem for problem in problems if problem.fatal]:
@@ -114,6 +122,7 @@ class _Pair:
     labels: Labels
     tolerance_mm: float
     surface: bool
+    other_metrics: tuple[str, ...]
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -203,6 +212,7 @@ def _score_pair(pair: _Pair) -> tuple[CaseScores | None, list[Problem]]:
             pair.labels,
             pair.tolerance_mm,
             pair.surface,
+            pair.other_metrics,
         )
     except DatasetError as error:
         return None, error.problems

@@ -9,18 +9,32 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from voxfit.assessment import metrics
 from voxfit.core.errors import DatasetError, Problem, UsageError
+from voxfit.core.extensions import extension
 from voxfit.core.records import Record, refuse_foreign, write_atomically
 from voxfit.imaging.geometry import Spacing
 from voxfit.imaging.labels import IGNORED, Labels
+
+
+class Metric(Protocol):
+    """A metric of another package."""
+
+    def __call__(self, reference: NDArray[np.bool_], predicted: NDArray[np.bool_], spacing_mm: Spacing) -> float | None:
+        """The score of one label in one case, or None where it has none.
+
+        Args:
+            reference, predicted: (z, y, x) masks.
+            spacing_mm: distance between voxels, (z, y, x).
+        """
 
 
 class LabelScores(Record):
@@ -34,6 +48,7 @@ class LabelScores(Record):
         predicted_voxels: size in the prediction.
         reference_ml: volume in the reference; 2D images count as 1 mm thick.
         predicted_ml: volume in the prediction.
+        other: metrics of other packages, by name.
     """
 
     dice: float | None
@@ -43,6 +58,7 @@ class LabelScores(Record):
     predicted_voxels: int
     reference_ml: float
     predicted_ml: float
+    other: dict[str, float | None] = Field(default_factory=dict)
 
 
 class CaseScores(Record):
@@ -58,6 +74,7 @@ class LabelMeans(Record):
     dice: float | None
     hausdorff_95_mm: float | None
     surface_dice: float | None
+    other: dict[str, float | None] = Field(default_factory=dict)
 
 
 class MeanScores(Record):
@@ -102,6 +119,7 @@ def score_case(
     labels: Labels,
     tolerance_mm: float = 1.0,
     surface: bool = True,
+    other_metrics: Sequence[str] = (),
 ) -> CaseScores:
     """Compare two label maps.
 
@@ -114,16 +132,21 @@ def score_case(
         labels: the classes.
         tolerance_mm: of the surface Dice.
         surface: measure surface distances too, which takes most of the time.
+        other_metrics: of other packages, by name.
 
     Raises:
         DatasetError: the shapes differ.
+        UsageError: no installed package offers such a metric.
     """
     if reference.shape != predicted.shape:
         raise DatasetError(shape_problem(name, reference.shape, predicted.shape))
     known = reference != IGNORED
     tolerance = tolerance_mm if surface else None
+    others: dict[str, Metric] = {name: extension("metric", name) for name in other_metrics}
     scores = {
-        label: _score_label(np.isin(reference, members), np.isin(predicted, members) & known, spacing_mm, tolerance)
+        label: _score_label(
+            np.isin(reference, members), np.isin(predicted, members) & known, spacing_mm, tolerance, others
+        )
         for label, members in zip(labels.names, labels.members, strict=True)
     }
     return CaseScores(name=name, labels=scores)
@@ -177,22 +200,24 @@ def require_place(path: Path) -> tuple[Path, Path]:
         raise UsageError(f"-o {path}: name the JSON file, {path.with_suffix('.json')} say; the table goes beside it.")
     table = path.with_suffix(".csv")
     Scores.require_replaceable(path)
-    refuse_foreign(table, lambda head: head.split("\n")[0] == ",".join(_COLUMNS))
+    refuse_foreign(table, lambda head: head.startswith(",".join(_COLUMNS)))
     return path, table
 
 
-_COLUMNS = ("case", "label", *LabelScores.model_fields)
+_MEASURED = tuple(name for name in LabelScores.model_fields if name != "other")
+_COLUMNS = ("case", "label", *_MEASURED)
 
 
 def to_csv(scores: Scores) -> str:
     """A table with a row for each case and label; a value that does not exist is an empty cell."""
-    columns = tuple(LabelScores.model_fields)
+    others = sorted({name for case in scores.cases for item in case.labels.values() for name in item.other})
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    writer.writerow((*_COLUMNS, *others))
     for case in scores.cases:
         for name, item in case.labels.items():
-            writer.writerow((case.name, name, *(getattr(item, column) for column in columns)))
+            measured = [getattr(item, column) for column in _MEASURED]
+            writer.writerow((case.name, name, *measured, *(item.other.get(other) for other in others)))
     return stream.getvalue()
 
 
@@ -204,7 +229,11 @@ def shape_problem(where: str, reference: Sequence[int], predicted: Sequence[int]
 
 
 def _score_label(
-    reference: NDArray[np.bool_], predicted: NDArray[np.bool_], spacing_mm: Spacing, tolerance_mm: float | None
+    reference: NDArray[np.bool_],
+    predicted: NDArray[np.bool_],
+    spacing_mm: Spacing,
+    tolerance_mm: float | None,
+    others: Mapping[str, Metric],
 ) -> LabelScores:
     """Scores of one mask; no surface metrics without a tolerance."""
     reference_voxels, predicted_voxels = int(np.count_nonzero(reference)), int(np.count_nonzero(predicted))
@@ -220,6 +249,7 @@ def _score_label(
         predicted_voxels=predicted_voxels,
         reference_ml=metrics.volume_ml(reference_voxels, spacing_mm),
         predicted_ml=metrics.volume_ml(predicted_voxels, spacing_mm),
+        other={name: metric(reference, predicted, spacing_mm) for name, metric in others.items()},
     )
 
 
@@ -228,6 +258,7 @@ def _mean_of(items: Sequence[LabelScores]) -> LabelMeans:
         dice=_mean(item.dice for item in items),
         hausdorff_95_mm=_mean(item.hausdorff_95_mm for item in items),
         surface_dice=_mean(item.surface_dice for item in items),
+        other={name: _mean(item.other.get(name) for item in items) for name in items[0].other} if items else {},
     )
 
 

@@ -37,8 +37,8 @@ class Candidate(Record):
 class Selection(Made):
     """All candidates and the chosen one; `folds` says how many folds were validated, of how many (0: not known)."""
 
-    schema_name: ClassVar[str] = "voxfit.selection/1"
-    made_from: str
+    schema_name: ClassVar[str] = "voxfit.selection/2"
+    inputs_digest: str
     candidates: tuple[Candidate, ...]
     chosen: str
     folds: tuple[int, int] = (0, 0)
@@ -62,12 +62,12 @@ def pairs(configurations: Sequence[str]) -> list[tuple[str, str]]:
     return list(itertools.combinations([name for name in configurations if name != REPORTED_ONLY], 2))
 
 
-def choose(candidates: Sequence[Candidate], made_from: str, folds: tuple[int, int] = (0, 0)) -> Selection:
+def choose(candidates: Sequence[Candidate], inputs_digest: str, folds: tuple[int, int] = (0, 0)) -> Selection:
     """Take the candidate of highest Dice; on a tie the one with fewer networks, then the first.
 
     Args:
         candidates: in the order in which they are reported.
-        made_from: digest of what they were computed from.
+        inputs_digest: digest of what they were computed from.
         folds: how many were validated, and how many there are.
     """
     eligible = [candidate for candidate in candidates if candidate.name != REPORTED_ONLY] or list(candidates)
@@ -78,4 +78,4 @@ def choose(candidates: Sequence[Candidate], made_from: str, folds: tuple[int, in
             -len(candidate.configurations),
         ),
     )
-    return Selection(made_from=made_from, candidates=tuple(candidates), chosen=best.name, folds=folds)
+    return Selection(inputs_digest=inputs_digest, candidates=tuple(candidates), chosen=best.name, folds=folds)

@@ -32,7 +32,7 @@ _NPY_BYTES = 1024
 """Its header takes fewer, also where each of 32 axes has a size of 19 digits."""
 
 
-def put_in_place(temporary: Path, path: Path) -> None:
+def replace_durably(temporary: Path, path: Path) -> None:
     """Give a whole new file its name: afterwards, also after a power cut, `path` is the old file or the new one.
 
     Raises:
@@ -134,7 +134,7 @@ def sync_tree(folder: Path) -> None:
             sync_folder(Path(parent))
 
 
-def sweep(folder: Path) -> None:
+def remove_partial_files(folder: Path) -> None:
     """Remove what killed processes left half-written; for whoever holds the lock of the folder."""
     for path in folder.rglob(f".*{UNFINISHED}*"):
         path.unlink(missing_ok=True)

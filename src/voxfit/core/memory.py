@@ -28,7 +28,7 @@ def used_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def in_words(size: float) -> str:
+def format_bytes(size: float) -> str:
     """ "1.5 GiB"."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 

@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from voxfit.core.errors import WorkerError
-from voxfit.core.lifeline import end_with_parent
+from voxfit.core.parent_watchdog import end_with_parent
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -113,7 +113,7 @@ class Record(BaseModel):
 class Made(Record):
     """A record that says what it was made from: a digest of everything that determines its content."""
 
-    made_from: str = ""
+    inputs_digest: str = ""
 
 
 def refuse_foreign(path: Path, is_own: Callable[[str], bool]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from voxfit.core.durability import UNFINISHED, put_in_place
+from voxfit.core.durability import UNFINISHED, replace_durably
 from voxfit.core.errors import DatasetError, Problem, UsageError, WorkspaceError
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.headers import READERS, Source, bytes_of, check_claim, check_spacing, complex_voxels, locate_nrrd
@@ -145,7 +145,7 @@ def write_label(path: Path, array: NDArray[np.generic], geometry: Geometry, like
             write_nifti(temporary, array, placing)
         else:
             sitk.WriteImage(to_sitk(array, geometry), str(temporary), useCompression=True)
-        put_in_place(temporary, path)
+        replace_durably(temporary, path)
     except (RuntimeError, OSError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -13,13 +13,14 @@ from time import perf_counter
 from typing import Any
 
 from voxfit.core.errors import ModelError, UsageError, VoxfitError, first_line
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.inference.arrays import NumpyArrays
 from voxfit.inference.choosing import BACKENDS, Backend, Chooser, candidates, choice_path, has_openvino
 from voxfit.inference.description import Member
 from voxfit.inference.loading import predictor_of, read_weights, verified_files
 from voxfit.inference.predictor import Network, Predictor
 from voxfit.inference.quantization import Range
+from voxfit.planning.architecture import UNET
 from voxfit.planning.plan import ConfigurationName, Plan
 
 
@@ -47,6 +48,16 @@ def require_openvino(option: str, device: str) -> None:
         raise UsageError(f"{option} is for CPUs, but the device is {device}. Add --device cpu, or leave it out.")
 
 
+def require_unet(plan: Plan) -> None:
+    """Refuse what is written for the U-Net where the network is another package's.
+
+    Raises:
+        UsageError: naming it.
+    """
+    if plan.network != UNET:
+        raise UsageError(f"The network {plan.network!r} of another package runs by PyTorch in float32 only.")
+
+
 def require_int8(backend: Backend | None, device: str) -> None:
     """Refuse INT8 where it cannot be.
 
@@ -59,7 +70,7 @@ def require_int8(backend: Backend | None, device: str) -> None:
 
 
 @dataclass(frozen=True)
-class Execution:
+class BackendOptions:
     """How the networks of a model are run.
 
     Attributes:
@@ -95,6 +106,7 @@ class Execution:
         finish = partial(predictor_of, plan, name, mirror=mirror, memory=memory)
         if self.ranges is not None or self.backend == "openvino":
             require_openvino("--backend openvino", device)
+            require_unet(plan)
             ranges = [(self.ranges or {}).get(file) for file in member.weights]
             made = [source.by_openvino(some) for source, some in zip(sources, ranges, strict=True)]
             return finish(made, NumpyArrays())
@@ -112,7 +124,8 @@ class Execution:
         path = choice_path(plan.topology(name), plan.configurations[name].patch_size, device)
         if self.backend is not None:
             return Chooser((self.backend,), path)
-        return Chooser(candidates(device)[: 1 if limited else None], path)
+        offered = candidates(device) if plan.network == UNET else ("torch",)
+        return Chooser(offered[: 1 if limited else None], path)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.planning.plan import ConfigurationName, Plan
-from voxfit.preprocessing.regridding import Regridding, Source
+from voxfit.preprocessing.output_resampling import LazyOutput, Regridding
 from voxfit.preprocessing.resampling import coarse_axis
-from voxfit.preprocessing.restoring import regridded
+from voxfit.preprocessing.reverting import regridded
 
 
 def upsampled(
-    source: Source, shape: tuple[int, ...], plan: Plan, name: ConfigurationName, memory: int | None = None
+    source: LazyOutput, shape: tuple[int, ...], plan: Plan, name: ConfigurationName, memory: int | None = None
 ) -> NDArray[np.int16]:
     """The segmentation of the first stage on the grid of the second.
 
@@ -33,6 +33,6 @@ def upsampled(
     previous = plan.configurations[name].previous
     assert previous is not None  # only a second stage is asked for
     coarse, fine = (plan.grid(stage).spacing_of((1.0, 1.0, 1.0)) for stage in (previous, name))
-    apart = coarse_axis(coarse, fine, plan.preparation.coarse_axis_ratio)
-    decide = partial(plan.labels.decide, logits=plan.inference.averages == "logits")
-    return regridded([Regridding.of(source, shape, apart)], decide, memory=memory).astype(np.int16)
+    separate_axis = coarse_axis(coarse, fine, plan.preparation.coarse_axis_ratio)
+    decide = partial(plan.labels.decide, logits=plan.inference.average_over == "logits")
+    return regridded([Regridding.of(source, shape, separate_axis)], decide, memory=memory).astype(np.int16)

@@ -20,7 +20,7 @@ from voxfit.core.errors import RecordError, WorkspaceError
 from voxfit.core.parallel import available_cores
 from voxfit.core.processor import processor_name
 from voxfit.core.records import Record, digest_of
-from voxfit.planning.stages import Topology
+from voxfit.planning.architecture import Topology
 
 Backend = Literal["torch", "torch-channels-last", "torch-compiled", "openvino"]
 

@@ -9,9 +9,11 @@ from typing import Annotated, ClassVar
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from voxfit.core.errors import ModelError, RecordError
+from voxfit.core.errors import ModelError, RecordError, UsageError
+from voxfit.core.extensions import extension
 from voxfit.core.records import Made, Record
 from voxfit.inference.caveats import TrainingRanges
+from voxfit.planning.architecture import UNET
 from voxfit.planning.plan import ConfigurationName, Plan
 
 
@@ -68,12 +70,13 @@ class ModelDescription(Made):
         stages: the previous stages that members need.
         cross_validated_dice: mean foreground Dice of the candidate, None where it was not measured.
         fast: the fastest way to predict; None where it was not measured.
-        made_from: digest of the selection and the weights.
+        inputs_digest: digest of the selection and the weights.
         made_by: program and version.
         trained_on: what the training images were like; None in models that were made before it was kept.
+        network_from: the package that offers the network, with its version; empty for the U-Net.
     """
 
-    schema_name: ClassVar[str] = "voxfit.model/1"
+    schema_name: ClassVar[str] = "voxfit.model/2"
     name: str
     plan: Plan
     members: tuple[Member, ...]
@@ -82,6 +85,7 @@ class ModelDescription(Made):
     fast: Fast | None = None
     made_by: str
     trained_on: TrainingRanges | None = None
+    network_from: str = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -135,6 +139,11 @@ def model_folder(path: str | Path) -> tuple[Path, ModelDescription]:
             f"{path}: holds no model (no model.json). Name a finished run of `voxfit fit`, or its model folder."
         )
     try:
-        return folder, ModelDescription.load(folder / "model.json")
+        description = ModelDescription.load(folder / "model.json")
+        if description.plan.network != UNET:
+            extension("network", description.plan.network)
     except RecordError as error:
         raise ModelError(str(error)) from None
+    except UsageError as error:
+        raise ModelError(f"{folder}: {error} The model was made with {description.network_from}.") from None
+    return folder, description

@@ -15,8 +15,8 @@ from voxfit.core.records import checksum_of
 from voxfit.inference.arrays import Arrays
 from voxfit.inference.description import Member
 from voxfit.inference.predictor import Network, Predictor
+from voxfit.planning.architecture import activation_bytes
 from voxfit.planning.plan import ConfigurationName, Plan
-from voxfit.planning.stages import activation_bytes
 
 Weights = dict[str, NDArray[np.float32]]
 """The tensors of a network, by PyTorch's names."""
@@ -29,7 +29,7 @@ def predictor_of(
     arrays: Arrays,
     *,
     mirror: bool = True,
-    plain_too: bool = False,
+    also_without_tta: bool = False,
     memory: int | None = None,
 ) -> Predictor:
     """The predictor of one configuration.
@@ -40,7 +40,7 @@ def predictor_of(
         networks: one for each fold.
         arrays: that the networks take.
         mirror: test-time mirroring.
-        plain_too: see `Predictor`.
+        also_without_tta: see `Predictor`.
         memory: bytes; passes are kept small enough that they take no more than a quarter of it.
     """
     configuration, inference = plan.configurations[name], plan.inference
@@ -52,8 +52,8 @@ def predictor_of(
         outputs=plan.labels.outputs,
         arrays=arrays,
         mirror_axes=axes if mirror else (),
-        tile_weights=inference.tile_weights,
-        plain_too=plain_too,
+        gaussian_center=inference.gaussian_center,
+        also_without_tta=also_without_tta,
     )
     predictor.limit_pass(activation_bytes(plan.topology(name), configuration.patch_size), memory)
     return predictor

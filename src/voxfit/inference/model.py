@@ -16,15 +16,15 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from voxfit.core.errors import DatasetError, MemoryLimitError, Problem
-from voxfit.core.listening import Listener
-from voxfit.core.memory import in_words, return_freed_memory, used_bytes
+from voxfit.core.memory import format_bytes, return_freed_memory, used_bytes
+from voxfit.core.progress import Listener
 from voxfit.core.records import digest_of
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry, Turn
 from voxfit.imaging.places import placing_problem
 from voxfit.imaging.verification import read_case_image
 from voxfit.imaging.volume import Volume, read_geometry, to_sitk
-from voxfit.inference.backends import Execution, parse_backend, require_int8
+from voxfit.inference.backends import BackendOptions, parse_backend, require_int8
 from voxfit.inference.cascade import upsampled
 from voxfit.inference.caveats import NO_FOREGROUND, caveats_of
 from voxfit.inference.choosing import Backend
@@ -38,8 +38,8 @@ from voxfit.planning.fingerprint import resampled_shape
 from voxfit.planning.grid import Grid
 from voxfit.planning.plan import ConfigurationName
 from voxfit.preprocessing.case import PreparedCase, prepare
-from voxfit.preprocessing.regridding import Regridding
-from voxfit.preprocessing.restoring import Part, column_bytes, columns, stream_axis
+from voxfit.preprocessing.output_resampling import Regridding
+from voxfit.preprocessing.reverting import Part, column_bytes, columns, stream_axis
 
 _GIVEN = "image"
 """Stands in problems for an image that has no file."""
@@ -82,7 +82,7 @@ class Model:
         mirror: bool = True,
         fast: bool = False,
         max_memory: int | None = None,
-        execution: Execution | None = None,
+        execution: BackendOptions | None = None,
     ) -> None:
         self.description = description
         self.plan = description.plan
@@ -92,7 +92,7 @@ class Model:
         wanted = description.fast_members() if fast else (*description.stages, *description.members)
         first = {member.configuration for member in description.stages}
         self.members = tuple(member.configuration for member in wanted if member.configuration not in first)
-        execution = execution or Execution()
+        execution = execution or BackendOptions()
         self.listener = execution.listener
         # What determines label maps beside the images.
         described = digest_of(description.model_dump(mode="json", exclude={"trained_on"}))
@@ -139,7 +139,7 @@ class Model:
         if precision == "int8":
             require_int8(chosen, device)
             ranges = open_quantization(folder, accept_loss=accept_loss)
-        execution = Execution(chosen, ranges, listener or Listener())
+        execution = BackendOptions(chosen, ranges, listener or Listener())
         return Model(folder, description, device, mirror=mirror, fast=fast, max_memory=max_memory, execution=execution)
 
     @overload
@@ -277,7 +277,8 @@ class Model:
         left = None if self.max_memory is None else self.max_memory - base
         if left is not None and left < 0:
             raise MemoryLimitError(
-                f"The program, {'' if is_read else 'this image '}and one pass of the networks take {in_words(base)}."
+                f"The program, {'' if is_read else 'this image '}and one pass of the networks take "
+                f"{format_bytes(base)}."
             )
         needed = 0
         for stage in (tuple(name for name in self.predictors if name not in self.members), self.members):
@@ -301,7 +302,7 @@ class Model:
 
     def _prepared_later(self) -> list[ConfigurationName]:
         """The second stages that are prepared together with the segmentation of the first."""
-        if self.plan.inference.handover != "segmentation":
+        if self.plan.inference.cascade_input != "segmentation":
             return []
         return [name for name in self.predictors if self.plan.configurations[name].previous]
 

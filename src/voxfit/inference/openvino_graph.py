@@ -21,8 +21,8 @@ from openvino import opset13 as ops
 from voxfit.core.parallel import available_cores
 from voxfit.inference.loading import fitting, require_no_others
 from voxfit.inference.quantization import LEVELS, Range
+from voxfit.planning.architecture import LEAKY_SLOPE, NORM_EPSILON, Topology
 from voxfit.planning.plan import Activation
-from voxfit.planning.stages import LEAKY_SLOPE, NORM_EPSILON, Topology
 
 _WEIGHT_LEVELS = 255
 """-127 to 127: symmetric about zero."""

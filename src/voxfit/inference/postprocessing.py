@@ -12,7 +12,7 @@ import scipy.special
 from numpy.typing import NDArray
 
 from voxfit.planning.plan import Plan
-from voxfit.preprocessing.restoring import Part, restore
+from voxfit.preprocessing.reverting import Part, revert_preprocessing
 
 
 def segment(parts: Sequence[Part], plan: Plan, memory: int | None = None) -> NDArray[np.integer[Any]]:
@@ -31,16 +31,16 @@ def segment(parts: Sequence[Part], plan: Plan, memory: int | None = None) -> NDA
     Raises:
         MemoryLimitError: `memory` is not enough.
     """
-    logits = plan.inference.averages == "logits"
+    logits = plan.inference.average_over == "logits"
     if len(parts) == 1:
-        indices = restore(parts, partial(plan.labels.decide, logits=logits), memory=memory)
+        indices = revert_preprocessing(parts, partial(plan.labels.decide, logits=logits), memory=memory)
     else:
-        indices = restore(parts, plan.labels.decide, partial(_probabilities, plan=plan), memory)
+        indices = revert_preprocessing(parts, plan.labels.decide, partial(_probabilities, plan=plan), memory)
     return keep_largest_components(indices, plan.single_component_labels)
 
 
 def _probabilities(values: NDArray[np.float32], plan: Plan) -> NDArray[np.float32]:
-    if plan.inference.averages == "probabilities":
+    if plan.inference.average_over == "probabilities":
         return values
     activated = scipy.special.expit(values) if plan.labels.regions else scipy.special.softmax(values, axis=0)
     return np.asarray(activated, np.float32)

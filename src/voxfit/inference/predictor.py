@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.imaging.geometry import Box, cut
+from voxfit.inference.accumulation import SlidingAccumulator
 from voxfit.inference.arrays import Arrays
-from voxfit.inference.summing import Ring
-from voxfit.inference.tiling import Tile, axis_shares, tiles
+from voxfit.inference.tiling import Tile, normalized_tile_weights, tiles
 
 Network = Callable[[Any], Any]
 """Takes (batch, channel, *patch), returns (batch, output, *patch): what is averaged, probabilities or logits. The
@@ -61,8 +61,9 @@ class Predictor:
         outputs: channels of a network's output.
         arrays: that the networks take and return.
         mirror_axes: average over all variants mirrored along these axes of (z, y, x) [I2].
-        tile_weights: see `voxfit.inference.tiling.gaussian_profile`.
-        plain_too: put the averages without mirroring behind those with it; this doubles the outputs and costs no pass.
+        gaussian_center: see `voxfit.inference.tiling.gaussian_profile`.
+        also_without_tta: put the averages without mirroring behind those with it; this doubles the outputs and costs
+            no pass.
 
     Attributes:
         per_batch: tiles (or mirrored variants) of one pass.
@@ -78,15 +79,15 @@ class Predictor:
         outputs: int,
         arrays: Arrays,
         mirror_axes: Sequence[int] = (0, 1, 2),
-        tile_weights: Literal["centred", "shifted"] = "centred",
-        plain_too: bool = False,
+        gaussian_center: Literal["centred", "shifted"] = "centred",
+        also_without_tta: bool = False,
     ) -> None:
         self.networks = tuple(networks)
         self.patch_box = tuple(patch_box)
         self.slice_axis = slice_axis
-        self.outputs = outputs * (1 + plain_too)
+        self.outputs = outputs * (1 + also_without_tta)
         self.arrays = arrays
-        self.plain_too = plain_too
+        self.also_without_tta = also_without_tta
         self.per_batch = max(arrays.pass_voxels // math.prod(self.patch_box), 1)
         self.pass_bytes = 0
         chosen = [range(2) if axis in mirror_axes and axis != slice_axis else range(1) for axis in range(3)]
@@ -94,7 +95,7 @@ class Predictor:
         self.flips = [
             [axis + 2 for axis, flipped in enumerate(variant) if flipped] for variant in itertools.product(*chosen)
         ]
-        self.tile_weights: Literal["centred", "shifted"] = tile_weights
+        self.gaussian_center: Literal["centred", "shifted"] = gaussian_center
 
     def limit_pass(self, tile_bytes: int, memory: int | None) -> None:
         """Keep the tiles of one pass to a quarter of a memory limit.
@@ -129,9 +130,9 @@ class Predictor:
 
         Variants share passes while these stay small: a pass over a single small tile leaves cores idle.
         """
-        if len(self.flips) == len(self.networks) == 1 and not self.plain_too:
+        if len(self.flips) == len(self.networks) == 1 and not self.also_without_tta:
             return self._run(self.networks[0], batch)
-        kinds, arrays, count = 1 + self.plain_too, self.arrays, len(batch)
+        kinds, arrays, count = 1 + self.also_without_tta, self.arrays, len(batch)
         total = arrays.zeros((kinds, count, self.outputs // kinds, *self.patch_box))
         together = max(self.per_batch // count, 1)
         for first in range(0, len(self.flips), together):
@@ -142,7 +143,7 @@ class Predictor:
                 for number, flip in enumerate(flips):
                     part = outputs[number * count : (number + 1) * count]
                     total[0] += arrays.flip(part, flip)
-                    if self.plain_too and not flip:
+                    if self.also_without_tta and not flip:
                         total[1] += part
         total /= len(self.networks)
         total[0] /= len(self.flips)
@@ -156,7 +157,7 @@ class Predictor:
 
 
 class Prediction:
-    """The outputs of a predictor for one case, made slab by slab (a `voxfit.preprocessing.restoring.Source`).
+    """The outputs of a predictor for one case, made slab by slab (a `voxfit.preprocessing.reverting.Source`).
 
     Tiles are taken in rows along one axis. What no later row touches is handed out; its memory is used again. So the
     memory is that of a slab as thick as a tile, however long the image is.
@@ -194,10 +195,10 @@ class Prediction:
         plane = math.prod(region.shape) // region.shape[axis]
         return 4 * self.outputs * thickness * plane
 
-    def _ring(self, region: Box, axis: int, thickness: int) -> Ring:
+    def _ring(self, region: Box, axis: int, thickness: int) -> SlidingAccumulator:
         sizes = zip(self._tiled, self.predictor.patch_box, strict=True)
-        shares = [axis_shares(size, edge, self.predictor.tile_weights) for size, edge in sizes]
-        return Ring(region, axis, thickness, self.outputs, shares, self.predictor.arrays)
+        shares = [normalized_tile_weights(size, edge, self.predictor.gaussian_center) for size, edge in sizes]
+        return SlidingAccumulator(region, axis, thickness, self.outputs, shares, self.predictor.arrays)
 
     def _rows(self, region: Box, axis: int) -> list[list[Tile]]:
         """The tiles that a region needs, in rows of (at least) one batch: each begins further along the axis."""
@@ -224,14 +225,14 @@ class Prediction:
             for row in rows
         )
 
-    def _add(self, row: Sequence[Tile], ring: Ring) -> None:
+    def _add(self, row: Sequence[Tile], ring: SlidingAccumulator) -> None:
         predictor = self.predictor
         for first in range(0, len(row), predictor.per_batch):
             some = row[first : first + predictor.per_batch]
             parts = [self.case.tile(tile.box) for tile in some]
             batch = parts[0][None] if len(parts) == 1 else np.stack(parts)
-            averages = ring.arrays.here(predictor.average(predictor.arrays.here(batch)))
-            for tile, part in zip(some, averages, strict=True):
+            average_over = ring.arrays.here(predictor.average(predictor.arrays.here(batch)))
+            for tile, part in zip(some, average_over, strict=True):
                 ring.add(tile, part)
 
 

@@ -69,7 +69,9 @@ def gaussian_profile(edge: int, kind: Literal["centred", "shifted"] = "centred")
     return np.asarray(profile / profile.max(), np.float64)
 
 
-def axis_shares(size: int, edge: int, kind: Literal["centred", "shifted"] = "centred") -> list[NDArray[np.float32]]:
+def normalized_tile_weights(
+    size: int, edge: int, kind: Literal["centred", "shifted"] = "centred"
+) -> list[NDArray[np.float32]]:
     """For each tile of an axis, the share of each of its voxels in the mean over all tiles.
 
     Tiles are a product of axes, and so are their weights. The sum of the weights at a voxel is then the product of the

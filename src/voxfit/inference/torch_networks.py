@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from voxfit.core.errors import ModelError, first_line
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.inference.arrays import Arrays, cpu_pass_voxels
 from voxfit.inference.choosing import Backend
 from voxfit.inference.loading import fitting, predictor_of, read_weights, require_no_others
 from voxfit.inference.predictor import Predictor
-from voxfit.networks.unet import UNet, build_network
+from voxfit.networks.unet import build_network
 from voxfit.planning.plan import Activation, ConfigurationName, Plan
 
 Module = Callable[[torch.Tensor], torch.Tensor]
@@ -116,7 +116,7 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def by_torch(network: UNet, backend: Backend, listener: Listener | None = None) -> Module:
+def by_torch(network: torch.nn.Module, backend: Backend, listener: Listener | None = None) -> Module:
     """The module as a backend of PyTorch runs it.
 
     Args:
@@ -136,7 +136,7 @@ def by_torch(network: UNet, backend: Backend, listener: Listener | None = None) 
 class _Compiled:
     """A compiled network; the plain one where compilation fails."""
 
-    def __init__(self, network: UNet, listener: Listener) -> None:
+    def __init__(self, network: torch.nn.Module, listener: Listener) -> None:
         self.network: Module = network
         self.run: Module = torch.compile(network)
         self.listener = listener
@@ -153,7 +153,7 @@ class _Compiled:
             return self.run(batch)
 
 
-def _channels_last(network: UNet) -> Module:
+def _channels_last(network: torch.nn.Module) -> Module:
     flat = isinstance(network.head, torch.nn.Conv2d)
     order = torch.channels_last if flat else torch.channels_last_3d
     turned = network.to(memory_format=order)  # type: ignore[call-overload]
@@ -166,7 +166,12 @@ def _channels_last(network: UNet) -> Module:
 
 
 def torch_predictor(
-    plan: Plan, name: ConfigurationName, networks: Sequence[UNet], device: str, *, plain_too: bool = False
+    plan: Plan,
+    name: ConfigurationName,
+    networks: Sequence[torch.nn.Module],
+    device: str,
+    *,
+    also_without_tta: bool = False,
 ) -> Predictor:
     """The predictor of one configuration, by modules as they are: the same bits every time.
 
@@ -175,14 +180,14 @@ def torch_predictor(
         name: of the configuration.
         networks: one for each fold; they are moved to the device.
         device: where to.
-        plain_too: see `Predictor`.
+        also_without_tta: see `Predictor`.
     """
     activation = plan.activation
     made = [TorchNetwork(network.to(device).eval(), activation) for network in networks]
-    return predictor_of(plan, name, made, TorchArrays(device), plain_too=plain_too)
+    return predictor_of(plan, name, made, TorchArrays(device), also_without_tta=also_without_tta)
 
 
-def load_network(plan: Plan, name: ConfigurationName, path: Path) -> UNet:
+def load_network(plan: Plan, name: ConfigurationName, path: Path) -> torch.nn.Module:
     """Build a network and load its weights.
 
     Raises:

@@ -80,7 +80,7 @@ def import_nnunet(folder: Path, output: Path, folds: tuple[int, ...] | None = No
             members=tuple(members[-1:]),
             stages=tuple(members[:-1]),
             cross_validated_dice=None,
-            made_from=digest_of([plan.digest(), [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]]),
+            inputs_digest=digest_of([plan.digest(), [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]]),
             made_by=f"voxfit {VERSION} from {folder.resolve().name} of nnU-Net v2 ({source.trainer})",
             trained_on=_training_ranges(folder),
         ).save(part / "model.json")

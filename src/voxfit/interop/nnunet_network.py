@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from voxfit.networks.unet import UNet
-from voxfit.planning.stages import LEAKY_SLOPE, Stages, Topology
+from voxfit.planning.architecture import LEAKY_SLOPE, Stages, Topology
 
 Value = TypeVar("Value", int, float)
 

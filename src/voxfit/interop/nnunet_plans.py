@@ -186,10 +186,10 @@ def _translate(plans: _Plans, dataset: _Dataset, labels: Labels, name: str, mirr
         normalization=_normalization(found, plans.intensities),
         preparation=Preparation(first="normalize", coarse_axis_ratio=3.0, labels="linear"),
         inference=Inference(
-            averages="logits",
-            tile_weights="shifted",
+            average_over="logits",
+            gaussian_center="shifted",
             mirror_axes=tuple(sorted(axes[axis] for axis in mirror_axes)),
-            handover="segmentation",
+            cascade_input="segmentation",
         ),
         configurations={ours: _configuration(found, merged, axes, plans.transpose_forward[0])},
     )

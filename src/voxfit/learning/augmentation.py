@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from voxfit.imaging.geometry import Box
-from voxfit.learning.intensity import Intensity, about_one, bend, draw_intensity
+from voxfit.learning.intensity import Intensity, about_one, draw_intensity, gamma_correct
 from voxfit.learning.rows import change_rows
 from voxfit.planning.recipe import AugmentationSet
 
@@ -150,5 +150,5 @@ def adjust_gamma(image: torch.Tensor, draws: Sequence[Augmentation]) -> torch.Te
     channels = image.shape[1]
     values = itertools.chain(*(item.gamma or (None,) * channels for item in draws))
     chosen = [(row, exponent) for row, exponent in enumerate(values) if exponent is not None]
-    change_rows(image.view(-1, *image.shape[2:]), chosen, bend)
+    change_rows(image.view(-1, *image.shape[2:]), chosen, gamma_correct)
     return image

@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from voxfit.core.memory import trim_memory
 from voxfit.core.records import Record
-from voxfit.networks.unet import UNet, build_network
-from voxfit.planning.recipe import SGD, Adam, Annealed, Recipe
-from voxfit.planning.stages import Topology
+from voxfit.networks.unet import build_network
+from voxfit.planning.architecture import Topology
+from voxfit.planning.recipe import SGD, Adam, PolynomialDecay, Recipe
 
 _PEAK_SECONDS = 0.2
 _WORTH_SECONDS = {"cpu": 7200.0, "cuda": 900.0}
@@ -33,7 +33,7 @@ _CLEARLY = 0.97
 """Another way is taken where its step takes less than this share of the plain one's."""
 
 
-class Execution(Record):
+class StepMode(Record):
     """A way of executing training steps. Each rounds otherwise, so a training keeps its own to its end.
 
     Attributes:
@@ -52,11 +52,11 @@ class Execution(Record):
         return " + ".join(name for name, chosen in names if chosen) or "plain"
 
 
-PLAIN = Execution()
+PLAIN = StepMode()
 _OTHERS = (
-    Execution(channels_last=True),
-    Execution(compiled=True, channels_last=True),
-    Execution(compiled=True),
+    StepMode(channels_last=True),
+    StepMode(compiled=True, channels_last=True),
+    StepMode(compiled=True),
 )
 
 
@@ -77,11 +77,9 @@ class Engine:
         execution: as given.
     """
 
-    def __init__(
-        self, topology: Topology, recipe: Recipe, seed: int, device: str, execution: Execution = PLAIN
-    ) -> None:
+    def __init__(self, topology: Topology, recipe: Recipe, seed: int, device: str, execution: StepMode = PLAIN) -> None:
         self.execution = execution
-        self.largest_gradient = recipe.largest_gradient
+        self.max_grad_norm = recipe.max_grad_norm
         self.fabric = make_fabric(device)
         self.device = self.fabric.device
         # Steps have one shape: cuDNN may try which of its algorithms is fastest, unless bits must repeat.
@@ -93,7 +91,7 @@ class Engine:
         for weight in network.parameters():
             if weight.ndim == topology.dimension + 2:
                 weight.data = weight.data.contiguous(memory_format=self._format)
-        self.network: UNet = network.to(self.device)
+        self.network = network.to(self.device)
         self.optimizer = make_optimizer(self.network, recipe)
         self._forward: Callable[[torch.Tensor], torch.Tensor | list[torch.Tensor]] = self.network
         if execution.compiled:
@@ -119,8 +117,8 @@ class Engine:
         norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         finite = bool(torch.isfinite(norm))
         if finite:
-            if self.largest_gradient:
-                torch.nn.utils.clip_grads_with_norm_(weights, self.largest_gradient, norm)
+            if self.max_grad_norm:
+                torch.nn.utils.clip_grads_with_norm_(weights, self.max_grad_norm, norm)
             self.optimizer.step()
         # At once, so that gradients take no memory during the next forward pass.
         self.optimizer.zero_grad(set_to_none=True)
@@ -157,8 +155,8 @@ def make_optimizer(network: torch.nn.Module, recipe: Recipe) -> torch.optim.Opti
 
 
 def choose_execution(
-    recipe: Recipe, measure: Callable[[Execution], float], warn: Callable[[str], None], device: str = "cpu"
-) -> tuple[Execution, str]:
+    recipe: Recipe, measure: Callable[[StepMode], float], warn: Callable[[str], None], device: str = "cpu"
+) -> tuple[StepMode, str]:
     """The fastest way to execute a training that is long enough to repay trying.
 
     Args:
@@ -172,7 +170,7 @@ def choose_execution(
     """
     begun, schedule = perf_counter(), recipe.schedule
     worth = _WORTH_SECONDS.get(device.split(":", maxsplit=1)[0], _WORTH_SECONDS["cpu"])
-    timed = schedule.seconds if isinstance(schedule, Annealed) else None
+    timed = schedule.seconds if isinstance(schedule, PolynomialDecay) else None
     steps = (schedule.epochs or 0) * recipe.steps_per_epoch
     if (timed or math.inf) < worth or (timed is None and steps < _FEWEST_STEPS):
         return PLAIN, ""
@@ -193,7 +191,7 @@ def choose_execution(
     return best, f"training steps are executed {best.words} (a step: {listed})"
 
 
-def _try(way: Execution, measure: Callable[[Execution], float], warn: Callable[[str], None]) -> float | None:
+def _try(way: StepMode, measure: Callable[[StepMode], float], warn: Callable[[str], None]) -> float | None:
     """Seconds of a step; None, and a warning, where a way does not work."""
     try:
         return measure(way)

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from voxfit.core.listening import EpochReport
+from voxfit.core.progress import EpochReport
 from voxfit.core.records import write_atomically
 
 

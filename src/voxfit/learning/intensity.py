@@ -1,4 +1,4 @@
-"""Changes of intensity alone, as in nnU-Net v2 (nnUNetTrainer, batchgeneratorsv2), drawn and applied apart.
+"""Changes of intensity alone, as in nnU-Net v2 (nnUNetTrainer, batchgeneratorsv2), drawn and applied separately.
 
 In this order: noise, blur, brightness, contrast, low resolution, gamma of the inverted image. They follow the geometric
 half; mirroring and the gamma correction of `augmentation` follow them. Where nnU-Net chooses between a direct and a
@@ -89,14 +89,14 @@ def about_one(rng: np.random.Generator, limits: tuple[float, float]) -> float:
 
 
 def adjust_intensity(
-    image: torch.Tensor, draws: Sequence[Intensity | None], still_axis: int | None = None
+    image: torch.Tensor, draws: Sequence[Intensity | None], through_plane_axis: int | None = None
 ) -> torch.Tensor:
     """Apply drawn parameters to (batch, channel, *patch); in place.
 
     Args:
         image: float32, 2 or 3 axes behind the channels.
         draws: one for each sample; None leaves it as it is.
-        still_axis: the axis of the patch whose resolution is kept; None for none.
+        through_plane_axis: the axis of the patch whose resolution is kept; None for none.
     """
     rows = image.view(-1, *image.shape[2:])  # a channel each
     for sample, drawn in zip(image, draws, strict=True):
@@ -111,8 +111,12 @@ def adjust_intensity(
     change_rows(rows, drawn_of(lambda drawn: drawn.blur), blur)
     change_rows(rows, drawn_of(lambda drawn: drawn.brightness), lambda some, factors: some.mul_(column(factors, some)))
     change_rows(rows, drawn_of(lambda drawn: drawn.contrast), stretch_contrast)
-    change_rows(rows, drawn_of(lambda drawn: drawn.resolution), partial(coarsen, still_axis=still_axis))
-    change_rows(rows, drawn_of(lambda drawn: drawn.inverted_gamma), partial(bend, inverted=True))
+    change_rows(
+        rows,
+        drawn_of(lambda drawn: drawn.resolution),
+        partial(simulate_low_resolution, through_plane_axis=through_plane_axis),
+    )
+    change_rows(rows, drawn_of(lambda drawn: drawn.inverted_gamma), partial(gamma_correct, inverted=True))
     return image
 
 
@@ -159,22 +163,24 @@ def stretch_contrast(rows: torch.Tensor, factors: Sequence[float]) -> torch.Tens
     return rows.sub_(mean).mul_(column(factors, rows)).add_(mean).clamp_(low, high)
 
 
-def coarsen(rows: torch.Tensor, scales: Sequence[float], still_axis: int | None = None) -> torch.Tensor:
+def simulate_low_resolution(
+    rows: torch.Tensor, scales: Sequence[float], through_plane_axis: int | None = None
+) -> torch.Tensor:
     """Take the nearest voxels of coarser grids and interpolate linearly between them.
 
     Args:
         rows: (row, *patch).
         scales: for each row, on the number of voxels along each axis, of which at least 1 is left.
-        still_axis: the axis of the patch that keeps its voxels.
+        through_plane_axis: the axis of the patch that keeps its voxels.
     """
     matrices = []
     for axis, size in enumerate(rows.shape[1:]):
-        coarse = [size if axis == still_axis else max(round(size * scale), 1) for scale in scales]
+        coarse = [size if axis == through_plane_axis else max(round(size * scale), 1) for scale in scales]
         matrices.append(np.stack([_coarsening(size, voxels) for voxels in coarse]))
     return along_axes(rows, matrices)
 
 
-def bend(rows: torch.Tensor, exponents: Sequence[float], *, inverted: bool = False) -> torch.Tensor:
+def gamma_correct(rows: torch.Tensor, exponents: Sequence[float], *, inverted: bool = False) -> torch.Tensor:
     """Gamma correction of each row of (row, *patch), or of its negative, between its extremes; in place.
 
     Mean and deviation of a row are kept.
@@ -210,7 +216,7 @@ def _smoothing(size: int, sigma: float) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=512)
 def _coarsening(size: int, coarse: int) -> NDArray[np.float32]:
-    """What `coarsen` does along an axis, as a matrix; places are rounded as PyTorch's "nearest-exact" rounds them."""
+    """What `simulate_low_resolution` does along an axis, as a matrix; rounded as PyTorch's "nearest-exact" rounds."""
     nearest = np.floor((np.arange(coarse) + np.float32(0.5)) * np.float32(size / coarse)).astype(int)
     matrix = np.zeros((size, size), np.float32)
     np.add.at(matrix.T, np.minimum(nearest, size - 1), axis_matrix(coarse, size, 1).T)

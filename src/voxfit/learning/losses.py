@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch.nn import functional
 
 from voxfit.imaging.labels import IGNORED, Labels
+
+
+class Loss(Protocol):
+    """A training loss; `segmentation_loss` is that of the paper, and packages may offer others."""
+
+    def __call__(
+        self, logits: torch.Tensor, label: torch.Tensor, labels: Labels, *, per_sample: bool, smoothing: float
+    ) -> torch.Tensor:
+        """A scalar; see `segmentation_loss`."""
 
 
 def segmentation_loss(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import EllipsisType
 from typing import Protocol
 
@@ -12,11 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from voxfit.core.extensions import extension
 from voxfit.imaging.geometry import Box, cut
 from voxfit.imaging.labels import Labels
 from voxfit.learning.augmentation import Augmentation, adjust_gamma, draw, mirror
-from voxfit.learning.disturbance import disturb
 from voxfit.learning.intensity import adjust_intensity, clear_outside
+from voxfit.learning.previous_stage import corrupt_segmentation
 from voxfit.learning.warping import transform
 from voxfit.planning.plan import Configuration
 from voxfit.planning.recipe import Recipe
@@ -39,12 +41,14 @@ class Sample:
         image: (channel, *box) float32.
         label: (layer, *box) int16 class indices; the second layer, if any, is the previous stage's segmentation.
         augmentation: what is done to it.
+        counters: those that it was drawn by; augmentations of other packages have children of their own of them.
     """
 
     case: str
     image: torch.Tensor
     label: torch.Tensor
     augmentation: Augmentation
+    counters: tuple[int, ...] = ()
 
 
 class PatchError(Exception):
@@ -92,6 +96,21 @@ class Previous:
     classes: int
 
 
+class FurtherAugmentation(Protocol):
+    """An augmentation of another package."""
+
+    def __call__(
+        self, image: torch.Tensor, label: torch.Tensor, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Change one sample, whose shapes stay.
+
+        Args:
+            image: (channel, *patch) normalised intensities.
+            label: (layer, *patch) int16 class indices; a second layer is what the stage before a cascade's says.
+            rng: of this sample and this augmentation alone.
+        """
+
+
 class PatchSampler:
     """Draws the batches of one configuration from a store (method.md [T5], [T6], [T8]).
 
@@ -125,19 +144,25 @@ class PatchSampler:
         self.seed = seed
         self.previous = previous
         self.labels = labels
-        self.disturbance = recipe.disturbance
+        self.previous_stage_augmentation = recipe.previous_stage_augmentation
+        self.further: dict[str, FurtherAugmentation] = {
+            name: extension("augmentation", name) for name in recipe.augmentations
+        }
         self.channels = channels
         flat = configuration.augmentation == "2d_slices"
         # The axis (of z, y, x) that the transformation leaves alone: slices, or the short axis of a stretched patch.
-        self.still_axis = int(np.argmin(configuration.patch_size)) if flat else configuration.slice_axis
+        self.through_plane_axis = int(np.argmin(configuration.patch_size)) if flat else configuration.slice_axis
         planar = flat or configuration.dimension == 2
         self.settings = recipe.augmentation_2d if planar else recipe.augmentation_3d
         if flat and recipe.augmentation_slices:
             self.settings = recipe.augmentation_slices
-        self.moved_patch = tuple(size for axis, size in enumerate(configuration.patch_box) if axis != self.still_axis)
+        self.in_plane_patch = tuple(
+            size for axis, size in enumerate(configuration.patch_box) if axis != self.through_plane_axis
+        )
         # More than a third of the samples are centred on a foreground voxel [T8]; nnU-Net v2 rounds 0.67 of a batch.
         size = configuration.batch_size
-        self.forced = size // 3 + 1 if recipe.centred == "above_third" else size - round(size * 0.67)
+        above = recipe.foreground_oversampling == "above_third"
+        self.num_foreground_patches = size // 3 + 1 if above else size - round(size * 0.67)
 
     def batch(self, stream: int, epoch: int, step: int) -> list[Sample]:
         """The samples of one step; the last ones are centred on a foreground voxel.
@@ -148,8 +173,8 @@ class PatchSampler:
         size = self.configuration.batch_size
         return [
             self._sample(
-                np.random.default_rng([self.seed, stream, epoch, step, number]),
-                centred=number >= size - self.forced,
+                (self.seed, stream, epoch, step, number),
+                on_foreground=number >= size - self.num_foreground_patches,
                 augmented=stream == TRAINING,
             )
             for number in range(size)
@@ -171,30 +196,47 @@ class PatchSampler:
         draws = [sample.augmentation for sample in samples]
         images = [self._flatten(_send(sample.image, device)) for sample in samples]
         labels = [self._flatten(_send(sample.label, device)) for sample in samples]
-        image, label = transform(images, labels, draws, self.moved_patch)
+        image, label = transform(images, labels, draws, self.in_plane_patch)
         image, label = self._unflatten(image, self.channels), self._unflatten(label, len(samples[0].label))
         changes = [item.intensity for item in draws]
-        image = adjust_intensity(image, changes, self.still_axis if image.ndim == 5 else None)
+        image = adjust_intensity(image, changes, self.through_plane_axis if image.ndim == 5 else None)
         if draws[0].mirrored:
             image, label = mirror(image, draws, 2), mirror(label, draws, 2)
         image = clear_outside(adjust_gamma(image, draws), label[:, 0], changes, masked_channels)
+        image, label = self._augment_further(image, label, samples)
         if self.previous:
             one_hot = [label[:, 1] == index for index in range(1, self.previous.classes + 1)]
             image = torch.cat([image, torch.stack(one_hot, dim=1).to(image.dtype)], dim=1)
         return image, label[:, 0]
 
-    def _sample(self, rng: np.random.Generator, *, centred: bool, augmented: bool) -> Sample:
+    def _augment_further(
+        self, image: torch.Tensor, label: torch.Tensor, samples: Sequence[Sample]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What other packages do, sample by sample, each by random numbers that depend on nothing else."""
+        for name, change in self.further.items():
+            pairs = [
+                change(image[index], label[index], np.random.default_rng((*sample.counters, zlib.crc32(name.encode()))))
+                if sample.counters
+                else (image[index], label[index])
+                for index, sample in enumerate(samples)
+            ]
+            image, label = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+        return image, label
+
+    def _sample(self, counters: tuple[int, ...], *, on_foreground: bool, augmented: bool) -> Sample:
+        rng = np.random.default_rng(counters)
         name = self.cases[rng.integers(len(self.cases))]
         try:
-            return self._sample_of(name, rng, centred=centred, augmented=augmented)
+            sample = self._sample_of(name, rng, on_foreground=on_foreground, augmented=augmented)
+            return replace(sample, counters=counters) if augmented else sample
         except Exception as error:  # whatever a damaged file or a library raises
             raise PatchError([name], error) from error
 
-    def _sample_of(self, name: str, rng: np.random.Generator, *, centred: bool, augmented: bool) -> Sample:
-        patch = self._place(rng, name, self.store.label(name), centred=centred)
+    def _sample_of(self, name: str, rng: np.random.Generator, *, on_foreground: bool, augmented: bool) -> Sample:
+        patch = self._place(rng, name, self.store.label(name), on_foreground=on_foreground)
         augmentation = Augmentation()
         if augmented:
-            augmentation = draw(rng, self.settings, self.moved_patch, self.configuration.dimension, self.channels)
+            augmentation = draw(rng, self.settings, self.in_plane_patch, self.configuration.dimension, self.channels)
         box = self._source(augmentation, patch)
         image, label = self.patches.cut(name, box)
         layers = [label]
@@ -202,13 +244,15 @@ class PatchSampler:
             before = cut(self.previous.segmentation(name), box).astype(np.int16)
             if augmented:
                 voxels = math.prod(self.configuration.patch_box)
-                before = disturb(rng, before, self.previous.classes, self.disturbance, voxels)
+                before = corrupt_segmentation(
+                    rng, before, self.previous.classes, self.previous_stage_augmentation, voxels
+                )
             layers.append(torch.from_numpy(before).to(label.device))
         return Sample(name, image, torch.stack(layers), augmentation)
 
     def _source(self, augmentation: Augmentation, patch: Box) -> Box:
         """The box that the augmentation needs: on the axis that stays still, just the patch."""
-        still = self.still_axis
+        still = self.through_plane_axis
         if still is None:
             return augmentation.source_box(patch)
 
@@ -221,10 +265,10 @@ class PatchSampler:
             (*moved.stop[:still], patch.stop[still], *moved.stop[still:]),
         )
 
-    def _place(self, rng: np.random.Generator, name: str, label: NDArray[np.integer], *, centred: bool) -> Box:
+    def _place(self, rng: np.random.Generator, name: str, label: NDArray[np.integer], *, on_foreground: bool) -> Box:
         """Where the patch lies. Inside the case where it fits, else the case lies in its middle."""
         size = self.configuration.patch_box
-        voxel = self._foreground_voxel(rng, name, label) if centred else None
+        voxel = self._foreground_voxel(rng, name, label) if on_foreground else None
         if voxel is None and self.labels.ignore is not None:
             # A patch without annotation teaches nothing: its centre, at least, was annotated.
             voxel = self._random_voxel(rng, name, label, range(self.labels.count))
@@ -260,17 +304,17 @@ class PatchSampler:
         return z, int(y), int(x)
 
     def _flatten(self, tensor: torch.Tensor) -> torch.Tensor:
-        """(channel, z, y, x) to (channel x still axis, moved axes)."""
-        if self.still_axis is None:
+        """(channel, z, y, x) to (channel x through-plane axis, in-plane axes)."""
+        if self.through_plane_axis is None:
             return tensor
-        return tensor.movedim(self.still_axis + 1, 1).flatten(0, 1)
+        return tensor.movedim(self.through_plane_axis + 1, 1).flatten(0, 1)
 
     def _unflatten(self, tensor: torch.Tensor, channels: int) -> torch.Tensor:
-        """(batch, channel x still axis, moved axes) back to (batch, channel, *patch)."""
-        if self.still_axis is None:
+        """(batch, channel x through-plane axis, in-plane axes) back to (batch, channel, *patch)."""
+        if self.through_plane_axis is None:
             return tensor
-        apart: torch.Tensor = tensor.unflatten(1, (channels, -1))
-        return apart[:, :, 0] if self.configuration.dimension == 2 else apart.movedim(2, self.still_axis + 2)
+        planes: torch.Tensor = tensor.unflatten(1, (channels, -1))
+        return planes[:, :, 0] if self.configuration.dimension == 2 else planes.movedim(2, self.through_plane_axis + 2)
 
 
 def cut_tensor(values: torch.Tensor, box: Box, fill: float) -> torch.Tensor:

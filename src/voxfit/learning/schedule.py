@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from voxfit.core.records import Record
-from voxfit.planning.recipe import Annealed, Plateau
+from voxfit.planning.recipe import Plateau, PolynomialDecay
 
 
 class Pace(Record):
@@ -72,12 +72,12 @@ class Progress(Record):
     finished: bool = False
 
 
-def begin(schedule: Plateau | Annealed) -> Progress:
+def begin(schedule: Plateau | PolynomialDecay) -> Progress:
     """The progress of a training that has not begun."""
     return Progress(learning_rate=schedule.learning_rate)
 
 
-def annealed_rate(schedule: Annealed, share_done: float, step: int) -> float:
+def polynomial_rate(schedule: PolynomialDecay, share_done: float, step: int) -> float:
     """Learning rate of one step.
 
     Args:
@@ -90,7 +90,7 @@ def annealed_rate(schedule: Annealed, share_done: float, step: int) -> float:
 
 
 def advance(
-    schedule: Plateau | Annealed, before: Progress, training_loss: float, validation_loss: float, seconds: float
+    schedule: Plateau | PolynomialDecay, before: Progress, training_loss: float, validation_loss: float, seconds: float
 ) -> Progress:
     """The progress after one more epoch.
 
@@ -111,7 +111,7 @@ def advance(
         "pace": Pace(),
     }
     match schedule:
-        case Annealed():
+        case PolynomialDecay():
             over = epoch >= schedule.epochs if schedule.epochs else total >= (schedule.seconds or 0)
             return before.model_copy(update=changes | {"finished": over})
         case Plateau():
@@ -120,13 +120,13 @@ def advance(
 
 def _plateau(schedule: Plateau, before: Progress, training_loss: float, validation_loss: float) -> Progress:
     """Averages, drop and stop of [T4]."""
-    training = _average(before.training_average, training_loss, schedule.training_memory)
-    validation = _average(before.validation_average, validation_loss, schedule.validation_memory)
-    best_training, drop_wait = _wait(before.best_training, training, before.drop_wait, schedule.improvement)
-    best_validation, stop_wait = _wait(before.best_validation, validation, before.stop_wait, schedule.improvement)
+    training = _average(before.training_average, training_loss, schedule.train_loss_ema)
+    validation = _average(before.validation_average, validation_loss, schedule.val_loss_ema)
+    best_training, drop_wait = _wait(before.best_training, training, before.drop_wait, schedule.min_delta)
+    best_validation, stop_wait = _wait(before.best_validation, validation, before.stop_wait, schedule.min_delta)
     rate = before.learning_rate
-    if drop_wait >= schedule.drop_patience:
-        rate, drop_wait = rate * schedule.drop, 0
+    if drop_wait >= schedule.patience:
+        rate, drop_wait = rate * schedule.factor, 0
     stop = stop_wait >= schedule.stop_patience and rate < schedule.stop_below
     return Progress(
         learning_rate=rate,
@@ -144,8 +144,8 @@ def _average(old: float | None, new: float, memory: float) -> float:
     return new if old is None else memory * old + (1 - memory) * new
 
 
-def _wait(best: float | None, value: float, waited: int, improvement: float) -> tuple[float, int]:
+def _wait(best: float | None, value: float, waited: int, min_delta: float) -> tuple[float, int]:
     """The average to beat, and the epochs since it was beaten by `improvement`."""
-    if best is None or value <= best - improvement:
+    if best is None or value <= best - min_delta:
         return value, 0
     return best, waited + 1

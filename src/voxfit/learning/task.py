@@ -8,14 +8,15 @@ from time import perf_counter
 
 import torch
 
-from voxfit.core.listening import Listener
+from voxfit.core.extensions import extension
+from voxfit.core.progress import Listener
 from voxfit.imaging.labels import Labels
-from voxfit.learning.engine import PLAIN, Engine, Execution, choose_execution, is_out_of_memory
-from voxfit.learning.losses import segmentation_loss, shrunk
+from voxfit.learning.engine import PLAIN, Engine, StepMode, choose_execution, is_out_of_memory
+from voxfit.learning.losses import Loss, segmentation_loss, shrunk
+from voxfit.planning.architecture import Topology
 from voxfit.planning.identity import digest_of_training
 from voxfit.planning.plan import Configuration
-from voxfit.planning.recipe import Recipe
-from voxfit.planning.stages import Topology
+from voxfit.planning.recipe import DICE_CROSS_ENTROPY, Recipe
 
 _MEASURED_SECONDS = 1.0
 
@@ -69,8 +70,9 @@ def task_loss(task: TrainingTask, levels: list[torch.Tensor], label: torch.Tenso
         levels: (batch, output, *shape) logits, full resolution first.
         label: (batch, *patch) class indices.
     """
+    loss: Loss = segmentation_loss if task.recipe.loss == DICE_CROSS_ENTROPY else extension("loss", task.recipe.loss)
     losses = [
-        segmentation_loss(
+        loss(
             logits.float(),
             shrunk(label, logits.shape[2:]),
             task.labels,
@@ -81,12 +83,12 @@ def task_loss(task: TrainingTask, levels: list[torch.Tensor], label: torch.Tenso
     ]
     weights = [0.5**level for level in range(len(levels))]
     total = losses[0] * weights[0]
-    for loss, weight in zip(losses[1:], weights[1:], strict=True):
-        total = total + loss * weight
+    for other, weight in zip(losses[1:], weights[1:], strict=True):
+        total = total + other * weight
     return total / sum(weights)
 
 
-def measure_step(task: TrainingTask, device: str, execution: Execution = PLAIN) -> float:
+def measure_step(task: TrainingTask, device: str, execution: StepMode = PLAIN) -> float:
     """Seconds of one training step on a device (network, loss, gradients, update), after one step to warm up.
 
     Short steps are repeated for about a second, and the fastest counts.
@@ -105,7 +107,7 @@ def measure_step(task: TrainingTask, device: str, execution: Execution = PLAIN) 
 
 
 def start_engine(
-    task: TrainingTask, folder: Path, device: str, listener: Listener, known: Execution | None = None
+    task: TrainingTask, folder: Path, device: str, listener: Listener, known: StepMode | None = None
 ) -> Engine:
     """The engine of a training, which executes steps as it did before, or as other folds do, or as it finds best.
 
@@ -118,7 +120,7 @@ def start_engine(
     """
     path, chosen, said = folder / "execution.json", known or PLAIN, ""
     if path.exists() and any(checkpoint_folder(folder, task).glob("*")):
-        chosen = Execution.load(path)
+        chosen = StepMode.load(path)
     elif known is None:
         chosen, said = choose_execution(task.recipe, lambda way: measure_step(task, device, way), listener.warn, device)
     if said:
@@ -129,7 +131,7 @@ def start_engine(
     return Engine(task.topology, task.recipe, task.seed, device, chosen)
 
 
-def _compiles(task: TrainingTask, device: str, chosen: Execution, listener: Listener) -> bool:
+def _compiles(task: TrainingTask, device: str, chosen: StepMode, listener: Listener) -> bool:
     """Whether a way that was chosen before, perhaps elsewhere, works here."""
     try:
         measure_step(task, device, chosen)

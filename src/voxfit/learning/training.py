@@ -11,18 +11,17 @@ import torch
 
 from voxfit.core.errors import TrainingError
 from voxfit.core.interruption import Pending, deferred
-from voxfit.core.listening import EpochReport, Listener
+from voxfit.core.progress import EpochReport, Listener
 from voxfit.learning.checkpoint import load_checkpoint, save_checkpoint
-from voxfit.learning.engine import Execution, peak_flops
+from voxfit.learning.engine import StepMode, peak_flops
 from voxfit.learning.history import cut_history, record_epoch
 from voxfit.learning.loading import Batch, BatchError, Prefetcher, resident
 from voxfit.learning.losses import overlaps
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Previous
-from voxfit.learning.schedule import advance, annealed_rate, begin
+from voxfit.learning.schedule import advance, begin, polynomial_rate
 from voxfit.learning.task import TrainingTask, checkpoint_folder, start_engine, task_loss
-from voxfit.networks.unet import UNet
-from voxfit.planning.recipe import Annealed, Plateau
-from voxfit.planning.stages import multiplications
+from voxfit.planning.architecture import multiplications
+from voxfit.planning.recipe import Plateau, PolynomialDecay
 from voxfit.preprocessing.store import Store
 
 _CHECKPOINT_SECONDS = 600.0
@@ -52,7 +51,7 @@ class Training:
         device: str,
         listener: Listener,
         previous: Previous | None = None,
-        execution: Execution | None = None,
+        execution: StepMode | None = None,
     ) -> None:
         self.task = task
         self.folder = folder
@@ -62,7 +61,7 @@ class Training:
         self.progress = begin(task.recipe.schedule)
         begun = perf_counter()
         self.engine = start_engine(task, folder, device, listener, execution)
-        if isinstance(task.recipe.schedule, Annealed) and task.recipe.schedule.seconds:
+        if isinstance(task.recipe.schedule, PolynomialDecay) and task.recipe.schedule.seconds:
             self.progress = self.progress.model_copy(update={"seconds": perf_counter() - begun})
         self.network = self.engine.network
         channels = task.topology.in_channels - (previous.classes if previous else 0)
@@ -87,7 +86,7 @@ class Training:
         self._measured = perf_counter(), 0.0
         self._told = False
 
-    def run(self) -> UNet:
+    def run(self) -> torch.nn.Module:
         """Train to the end of the schedule, from the newest checkpoint where there is one; returns the network.
 
         Raises:
@@ -114,7 +113,7 @@ class Training:
     @property
     def _by_epoch(self) -> bool:
         schedule = self.task.recipe.schedule
-        return isinstance(schedule, Annealed) and schedule.every == "epoch"
+        return isinstance(schedule, PolynomialDecay) and schedule.every == "epoch"
 
     @property
     def _checkpoints(self) -> Path:
@@ -265,13 +264,13 @@ class Training:
     def _share_done(self, seconds: float, steps: int) -> float:
         """Share of the training that is done, `steps` and `seconds` into the current epoch."""
         schedule, progress = self.task.recipe.schedule, self.progress
-        if isinstance(schedule, Annealed) and schedule.seconds:
+        if isinstance(schedule, PolynomialDecay) and schedule.seconds:
             return min((progress.seconds + seconds) / schedule.seconds, 1.0)
         return min((progress.epoch + steps / self.task.recipe.steps_per_epoch) / (schedule.epochs or 1), 1.0)
 
     def _set_rate(self, share: float, step: int) -> float:
         schedule = self.task.recipe.schedule
-        rate = self.progress.learning_rate if isinstance(schedule, Plateau) else annealed_rate(schedule, share, step)
+        rate = self.progress.learning_rate if isinstance(schedule, Plateau) else polynomial_rate(schedule, share, step)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         return rate

@@ -8,7 +8,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from voxfit.planning.stages import LEAKY_SLOPE, NORM_EPSILON, Topology
+from voxfit.core.extensions import extension
+from voxfit.planning.architecture import LEAKY_SLOPE, NORM_EPSILON, UNET, Topology
 
 Axes = tuple[int, ...]
 """A number for each spatial axis."""
@@ -123,14 +124,6 @@ class UNet(nn.Module):
         logits = cast(torch.Tensor, self.head(state))
         return [logits, *coarse] if coarse else logits
 
-    def inference_weights(self) -> dict[str, torch.Tensor]:
-        """The weights that prediction needs, on the CPU: without the heads of coarse levels."""
-        return {
-            key: tensor.detach().cpu().contiguous()
-            for key, tensor in self.state_dict().items()
-            if not key.startswith("coarse_heads.")
-        }
-
 
 def _blocks(topology: Topology, level: int, inputs: int, stride: Axes) -> nn.Sequential:
     """The encoder of one level; its first block is strided."""
@@ -156,16 +149,24 @@ def _decoder_blocks(topology: Topology, level: int) -> nn.Sequential:
     )
 
 
-def build_network(topology: Topology, seed: int | None = None, *, deep_supervision: bool = False) -> UNet:
+def build_network(topology: Topology, seed: int | None = None, *, deep_supervision: bool = False) -> nn.Module:
     """Make the network of a topology, He-initialised for the leaky ReLU (method.md [N2]).
 
     Residual blocks begin as their skip connections: the norm before the sum starts at zero (nnU-Net v2).
+    A network of another package is called as `UNet` is, and begins as it wants to, by PyTorch's random numbers.
 
     Args:
         topology: all its numbers.
         seed: of the initial weights; None where weights are loaded next.
         deep_supervision: with outputs of coarse levels, for training.
+
+    Raises:
+        UsageError: no installed package offers the network that it names.
     """
+    if topology.network != UNET:
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed or 0)
+            return cast(nn.Module, extension("network", topology.network)(topology, deep_supervision=deep_supervision))
     network = UNet(topology, deep_supervision=deep_supervision)
     if seed is not None:
         generator = torch.Generator().manual_seed(seed)
@@ -177,3 +178,12 @@ def build_network(topology: Topology, seed: int | None = None, *, deep_supervisi
             if isinstance(module, ResidualBlock):
                 nn.init.zeros_(cast(torch.Tensor, module.second[1].weight))
     return network
+
+
+def inference_weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights that prediction needs, on the CPU: without those of `coarse_heads`, which only training has."""
+    return {
+        key: tensor.detach().cpu().contiguous()
+        for key, tensor in network.state_dict().items()
+        if not key.startswith("coarse_heads.")
+    }

@@ -56,12 +56,12 @@ class Fingerprint(Oriented, Made):
         orientation: of most training cases; shapes and spacings are those of the cases turned to it.
         intensities: one for each channel; null where nobody needs it (only CT channels do) or it was not measured.
         single_component_labels: indices of classes that are one component in every training label that has them [I4].
-        made_from: digest of the files that were measured.
+        inputs_digest: digest of the files that were measured.
         skipped: cases that were left out, because they cannot be used and the user wants to go on without them.
         classes: the indices of the foreground classes of each training case, by name; empty where nobody looked.
     """
 
-    schema_name: ClassVar[str] = "voxfit.fingerprint/1"
+    schema_name: ClassVar[str] = "voxfit.fingerprint/2"
     dataset: str
     dimension: Annotated[int, Field(ge=2, le=3)] = 3
     channel_names: tuple[str, ...]
@@ -69,7 +69,7 @@ class Fingerprint(Oriented, Made):
     cases: Annotated[tuple[CaseFingerprint, ...], Field(min_length=1)]
     intensities: tuple[Intensities | None, ...]
     single_component_labels: tuple[int, ...] = ()
-    made_from: str = ""
+    inputs_digest: str = ""
     skipped: tuple[SkippedCase, ...] = ()
     classes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
 
@@ -81,7 +81,7 @@ class Fingerprint(Oriented, Made):
 
     def facts_digest(self) -> str:
         """Changes when a plan would; not with the time stamps of the files."""
-        return digest_of(self.model_dump(mode="json", exclude={"made_from", "skipped", "classes"}))
+        return digest_of(self.model_dump(mode="json", exclude={"inputs_digest", "skipped", "classes"}))
 
     def median_spacing_mm(self) -> tuple[float, ...]:
         """Per-axis median over the cases, (z, y, x)."""
@@ -196,7 +196,7 @@ def summarize(
     dimension: int,
     measured: Measurements,
     refine: Callable[[int, tuple[int, ...]], Counts],
-    made_from: str = "",
+    inputs_digest: str = "",
 ) -> Fingerprint:
     """The fingerprint of all training cases.
 
@@ -206,7 +206,7 @@ def summarize(
         measured: all training cases.
         refine: counts the foreground values of a channel that have certain upper halves, over all cases; called only
             where a channel has too many distinct values for one pass (`voxfit.planning.intensities`).
-        made_from: digest of the files.
+        inputs_digest: digest of the files.
     """
     intensities = tuple(
         statistics(measured.counted[channel], partial(refine, channel)) if is_ct(name) else None
@@ -228,7 +228,7 @@ def summarize(
         ),
         intensities=intensities,
         single_component_labels=single,
-        made_from=made_from,
+        inputs_digest=inputs_digest,
     )
 
 

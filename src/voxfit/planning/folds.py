@@ -25,13 +25,13 @@ class Folds(Made):
     """The split of the training cases.
 
     Attributes:
-        made_from: digest of cases, number of folds and seed, or of the split that the dataset brought.
+        inputs_digest: digest of cases, number of folds and seed, or of the split that the dataset brought.
         validation: names of the validation cases of each fold.
         given: names of the training cases of each fold, where the dataset brought a split; empty: all others.
     """
 
-    schema_name: ClassVar[str] = "voxfit.folds/1"
-    made_from: str
+    schema_name: ClassVar[str] = "voxfit.folds/2"
+    inputs_digest: str
     validation: tuple[tuple[str, ...], ...]
     given: tuple[tuple[str, ...], ...] = ()
 
@@ -68,19 +68,19 @@ def split(cases: Sequence[Case], folds: int, seed: int, given: Splits = (), clas
     """
     if given:
         training, validation = zip(*given, strict=True)
-        return Folds(made_from=digest_of(given), validation=validation, given=training)
+        return Folds(inputs_digest=digest_of(given), validation=validation, given=training)
     groups: dict[str, list[str]] = {}
     for case in cases:
         groups.setdefault(f"group {case.group}" if case.group else f"case {case.name}", []).append(case.name)
     names = sorted(groups)
     holders = _holders([_union(classes or {}, groups[name]) for name in names])
     fold_of = _deal(len(names), folds, [seed])
-    made_from = [sorted([case.name, case.group] for case in cases), folds, seed]
+    inputs_digest = [sorted([case.name, case.group] for case in cases), folds, seed]
     if _lost(holders, fold_of):  # else it is the plain split, whatever the labels hold
-        made_from += [sorted(sorted(names[group] for group in found) for found in holders)]
+        inputs_digest += [sorted(sorted(names[group] for group in found) for found in holders)]
         fold_of = _spread(holders, len(names), folds, seed)
     return Folds(
-        made_from=digest_of(made_from),
+        inputs_digest=digest_of(inputs_digest),
         validation=tuple(
             tuple(sorted(case for name, at in zip(names, fold_of, strict=True) if at == fold for case in groups[name]))
             for fold in range(max(fold_of) + 1)

@@ -85,8 +85,8 @@ class Preparation(Record):
     Attributes:
         first: what comes first, resampling or normalisation (nnU-Net v2).
         coarse_axis_ratio: where the voxels of one axis are more than this many times longer than the shortest, on the
-            old grid or else on the new one, this axis is resampled apart, by nearest neighbour (nnU-Net v2: 3). None:
-            all axes alike.
+            old grid or else on the new one, this axis is resampled separately, by nearest neighbour (nnU-Net v2: 3).
+            None: all axes alike.
         labels: nearest neighbour, or the class whose linearly interpolated mask is largest (nnU-Net v2).
     """
 

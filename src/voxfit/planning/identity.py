@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from voxfit.core.records import digest_of
 from voxfit.imaging.labels import Labels
+from voxfit.planning.architecture import Topology
 from voxfit.planning.plan import Configuration
 from voxfit.planning.recipe import Recipe
-from voxfit.planning.stages import Topology
 
 
 def training_seed(recipe: Recipe, name: str, fold: int) -> int:
@@ -27,14 +27,14 @@ def digest_of_training(
     seed: int,
     masked_channels: Sequence[int],
 ) -> str:
-    """Digest of all settings of a training; the reasons of a configuration (`why`) do not count."""
+    """Digest of all settings of a training; the reasons of a configuration (`why`) and metrics do not count."""
     settings = configuration.model_dump(mode="json", exclude={"why"})
     return digest_of(
         [
             labels.digest(),
             topology.digest(),
             settings,
-            recipe.digest(),
+            recipe.revised(metrics=()).digest(),
             training_cases,
             validation_cases,
             seed,

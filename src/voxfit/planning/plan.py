@@ -10,8 +10,8 @@ from typing_extensions import Self
 
 from voxfit.core.records import Made, Record
 from voxfit.imaging.labels import Labels
+from voxfit.planning.architecture import MOST_FEATURES, UNET, Stages, Topology, count_weights, paper_stages
 from voxfit.planning.grid import Grid, Normalization, Oriented, Preparation
-from voxfit.planning.stages import MOST_FEATURES, Stages, Topology, count_weights, paper_stages
 
 _MOST_BATCH_VOXELS = 1 << 40
 _MOST_WEIGHTS = 1 << 34
@@ -54,17 +54,17 @@ class Inference(Record):
     """How predictions are put together; the default is the paper's way (method.md [I1]-[I3]).
 
     Attributes:
-        averages: what is averaged over tiles, mirrored variants and folds: probabilities, or logits (nnU-Net v2).
-        tile_weights: a Gaussian about the tile's centre, or about the voxel behind it (nnU-Net v2).
+        average_over: what is averaged over tiles, mirrored variants and folds: probabilities, or logits (nnU-Net v2).
+        gaussian_center: a Gaussian about the tile's centre, or about the voxel behind it (nnU-Net v2).
         mirror_axes: of (z, y, x), along which variants are mirrored; None for all that the network sees.
-        handover: how a cascade's first stage reaches the second: its probabilities are brought to the second's grid,
-            or its segmentation of the whole image is prepared like a label (nnU-Net v2).
+        cascade_input: how a cascade's first stage reaches the second: its probabilities are brought to the second's
+            grid, or its segmentation of the whole image is prepared like a label (nnU-Net v2).
     """
 
-    averages: Literal["probabilities", "logits"] = "probabilities"
-    tile_weights: Literal["centred", "shifted"] = "centred"
+    average_over: Literal["probabilities", "logits"] = "probabilities"
+    gaussian_center: Literal["centred", "shifted"] = "centred"
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] | None = None
-    handover: Literal["probabilities", "segmentation"] = "probabilities"
+    cascade_input: Literal["probabilities", "segmentation"] = "probabilities"
 
 
 class Configuration(Record):
@@ -159,10 +159,11 @@ class Plan(Oriented, Made):
         configurations: by name. A cascade is offered where `3d_lowres` and `3d_cascade` are among them.
         changes: what a budget or a user's option changed, in words.
         planner: whose rules made it.
-        made_from: digest of planner, fingerprint's facts and limits; when they change, so does the plan.
+        network: of all configurations; see `Recipe`.
+        inputs_digest: digest of planner, fingerprint's facts and limits; when they change, so does the plan.
     """
 
-    schema_name: ClassVar[str] = "voxfit.plan/1"
+    schema_name: ClassVar[str] = "voxfit.plan/2"
     dataset: str
     channel_names: tuple[str, ...]
     labels: Labels
@@ -175,7 +176,8 @@ class Plan(Oriented, Made):
     configurations: dict[ConfigurationName, Configuration]
     changes: tuple[str, ...] = ()
     planner: str = "nnunet-2018"
-    made_from: str = ""
+    network: str = UNET
+    inputs_digest: str = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -211,11 +213,16 @@ class Plan(Oriented, Made):
         stages = configuration.stages or paper_stages(
             configuration.num_pool, configuration.base_features, configuration.max_features, configuration.pooling
         )
-        return Topology(in_channels=len(self.channel_names) + extra, out_channels=self.labels.outputs, **dict(stages))
+        return Topology(
+            in_channels=len(self.channel_names) + extra,
+            out_channels=self.labels.outputs,
+            network=self.network,
+            **dict(stages),
+        )
 
     @property
     def activation(self) -> Activation:
         """Of the networks' outputs, before they are averaged."""
-        if self.inference.averages == "logits":
+        if self.inference.average_over == "logits":
             return None
         return "sigmoid" if self.labels.regions else "softmax"

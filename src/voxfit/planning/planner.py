@@ -9,8 +9,8 @@ from typing import Literal, TypeVar
 
 from voxfit.planning.fingerprint import Fingerprint, is_ct
 from voxfit.planning.grid import ClipAndScale, Normalization, Unmeasured, ZScore
+from voxfit.planning.patch_rules import PatchRule, coarser_spacing, needs_cascade, plane_rule, slice_axis, volume_rule
 from voxfit.planning.plan import Configuration, ConfigurationName, Limits, Plan
-from voxfit.planning.topology import PatchRule, coarser_spacing, needs_cascade, plane_rule, slice_axis, volume_rule
 
 Number = TypeVar("Number", int, float)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+from voxfit.planning.architecture import Stages
 from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.grid import Divide, Normalization, Preparation, UnitRange, ZScore
 from voxfit.planning.nnunet_v2 import ANISOTROPY, PRESETS, NetworkRule, Preset, divisor, plan_networks
 from voxfit.planning.plan import Configuration, ConfigurationName, Inference, Limits, Plan
 from voxfit.planning.planner import MASK_SHARE, normalization_of, plan_with
-from voxfit.planning.stages import Stages
 
 PREPARATION = Preparation(first="normalize", coarse_axis_ratio=ANISOTROPY, labels="linear")
-INFERENCE = Inference(averages="logits", tile_weights="shifted", handover="segmentation")
+INFERENCE = Inference(average_over="logits", gaussian_center="shifted", cascade_input="segmentation")
 
 
 def make_v2_plan(fingerprint: Fingerprint, name: str, limits: Limits) -> Plan:

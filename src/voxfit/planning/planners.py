@@ -20,7 +20,7 @@ def plan_by(planner: str, fingerprint: Fingerprint, limits: Limits | None = None
     """
     limits = limits or Limits()
     plan = make_plan(fingerprint, limits) if planner == PAPER else make_v2_plan(fingerprint, planner, limits)
-    return plan.revised(planner=planner, made_from=plan_origin(planner, fingerprint, limits))
+    return plan.revised(planner=planner, inputs_digest=plan_origin(planner, fingerprint, limits))
 
 
 def plan_origin(planner: str, fingerprint: Fingerprint, limits: Limits) -> str:

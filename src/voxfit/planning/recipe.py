@@ -8,10 +8,12 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from typing_extensions import Self
 
 from voxfit.core.records import Record
+from voxfit.planning.architecture import UNET
 
 Planner = Literal["nnunet-2018", "nnunet-v2", "nnunet-v2-resenc-m", "nnunet-v2-resenc-l", "nnunet-v2-resenc-xl"]
 PLANNERS: tuple[Planner, ...] = get_args(Planner)
 PAPER: Planner = "nnunet-2018"
+DICE_CROSS_ENTROPY = "dice_cross_entropy"
 
 FEW_STEPS = 300
 """The user is told of trainings with fewer. A choice: the shortest training in docs/benchmarks.md had 614."""
@@ -25,27 +27,27 @@ class Plateau(Record):
 
     Attributes:
         learning_rate: the first one.
-        drop: factor at a plateau.
-        drop_patience, stop_patience: epochs without improvement.
-        improvement: by how much the averaged loss must fall to count.
+        factor: of the learning rate at a plateau.
+        patience, stop_patience: epochs without improvement.
+        min_delta: by how much the averaged loss must fall to count.
         stop_below: training never ends above this learning rate.
-        training_memory, validation_memory: weight of the old value in the moving averages.
+        train_loss_ema, val_loss_ema: weight of the old value in the moving averages.
         epochs: at most.
     """
 
     kind: Literal["plateau"] = "plateau"
     learning_rate: PositiveFloat = 3e-4
-    drop: PositiveFloat = 0.2
-    drop_patience: PositiveInt = 30
+    factor: PositiveFloat = 0.2
+    patience: PositiveInt = 30
     stop_patience: PositiveInt = 60
-    improvement: PositiveFloat = 5e-3
+    min_delta: PositiveFloat = 5e-3
     stop_below: PositiveFloat = 1e-6
-    training_memory: Probability = 0.93
-    validation_memory: Probability = 0.9
+    train_loss_ema: Probability = 0.93
+    val_loss_ema: Probability = 0.9
     epochs: PositiveInt = 1000
 
 
-class Annealed(Record):
+class PolynomialDecay(Record):
     """A schedule that ends when it is told to: linear warm-up, then (1 - progress)^power down to zero.
 
     Attributes:
@@ -57,7 +59,7 @@ class Annealed(Record):
         seconds: the length in seconds of training, whatever the number of steps becomes.
     """
 
-    kind: Literal["annealed"] = "annealed"
+    kind: Literal["polynomial"] = "polynomial"
     learning_rate: PositiveFloat
     power: PositiveFloat = 0.9
     warmup_steps: NonNegativeInt = 50
@@ -68,7 +70,7 @@ class Annealed(Record):
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if (self.epochs is None) == (self.seconds is None):
-            raise ValueError("an annealed schedule has either epochs or seconds")
+            raise ValueError("a polynomial schedule has either epochs or seconds")
         return self
 
 
@@ -131,7 +133,7 @@ class AugmentationSet(Record):
     intensity: IntensitySet | None = None
 
 
-class Disturbance(Record):
+class PreviousStageAugmentation(Record):
     """How the segmentation of the previous stage is disturbed (method.md [T7]).
 
     Attributes:
@@ -173,29 +175,33 @@ class Recipe(Record):
         steps_per_epoch, validation_steps: batches [T3].
         schedule: of the learning rate, and when to stop.
         optimizer: what is done with gradients [T3].
-        largest_gradient: norm to which the gradient of a step is cut; None for any.
+        max_grad_norm: norm to which the gradient of a step is cut; None for any.
         deep_supervision: whether coarse decoder levels have losses of their own, each half of the finer one's, the
             coarsest left out (nnU-Net v2).
         dice_smoothing: added above and below [T2].
-        centred: samples of a batch that are centred on foreground: more than a third [T8], or a third rounded
-            (nnU-Net v2).
+        foreground_oversampling: samples of a batch that are centred on foreground: more than a third [T8], or a third
+            rounded (nnU-Net v2).
         augmentation_2d, augmentation_3d: parameter sets [T5].
         augmentation_slices: of patches that are transformed slice by slice; None for the 2D set [T6].
-        disturbance: of the first stage's segmentation, where it is input [T7].
+        previous_stage_augmentation: of the first stage's segmentation, where it is input [T7].
         seed: of everything random.
+        network: "unet", or what an installed package offers under this name; see `voxfit.core.extensions`.
+        loss: "dice_cross_entropy" [T2], or what a package offers.
+        augmentations: what packages offer; applied after those of voxfit, in this order.
+        metrics: what packages offer, measured in cross-validation beside those of voxfit.
     """
 
-    schema_name: ClassVar[str] = "voxfit.recipe/1"
+    schema_name: ClassVar[str] = "voxfit.recipe/2"
     name: str = PAPER
     planner: Planner = PAPER
     folds: Annotated[int, Field(ge=2)] = 5
     steps_per_epoch: PositiveInt = 250
     validation_steps: PositiveInt = 50
-    schedule: Annotated[Plateau | Annealed, Field(discriminator="kind")] = Plateau()
+    schedule: Annotated[Plateau | PolynomialDecay, Field(discriminator="kind")] = Plateau()
     optimizer: Annotated[Adam | SGD, Field(discriminator="kind")] = Adam()
-    largest_gradient: PositiveFloat | None = None
+    max_grad_norm: PositiveFloat | None = None
     deep_supervision: bool = False
-    centred: Literal["above_third", "third"] = "above_third"
+    foreground_oversampling: Literal["above_third", "third"] = "above_third"
     dice_smoothing: PositiveFloat = 1e-5
     augmentation_2d: AugmentationSet = AugmentationSet(
         rotation_degrees=180.0, stretched_rotation_degrees=15.0, elastic_amplitude=(0.0, 200.0)
@@ -204,5 +210,9 @@ class Recipe(Record):
         rotation_degrees=15.0, stretched_rotation_degrees=15.0, elastic_amplitude=(0.0, 900.0)
     )
     augmentation_slices: AugmentationSet | None = None
-    disturbance: Disturbance = Disturbance()
+    previous_stage_augmentation: PreviousStageAugmentation = PreviousStageAugmentation()
     seed: NonNegativeInt = 0
+    network: str = UNET
+    loss: str = DICE_CROSS_ENTROPY
+    augmentations: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()

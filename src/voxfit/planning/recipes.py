@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from voxfit.planning.recipe import PAPER, SGD, Annealed, AugmentationSet, IntensitySet, Planner, Recipe
+from voxfit.planning.recipe import PAPER, SGD, AugmentationSet, IntensitySet, Planner, PolynomialDecay, Recipe
 
 
 def recipe_named(name: Planner) -> Recipe:
@@ -12,11 +12,11 @@ def recipe_named(name: Planner) -> Recipe:
     return Recipe(
         name=name,
         planner=name,
-        schedule=Annealed(learning_rate=1e-2, power=0.9, warmup_steps=0, every="epoch", epochs=1000),
+        schedule=PolynomialDecay(learning_rate=1e-2, power=0.9, warmup_steps=0, every="epoch", epochs=1000),
         optimizer=SGD(weight_decay=3e-5, momentum=0.99),
-        largest_gradient=12.0,
+        max_grad_norm=12.0,
         deep_supervision=True,
-        centred="third",
+        foreground_oversampling="third",
         augmentation_2d=_augmentation(180.0, stretched=15.0),
         augmentation_3d=_augmentation(30.0, stretched=30.0),
         augmentation_slices=_augmentation(180.0, stretched=180.0),

@@ -8,14 +8,14 @@ from pydantic import Field
 
 from voxfit.core.records import Made
 from voxfit.planning.plan import Configuration, ConfigurationName, Plan
-from voxfit.planning.recipe import Annealed, Recipe
+from voxfit.planning.recipe import PolynomialDecay, Recipe
 
 
 class Settings(Made):
     """Plan and recipe of the trainings of a run (`training.json`).
 
     Attributes:
-        made_from: digest of the plan of the rules, the recipe that was asked for, and the budget.
+        inputs_digest: digest of the plan of the rules, the recipe that was asked for, and the budget.
         plan: as it is trained.
         recipe: as it is trained.
         budget: digest of the time budget that made them; empty for none.
@@ -39,7 +39,7 @@ class Settings(Made):
 
 def given_seconds(recipe: Recipe) -> float | None:
     """The length of a timed training; None where nothing is timed."""
-    return recipe.schedule.seconds if isinstance(recipe.schedule, Annealed) else None
+    return recipe.schedule.seconds if isinstance(recipe.schedule, PolynomialDecay) else None
 
 
 def lasting(recipe: Recipe, seconds: float) -> Recipe:

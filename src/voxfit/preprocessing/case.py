@@ -26,14 +26,14 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True)
-class Placement:
+class PreprocessingGeometry:
     """Where a prepared case lies in its image.
 
     Attributes:
         geometry: of the image, as it is stored.
         crop: the nonzero box in the turned image.
         shape: (z, y, x) of the prepared case, covering the same extent as `crop`.
-        coarse_axis: the one of (z, y, x) that is resampled apart on the way back, if any.
+        coarse_axis: the one of (z, y, x) that is resampled separately on the way back, if any.
         turn: what brought the image to the axes of the training cases; None where it has them.
     """
 
@@ -63,7 +63,7 @@ class PreparedCase:
 
     image: NDArray[np.float32]
     label: NDArray[np.int16] | None
-    placement: Placement
+    placement: PreprocessingGeometry
 
 
 def prepare(volume: Volume, grid: Grid, label: NDArray[np.int16] | None = None) -> PreparedCase:
@@ -94,7 +94,7 @@ def prepare(volume: Volume, grid: Grid, label: NDArray[np.int16] | None = None) 
     prepare_crop = way.resample_first if grid.preparation.first == "resample" else way.normalize_first
     prepared, prepared_label = prepare_crop(_part(image, crop), None if label is None else _part(label, crop))
     back = coarse_axis(new_spacing_mm, spacing_mm, ratio)
-    return PreparedCase(prepared, prepared_label, Placement(volume.geometry, crop, shape, back, turn))
+    return PreparedCase(prepared, prepared_label, PreprocessingGeometry(volume.geometry, crop, shape, back, turn))
 
 
 def _part(array: NDArray[Scalar], crop: Box) -> NDArray[Scalar]:
@@ -118,12 +118,12 @@ class _Way:
     Attributes:
         grid: where to.
         shape: (z, y, x) there.
-        apart: the axis that is resampled by nearest neighbour, if any.
+        separate_axis: the axis that is resampled by nearest neighbour, if any.
     """
 
     grid: Grid
     shape: tuple[int, ...]
-    apart: int | None
+    separate_axis: int | None
 
     def resample_first(
         self, image: NDArray[np.float32], label: NDArray[np.int16] | None
@@ -132,7 +132,7 @@ class _Way:
         mask = None
         if masked_channels(self.grid.normalization):
             mask = resample_nearest(_filled(image), self.shape)
-        image = resample(image, self.shape, order=3, apart=self.apart)
+        image = resample(image, self.shape, order=3, separate_axis=self.separate_axis)
         if label is not None:
             label = _mark_outside(self._resample_label(label), mask)
         return normalize(image, self.grid.normalization, mask), label
@@ -149,14 +149,14 @@ class _Way:
         image = normalize(image, self.grid.normalization, mask)
         if label is not None:
             label = self._resample_label(_mark_outside(label, mask))
-        return resample(image, self.shape, order=3, apart=self.apart, clip=True), label
+        return resample(image, self.shape, order=3, separate_axis=self.separate_axis, clip=True), label
 
     def _resample_label(self, label: NDArray[np.int16]) -> NDArray[np.int16]:
         match self.grid.preparation.labels:
             case "nearest":
                 return resample_nearest(label, self.shape)
             case "linear":
-                return resample_linear(label, self.shape, apart=self.apart)
+                return resample_linear(label, self.shape, separate_axis=self.separate_axis)
             case other:
                 assert_never(other)
 

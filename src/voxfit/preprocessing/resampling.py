@@ -2,8 +2,8 @@
 
 A spline of order 3 is a linear, separable operation. Its matrix for one axis comes from applying SciPy's `zoom` to the
 unit vectors, so the result is SciPy's and scikit-image's (`resize`, mode "edge", no anti-aliasing), by three matrix
-products in place of a walk through all voxels. An axis that is resampled apart, by nearest neighbour, needs no matrix:
-slices are taken by their indices.
+products in place of a walk through all voxels. An axis that is resampled separately, by nearest neighbour, needs no
+matrix: slices are taken by their indices.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Index = TypeVar("Index", bound=np.integer[Any])
 
 
 def coarse_axis(spacing_mm: Sequence[float], new_spacing_mm: Sequence[float], ratio: float | None) -> int | None:
-    """The axis that is resampled apart on the way from one spacing to another (as in nnU-Net v2).
+    """The axis that is resampled separately on the way from one spacing to another (as in nnU-Net v2).
 
     The first of the two spacings decides in which one voxels are more than `ratio` times longer than they are wide.
-    Where they are so along two axes, none is resampled apart. There and back may therefore differ.
+    Where they are so along two axes, none is resampled separately. There and back may therefore differ.
 
     Args:
         spacing_mm: of the grid that is left.
@@ -72,7 +72,7 @@ def resample(
     shape: tuple[int, ...],
     order: Literal[1, 3],
     *,
-    apart: int | None = None,
+    separate_axis: int | None = None,
     clip: bool = False,
 ) -> NDArray[np.float32]:
     """Resample the last three axes (z, y, x) to `shape` with a spline (method.md [P2], order 3; [I3], order 1).
@@ -81,20 +81,22 @@ def resample(
         array: (channel, z, y, x).
         shape: the new (z, y, x).
         order: 1 or 3.
-        apart: the one of (z, y, x) that is resampled by nearest neighbour, if any (see `coarse_axis`).
+        separate_axis: the one of (z, y, x) that is resampled by nearest neighbour, if any (see `coarse_axis`).
         clip: cut off what the spline adds beyond the range of the values: of each channel, or of each of its slices
-            across the axis that is apart.
+            across the axis that is resampled separately.
     """
     result = array
-    axes = [axis for axis in range(3) if axis != apart and array.shape[axis + 1] != shape[axis]]
+    axes = [axis for axis in range(3) if axis != separate_axis and array.shape[axis + 1] != shape[axis]]
     # The axis that shrinks most (or grows least) goes first: fewer voxels for the others.
     for axis in sorted(axes, key=lambda axis: shape[axis] / array.shape[axis + 1]):
         result = along_axis(axis_matrix(array.shape[axis + 1], shape[axis], order), result, axis)
     if clip and axes:
-        across = tuple(axis + 1 for axis in range(3) if axis != apart)
+        across = tuple(axis + 1 for axis in range(3) if axis != separate_axis)
         result.clip(array.min(axis=across, keepdims=True), array.max(axis=across, keepdims=True), out=result)
-    if apart is not None and array.shape[apart + 1] != shape[apart]:
-        result = result.take(nearest_voxels(array.shape[apart + 1], shape[apart]), axis=apart + 1)
+    if separate_axis is not None and array.shape[separate_axis + 1] != shape[separate_axis]:
+        result = result.take(
+            nearest_voxels(array.shape[separate_axis + 1], shape[separate_axis]), axis=separate_axis + 1
+        )
     return np.ascontiguousarray(result)
 
 
@@ -136,7 +138,9 @@ def _pick(array: NDArray[Scalar], indices: Sequence[NDArray[np.intp]]) -> NDArra
     return array
 
 
-def resample_linear(label: NDArray[Index], shape: tuple[int, ...], *, apart: int | None = None) -> NDArray[Index]:
+def resample_linear(
+    label: NDArray[Index], shape: tuple[int, ...], *, separate_axis: int | None = None
+) -> NDArray[Index]:
     """Resample a label map (z, y, x) to `shape`: each voxel takes the label whose mask, interpolated linearly, is most.
 
     Where two labels have equally much, the one of the nearest old voxel wins if it is among them, else the smaller.
@@ -145,28 +149,28 @@ def resample_linear(label: NDArray[Index], shape: tuple[int, ...], *, apart: int
     Args:
         label: class indices.
         shape: the new (z, y, x).
-        apart: the axis that is resampled by nearest neighbour, if any.
+        separate_axis: the axis that is resampled by nearest neighbour, if any.
     """
     if label.shape == shape:
         return label
     axes = [
-        _Neighbours.of(old, new, nearest=axis == apart)
+        _Neighbours.of(old, new, nearest=axis == separate_axis)
         for axis, (old, new) in enumerate(zip(label.shape, shape, strict=True))
     ]
     # Most voxels have neighbours of one label only, and take it.
     result = _pick(label, [neighbours.nearest for neighbours in axes])
-    mixed = np.flatnonzero(_pick(_is_edge(label, apart), [neighbours.lower for neighbours in axes]))
+    mixed = np.flatnonzero(_pick(_is_edge(label, separate_axis), [neighbours.lower for neighbours in axes]))
     for first in range(0, len(mixed), _AT_ONCE):
         part = mixed[first : first + _AT_ONCE]
         result.flat[part] = _most(label, axes, np.unravel_index(part, shape))
     return result
 
 
-def _is_edge(label: NDArray[Index], apart: int | None) -> NDArray[np.bool_]:
+def _is_edge(label: NDArray[Index], separate_axis: int | None) -> NDArray[np.bool_]:
     """Whether the labels of a voxel and of those that follow it along the axes, and so diagonally, differ."""
     edge = np.zeros(label.shape, bool)
     for axis in range(3):
-        if axis != apart:
+        if axis != separate_axis:
             this, following = ((slice(None),) * axis + (part,) for part in (slice(None, -1), slice(1, None)))
             # Two faces of one label each differ where their first voxels do.
             edge[this] |= edge[following]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from voxfit.core.durability import open_array, save_array
 from voxfit.core.errors import RecordError, WorkspaceError
 from voxfit.core.records import Made, Record
-from voxfit.preprocessing.case import Placement, PreparedCase
+from voxfit.preprocessing.case import PreparedCase, PreprocessingGeometry
 
 _REMEDY = "Delete the store folder; `fit` makes it again."
 _OPEN_FILES = 96
@@ -31,8 +31,8 @@ _OPEN_FILES = 96
 class StoreManifest(Made):
     """What a store was made from, and how many voxels each of its prepared cases has."""
 
-    schema_name: ClassVar[str] = "voxfit.store/2"
-    made_from: str
+    schema_name: ClassVar[str] = "voxfit.store/3"
+    inputs_digest: str
     voxels: dict[str, int]
 
 
@@ -40,7 +40,7 @@ class StoredCase(Record):
     """Where a prepared case lies in its image, and a checksum of its arrays."""
 
     schema_name: ClassVar[str] = "voxfit.prepared_case/1"
-    placement: Placement
+    placement: PreprocessingGeometry
     checksum: int
 
 
@@ -52,7 +52,7 @@ class Store:
         self.manifest = manifest or StoreManifest.load(folder / "manifest.json")
         self._open = lru_cache(maxsize=_OPEN_FILES)(_open)
 
-    def placement(self, name: str) -> Placement:
+    def placement(self, name: str) -> PreprocessingGeometry:
         """Where a case lies in its image."""
         try:
             return StoredCase.load(_case_file(self.folder, name)).placement
@@ -106,16 +106,16 @@ def is_written(folder: Path, name: str) -> bool:
         return False
 
 
-def manifest_of(folder: Path, names: Sequence[str], made_from: str) -> StoreManifest:
+def manifest_of(folder: Path, names: Sequence[str], inputs_digest: str) -> StoreManifest:
     """What makes a store of a folder into which cases were written, once it is there as `manifest.json`."""
     shapes = {name: StoredCase.load(_case_file(folder, name)).placement.shape for name in names}
     voxels = {name: math.prod(shape) for name, shape in shapes.items()}
-    return StoreManifest(made_from=made_from, voxels=voxels)
+    return StoreManifest(inputs_digest=inputs_digest, voxels=voxels)
 
 
-def write_manifest(folder: Path, names: Sequence[str], made_from: str) -> None:
+def write_manifest(folder: Path, names: Sequence[str], inputs_digest: str) -> None:
     """Make a store of a folder into which cases were written."""
-    manifest_of(folder, names, made_from).save(folder / "manifest.json")
+    manifest_of(folder, names, inputs_digest).save(folder / "manifest.json")
 
 
 def _array_files(folder: Path, name: str) -> list[Path]:

@@ -20,7 +20,7 @@ from voxfit.running.run_folder import Artefact
 class FoldManifest(Made):
     """A finished training; `given_seconds` is the time that a budget gave it, None where nothing was timed."""
 
-    schema_name: ClassVar[str] = "voxfit.fold/1"
+    schema_name: ClassVar[str] = "voxfit.fold/2"
     epochs: int
     seconds: float
     validation_cases: tuple[str, ...]

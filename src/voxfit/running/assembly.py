@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from voxfit.assessment.selection import Selection
+from voxfit.core.extensions import package_of
 from voxfit.core.records import checksum_of
 from voxfit.core.version import VERSION
 from voxfit.imaging.dataset import Dataset
 from voxfit.inference.caveats import TrainingRanges, percentiles, ranges_of
 from voxfit.inference.description import Fast, Member, ModelDescription
+from voxfit.planning.architecture import UNET
 from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.plan import ConfigurationName
 from voxfit.preprocessing.store import Store
@@ -69,6 +71,7 @@ def save_model(
             fast=_fast(out_of_fold, names),
             made_by=f"voxfit {VERSION}",
             trained_on=_training_ranges(stores[names[0]], dataset, fingerprint),
+            network_from="" if plan.network == UNET else package_of("network", plan.network),
         )
 
     run.obtain(model_artefact(run.layout, experiment, selection, trained), fill)

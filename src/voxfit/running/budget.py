@@ -13,9 +13,9 @@ from time import monotonic
 
 from voxfit.core.errors import UsageError
 from voxfit.inference.tiling import tiles
+from voxfit.planning.patch_rules import volume_rule
 from voxfit.planning.plan import Configuration, ConfigurationName, Plan
-from voxfit.planning.recipe import SGD, Adam, Annealed, Plateau, Recipe
-from voxfit.planning.topology import volume_rule
+from voxfit.planning.recipe import SGD, Adam, Plateau, PolynomialDecay, Recipe
 
 ENOUGH_STEPS = 1500
 SMALLEST_BATCH = 2
@@ -247,7 +247,7 @@ def prediction_seconds(plan: Plan, fitted: Fitted, cases: int) -> float:
 def counted_recipe(recipe: Recipe, epochs: int) -> Recipe:
     """A recipe that anneals within a number of epochs."""
     return recipe.revised(
-        schedule=Annealed(learning_rate=_highest_rate(recipe), epochs=epochs),
+        schedule=PolynomialDecay(learning_rate=_highest_rate(recipe), epochs=epochs),
         optimizer=_short_sighted(recipe.optimizer),
     )
 
@@ -264,7 +264,7 @@ def training_seconds(plan: Plan, recipe: Recipe, models: dict[ConfigurationName,
     total = 0.0
     for name, count in models.items():
         schedule = recipe.schedule
-        if isinstance(schedule, Annealed) and schedule.seconds:
+        if isinstance(schedule, PolynomialDecay) and schedule.seconds:
             total += count * schedule.seconds
             continue
         # A validation step costs about a third of a training step.
@@ -290,7 +290,7 @@ def _timed(recipe: Recipe, seconds: float, step_seconds: float) -> Recipe:
     steps = math.floor(seconds / step_seconds / _EPOCHS)
     per_epoch = min(max(steps, 10), recipe.steps_per_epoch)
     return recipe.revised(
-        schedule=Annealed(learning_rate=_highest_rate(recipe), seconds=round(seconds, 1)),
+        schedule=PolynomialDecay(learning_rate=_highest_rate(recipe), seconds=round(seconds, 1)),
         optimizer=_short_sighted(recipe.optimizer),
         steps_per_epoch=per_epoch,
         validation_steps=min(max(per_epoch // 25, 2), recipe.validation_steps),
@@ -299,7 +299,7 @@ def _timed(recipe: Recipe, seconds: float, step_seconds: float) -> Recipe:
 
 def _highest_rate(recipe: Recipe) -> float:
     """Of a recipe that anneals already, its own; the paper's is too low for a short schedule."""
-    return recipe.schedule.learning_rate if isinstance(recipe.schedule, Annealed) else LEARNING_RATE
+    return recipe.schedule.learning_rate if isinstance(recipe.schedule, PolynomialDecay) else LEARNING_RATE
 
 
 def _short_sighted(optimizer: Adam | SGD) -> Adam | SGD:

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from voxfit.core.errors import DatasetError, Problem
-from voxfit.core.listening import Listener
 from voxfit.core.parallel import each_case, map_cases
+from voxfit.core.progress import Listener
 from voxfit.core.records import digest_of
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
@@ -37,7 +37,7 @@ _SMALL_BYTES = 2**17
 
 
 def measure_dataset(
-    dataset: Dataset, listener: Listener, workers: int | None, made_from: str = "", *, skip: bool = False
+    dataset: Dataset, listener: Listener, workers: int | None, inputs_digest: str = "", *, skip: bool = False
 ) -> Fingerprint:
     """Verify and measure every training case.
 
@@ -45,7 +45,7 @@ def measure_dataset(
         dataset: what is measured.
         listener: hears of progress and warnings.
         workers: processes.
-        made_from: digest of the files.
+        inputs_digest: digest of the files.
         skip: leave out cases that cannot be used; the fingerprint names them.
 
     Raises:
@@ -75,7 +75,7 @@ def measure_dataset(
     dataset = dataset.without({case.name for case in skipped})
     if skip and any(problem.fatal and problem.case for problem in together):
         # Which cases go with no others is known only when all have been read: the sums are made again without them.
-        again = measure_dataset(dataset, listener, workers, made_from, skip=True)
+        again = measure_dataset(dataset, listener, workers, inputs_digest, skip=True)
         return again.revised(skipped=(*skipped, *again.skipped))
     if axes := describe_axes(summaries):
         listener.say(axes)
@@ -84,7 +84,7 @@ def measure_dataset(
     dimension = next((summary.dimension for summary in summaries if summary.case.name in left), None)
     if dimension is None:
         raise DatasetError(Problem("imagesTr", "no training case can be used.", "Correct the files."))
-    facts = summarize(dataset, dimension, measured, partial(_count_again, dataset, workers), made_from)
+    facts = summarize(dataset, dimension, measured, partial(_count_again, dataset, workers), inputs_digest)
     classes = {item.case.name: tuple(sorted(item.classes)) for item in summaries if item.case.name in left}
     return facts.revised(skipped=skipped, classes=classes)
 
@@ -157,12 +157,12 @@ class Destination:
     Attributes:
         grid: of its cases.
         folder: where they go.
-        made_from: digest of what determines them.
+        inputs_digest: digest of what determines them.
     """
 
     grid: Grid
     folder: Path
-    made_from: str
+    inputs_digest: str
 
 
 def fill_stores(
@@ -192,7 +192,7 @@ def fill_stores(
         progress=lambda done, _: listener.progress(there + done, len(cases)),
         warn=listener.warn,
     )
-    return [manifest_of(place.folder, [case.name for case in cases], place.made_from) for place in destinations]
+    return [manifest_of(place.folder, [case.name for case in cases], place.inputs_digest) for place in destinations]
 
 
 @dataclass(frozen=True)

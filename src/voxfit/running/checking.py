@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from voxfit.core.errors import Problem
-from voxfit.core.listening import Listener
 from voxfit.core.parallel import map_cases
+from voxfit.core.progress import Listener
 from voxfit.imaging.correction import misplaced_label, write_corrected
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.verification import CaseSummary, describe_axes, empty_folds, verify_case, verify_folds

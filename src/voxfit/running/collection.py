@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from voxfit.core.errors import VoxfitError
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.core.records import write_atomically
 from voxfit.running.command import check_place, check_request
 from voxfit.running.fit import fit

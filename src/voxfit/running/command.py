@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import ClassVar, get_args
 
 from voxfit.core.errors import UsageError
+from voxfit.core.extensions import Kind, extension
 from voxfit.core.layout import Layout
 from voxfit.core.records import Record
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.protection import FOLDERS, identity_of
+from voxfit.planning.architecture import UNET
 from voxfit.planning.plan import ConfigurationName, Limits
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipe import DICE_CROSS_ENTROPY, Recipe
 from voxfit.planning.recipes import recipe_named
 from voxfit.running.request import FitRequest
 
@@ -106,6 +108,23 @@ def check_request(request: FitRequest) -> None:
         if name not in known:
             raise UsageError(f"--configurations {name}: there are {', '.join(known)}.")
     choose_device(request.device)
+    check_extensions(request.recipe)
+
+
+def check_extensions(recipe: Recipe) -> None:
+    """Refuse a recipe that names what no installed package offers.
+
+    Raises:
+        UsageError: naming it.
+    """
+    named: list[tuple[Kind, str]] = [("network", recipe.network)] * (recipe.network != UNET)
+    named += [("loss", recipe.loss)] * (recipe.loss != DICE_CROSS_ENTROPY)
+    named += [("augmentation", name) for name in recipe.augmentations] + [("metric", name) for name in recipe.metrics]
+    try:
+        for kind, name in named:
+            extension(kind, name)
+    except UsageError as error:
+        raise UsageError(f"--recipe {recipe.name}: {error}") from None
 
 
 def check_folds(request: FitRequest, dataset: Dataset) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from voxfit.assessment.evaluation import evaluate
 from voxfit.assessment.scores import Scores
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.phantom import Flavour, write_phantom
 from voxfit.inference.model import Model

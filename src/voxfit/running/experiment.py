@@ -75,7 +75,9 @@ class Experiment:
     def validation_digest(self, names: Sequence[ConfigurationName], folds: Sequence[int]) -> str:
         """Of what determines the cross-validation of a configuration, or of an ensemble, by some folds."""
         trainings = [self.training_digest(name, fold) for name in names for fold in folds]
-        return digest_of([trainings, TOLERANCE_MM, self.plan.inference.digest(), self.plan.single_component_labels])
+        metrics = self.settings.recipe.metrics
+        inference = [self.plan.inference.digest(), self.plan.single_component_labels]
+        return digest_of([trainings, TOLERANCE_MM, *inference, *([metrics] if metrics else [])])
 
     def members(self, trained: Sequence[int]) -> tuple[int, ...]:
         """Those of some trained folds that are part of a model.

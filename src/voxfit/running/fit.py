@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.inference.device import choose_device
 from voxfit.learning.engine import determinism
 from voxfit.planning.plan import ConfigurationName
@@ -70,7 +70,8 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
         announce(run, experiment, left, seconds, device)
         clock.lap("measuring the device")
 
-        common = Validation(experiment.plan, dataset, [*models], stores, device, request.workers, run.listener)
+        others = request.recipe.metrics
+        common = Validation(experiment.plan, dataset, [*models], stores, device, request.workers, run.listener, others)
         out_of_fold, trained = dict[ConfigurationName, OutOfFold](), dict[ConfigurationName, tuple[int, ...]]()
         for name in models:
             stage = experiment.plan.configurations[name].previous

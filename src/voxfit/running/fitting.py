@@ -12,10 +12,10 @@ from voxfit.core.layout import Layout
 from voxfit.core.records import digest_of
 from voxfit.learning.engine import is_out_of_memory, release_memory
 from voxfit.learning.task import TrainingTask, measure_step
+from voxfit.planning.architecture import multiplications
 from voxfit.planning.plan import Configuration, ConfigurationName, Plan
 from voxfit.planning.recipe import Recipe
 from voxfit.planning.settings import Settings, given_seconds, lasting
-from voxfit.planning.stages import multiplications
 from voxfit.running.artefacts import FoldManifest, trained_folds, training_artefact
 from voxfit.running.budget import counted_recipe, fit_to_budget, share_again, training_seconds, words
 from voxfit.running.experiment import Experiment
@@ -48,7 +48,7 @@ def settle(
         deadline: of `monotonic`, where there is a budget.
     """
     recipe = counted_recipe(request.recipe, request.epochs) if request.epochs else request.recipe
-    budget = _budget_digest(request)
+    plan, budget = plan.revised(network=recipe.network), _budget_digest(request)
     artefact = Artefact(run.layout.training, digest_of([plan.digest(), recipe.digest(), budget]), Settings)
     if budget:
         return _settle_budget(

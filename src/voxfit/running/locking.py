@@ -23,6 +23,8 @@ from voxfit.core.records import Record
 
 LOCK, _FILE = "lock.json", ".lock"
 _ATTEMPTS, _PAUSE_SECONDS = 5, 0.1
+_REMOVING_SECONDS = 10.0
+"""Removing a stale lock takes less, but for a process that was killed while it did."""
 
 
 class Holder(Record):
@@ -150,21 +152,40 @@ def _claim(folder: Path) -> None:
     Raises:
         BlockingIOError: another process was quicker.
     """
-    path = folder / LOCK
-    mine, old = (folder / f".{LOCK}.{os.getpid()}.{get_ident()}.{part}{UNFINISHED}" for part in ("new", "old"))
+    path, mine = folder / LOCK, folder / f".{LOCK}.{os.getpid()}.{get_ident()}{UNFINISHED}"
     Holder.this_process().save(mine)
     try:
-        stale = read_holder(folder)
-        if path.exists() and not (stale and stale.may_live()):
-            path.rename(old)
-            if (taken := _load(old)) and taken.may_live():  # a quicker process had just put it there
-                os.link(old, path)
+        if path.exists():
+            _remove_stale(path, mine)
         os.link(mine, path)
     except (FileExistsError, FileNotFoundError):
         raise BlockingIOError from None
     finally:
         mine.unlink(missing_ok=True)
-        old.unlink(missing_ok=True)
+
+
+def _remove_stale(path: Path, mine: Path) -> None:
+    """Remove a lock whose process is gone. One process at a time does so, or it might be the next one's lock by then.
+
+    Raises:
+        FileExistsError: the lock is held, or another process is at it.
+        FileNotFoundError: the lock is gone.
+    """
+    removing = path.with_name(f".{LOCK}.removing{UNFINISHED}")
+    with suppress(FileNotFoundError):  # of a process that was killed in the lines below
+        if time.time() - removing.stat().st_mtime > _REMOVING_SECONDS and not (
+            (old := _load(removing)) and old.may_live()
+        ):
+            removing.unlink()
+    os.link(mine, removing)
+    try:
+        content = path.read_text(encoding="utf-8", errors="replace")  # at once: what is there next may be another's
+        with suppress(RecordError):
+            if Holder.from_json(content).may_live():
+                raise FileExistsError
+        path.unlink()
+    finally:
+        removing.unlink(missing_ok=True)
 
 
 def _load(path: Path) -> Holder | None:

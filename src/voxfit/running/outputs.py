@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from voxfit.core.durability import sweep, sync_folder
+from voxfit.core.durability import remove_partial_files, sync_folder
 from voxfit.core.errors import Problem, WorkspaceError
 from voxfit.core.records import checksum_of, digest_of
 from voxfit.imaging.files import Case
@@ -79,15 +79,15 @@ class Outputs:
         for path in beside:
             if os.path.lexists(path) and (reason := self._foreign(path)):
                 return Found("foreign", reason=reason)
-        if line["made_from"] != self._origin(case) or not all(path.is_file() for path in beside):
+        if line["inputs_digest"] != self._origin(case) or not all(path.is_file() for path in beside):
             return Found("outdated")
         return Found("done", tuple(map(str, line.get("caveats", ()))))
 
     def staged(self, file: Path) -> Path:
-        """Where to write what `put_in_place` then gives the name `file`."""
+        """Where to write what `replace_durably` then gives the name `file`."""
         return self.folder / _FOLDER / _STAGE / file.name
 
-    def put_in_place(
+    def replace_durably(
         self, case: Case, file: Path, caveats: Sequence[str] = (), *, overwrite: bool = False
     ) -> Problem | None:
         """Note what a finished label map was made from, and give it its name, with files that belong to it.
@@ -108,7 +108,7 @@ class Outputs:
         beside = sorted(path for path in staged.parent.iterdir() if path != staged)
         line: dict[str, Any] = {
             "file": file.name,
-            "made_from": self._origin(case),
+            "inputs_digest": self._origin(case),
             "label": checksum_of(staged),
             "caveats": list(caveats),
         }
@@ -188,7 +188,7 @@ def open_outputs(folder: Path, made_by: str) -> Iterator[Outputs]:
         ) from None
     try:
         with locked(beside):
-            sweep(folder)
+            remove_partial_files(folder)
             shutil.rmtree(beside / _STAGE, ignore_errors=True)
             _end_last_line(beside / _LINES)
             try:
@@ -215,7 +215,9 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
     for text in lines:
         with suppress(ValueError):
             line = json.loads(text)
-            if isinstance(line, dict) and all(isinstance(line.get(key), str) for key in ("file", "made_from", "label")):
+            if isinstance(line, dict) and all(
+                isinstance(line.get(key), str) for key in ("file", "inputs_digest", "label")
+            ):
                 beside, caveats = line.get("beside", {}), line.get("caveats", [])
                 if isinstance(beside, dict) and isinstance(caveats, list):
                     yield line

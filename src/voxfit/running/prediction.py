@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.core.errors import DatasetError, MemoryLimitError, Problem, UsageError
-from voxfit.core.listening import Listener
-from voxfit.core.memory import in_words
+from voxfit.core.memory import format_bytes
+from voxfit.core.progress import Listener
 from voxfit.imaging.files import Case, group_channels, images_in, not_read
 from voxfit.imaging.labels import some
 from voxfit.imaging.protection import protect
@@ -209,7 +209,7 @@ class _Segmenting:
                     needed = self.model.estimate(ready.geometry, is_read=True)
                     if needed > 1.2 * announced:
                         announced = needed
-                        listener.say(f"{case.name} takes about {in_words(needed)} of memory.")
+                        listener.say(f"{case.name} takes about {format_bytes(needed)} of memory.")
                     label = self.model.segment(ready)
                 except DatasetError as error:
                     self.done.problems += error.problems
@@ -226,7 +226,7 @@ class _Segmenting:
     def _write(self, case: Case, label: NDArray[np.generic], ready: ReadyCase) -> None:
         caveats = ready.caveats if label.any() else (*ready.caveats, NO_FOREGROUND)
         write_label(self.outputs.staged(self.files[case]), label, ready.geometry, like=Path(case.images[0]))
-        problem = self.outputs.put_in_place(case, self.files[case], caveats, overwrite=self.overwrite)
+        problem = self.outputs.replace_durably(case, self.files[case], caveats, overwrite=self.overwrite)
         if problem:
             self.done.problems.append(problem)
             return

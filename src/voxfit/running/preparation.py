@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from voxfit.core.errors import UsageError
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.core.records import digest_of
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.verification import empty_folds, verify_folds
@@ -55,7 +55,7 @@ def measure(run: RunFolder, dataset: Dataset, request: FitRequest) -> Fingerprin
     def make(_: Path) -> Fingerprint:
         run.listener.stage(f"Checking and measuring {len(dataset.cases)} cases")
         found = measure_dataset(dataset, run.listener, request.workers, origin, skip=request.skip_bad_cases)
-        return found.revised(made_from=artefact.inputs) if found.skipped else found
+        return found.revised(inputs_digest=artefact.inputs) if found.skipped else found
 
     return run.obtain(artefact, make)
 
@@ -79,7 +79,7 @@ def split_cases(run: RunFolder, dataset: Dataset, fingerprint: Fingerprint, requ
     """The split of the training cases [T1]."""
     recipe = request.recipe
     folds = split(dataset.cases, recipe.folds, recipe.seed, dataset.splits, fingerprint.classes)
-    folds = run.obtain(Artefact(run.layout.folds, folds.made_from, Folds), lambda _: folds)
+    folds = run.obtain(Artefact(run.layout.folds, folds.inputs_digest, Folds), lambda _: folds)
     report_problems(unseen_classes(folds, fingerprint.classes, dataset.labels), run.listener)
     return folds
 

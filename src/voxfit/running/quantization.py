@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,21 +17,22 @@ from numpy.typing import NDArray
 from voxfit.assessment.scores import CaseScores, MeanScores, score_case, summarize
 from voxfit.core.errors import DatasetError, Problem, UsageError
 from voxfit.core.layout import Layout
-from voxfit.core.listening import Listener
 from voxfit.core.processor import processor_name
+from voxfit.core.progress import Listener
 from voxfit.core.records import digest_of
 from voxfit.core.version import VERSION
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
 from voxfit.imaging.verification import LabelledVolume, read_labelled
 from voxfit.imaging.volume import Volume
-from voxfit.inference.backends import Execution, require_openvino
+from voxfit.inference.backends import BackendOptions, require_openvino, require_unet
 from voxfit.inference.description import Member, ModelDescription, model_folder
 from voxfit.inference.model import Model
 from voxfit.inference.quantization import FILE, DiceLoss, Quantization, QuantizedNetwork, Range, checksum
 from voxfit.inference.rounding import observe_ranges
 from voxfit.inference.torch_networks import load_network
 from voxfit.learning.sampling import VALIDATION, PatchSampler, Previous
+from voxfit.networks.unet import UNet
 from voxfit.planning.folds import Folds
 from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.planning.recipe import Recipe
@@ -93,6 +95,7 @@ def quantize(
     require_openvino("voxfit quantize", "cpu")
     listener = listener or Listener()
     task = _find(path, dataset, tiles)
+    require_unet(task.plan)
     members = (*task.description.stages, *task.description.members)
     listener.stage("Observing the ranges of tensors")
     files = [(member.configuration, file) for member in members for file in member.weights]
@@ -168,7 +171,7 @@ def _calibrate(task: _Task, name: ConfigurationName, file: str) -> dict[str, Ran
             # What the stage before says resembles the label, and its channels hold zeros and ones anyway.
             previous=Previous(segmentation, plan.labels.count - 1) if configuration.previous else None,
         )
-        return observe_ranges(network, _patches(sampler, task.tiles))
+        return observe_ranges(cast("UNet", network), _patches(sampler, task.tiles))  # `require_unet` has looked
 
 
 def _patches(sampler: PatchSampler, tiles: int) -> Iterator[torch.Tensor]:
@@ -200,8 +203,8 @@ def _measure(task: _Task, ranges: Ranges, listener: Listener) -> DiceLoss:
     parts = list(_parts(task))
     total, plain, rounded = sum(len(cases) for _, cases in parts), [], []
     for description, cases in parts:
-        float32 = Model(task.folder, description, "cpu", execution=Execution(None))
-        int8 = Model(task.folder, description, "cpu", execution=Execution(None, ranges))
+        float32 = Model(task.folder, description, "cpu", execution=BackendOptions(None))
+        int8 = Model(task.folder, description, "cpu", execution=BackendOptions(None, ranges))
         for case in cases:
             reference = _read(task, case)
             volume = Volume(reference.image, reference.geometry)

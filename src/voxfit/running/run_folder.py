@@ -11,10 +11,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from voxfit.core.durability import sweep, sync_folder, sync_tree
+from voxfit.core.durability import remove_partial_files, sync_folder, sync_tree
 from voxfit.core.errors import RecordError, UsageError, WorkspaceError
 from voxfit.core.layout import Layout, part_of
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.core.records import Made
 from voxfit.running.locking import locked
 
@@ -60,7 +60,7 @@ class Artefact(Generic[AnyMade]):
         if not self.place(path).exists() or not all((path / name).exists() for name in self.needs):
             return None
         record = self.record.load(self.place(path))
-        return record if record.made_from == self.inputs else None
+        return record if record.inputs_digest == self.inputs else None
 
     def fits(self) -> bool:
         """Whether one of these inputs is there."""
@@ -105,7 +105,7 @@ class RunFolder:
             WorkspaceError: another process holds it; the message names it.
         """
         with locked(self.layout.root):
-            sweep(self.layout.root)
+            remove_partial_files(self.layout.root)
             yield
 
     def obtain(self, artefact: Artefact[AnyMade], make: Callable[[Path], AnyMade]) -> AnyMade:
@@ -207,7 +207,7 @@ class RunFolder:
 
     def _finish(self, artefact: Artefact[AnyMade], record: AnyMade) -> AnyMade:
         """Give a whole artefact its name."""
-        record = record if record.made_from else record.revised(made_from=artefact.inputs)
+        record = record if record.inputs_digest else record.revised(inputs_digest=artefact.inputs)
         if not artefact.manifest:
             self.set_aside(artefact.path)
             record.save(artefact.path)

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from voxfit.core.errors import WorkspaceError
+from voxfit.planning.architecture import Topology
 from voxfit.planning.fingerprint import Fingerprint, resampled_shape
 from voxfit.planning.grid import Grid
 from voxfit.planning.plan import ConfigurationName, Plan
-from voxfit.planning.stages import Topology
 
 _CHECKPOINTS = 3
 """Two are kept, and the third is written beside them."""

@@ -161,7 +161,7 @@ def _choice(layout: Layout, experiment: Experiment, trained: Trained, missing: l
     winner = selection.winner()
     dice = "no score" if winner.foreground_dice is None else f"foreground Dice {winner.foreground_dice:.4f}"
     line = f"chosen: {winner.name}, {dice} over {winner.cases} cases"
-    if selection.made_from != experiment.selection_digest(trained):
+    if selection.inputs_digest != experiment.selection_digest(trained):
         missing.append("the choice")
         return [f"{line}; that was among other trainings, and so is the model in {layout.model}"]
     with suppress(RecordError):

@@ -14,13 +14,13 @@ from pydantic import PositiveFloat
 
 from voxfit.core.errors import TrainingError
 from voxfit.core.layout import FoldLayout, Layout, part_of
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.core.records import Record, write_atomically
-from voxfit.learning.engine import Execution, free_bytes, is_out_of_memory, release_memory
+from voxfit.learning.engine import StepMode, free_bytes, is_out_of_memory, release_memory
 from voxfit.learning.sampling import Previous
 from voxfit.learning.task import TrainingTask, checkpoint_folder
 from voxfit.learning.training import Training
-from voxfit.networks.unet import UNet
+from voxfit.networks.unet import inference_weights
 from voxfit.planning.identity import training_seed
 from voxfit.planning.plan import Configuration, ConfigurationName
 from voxfit.planning.recipe import FEW_STEPS
@@ -127,7 +127,7 @@ def train_fold(
     device: str,
     folder: FoldLayout,
     listener: Listener,
-    known: Execution | None = None,
+    known: StepMode | None = None,
 ) -> FoldManifest:
     """Train to the end, from the newest checkpoint where there is one, and write the weights.
 
@@ -159,7 +159,7 @@ def train_fold(
             f"{task.name}: only {steps} training steps. So short a training may leave structures "
             "unlearned: give a larger --budget or more --epochs, or let nothing else run on this machine."
         )
-    write_atomically(folder.weights, safetensors.torch.save(network.inference_weights()))
+    write_atomically(folder.weights, safetensors.torch.save(inference_weights(network)))
     return FoldManifest(
         epochs=training.progress.epoch,
         seconds=round(training.progress.seconds, 1),
@@ -175,8 +175,8 @@ def _attempt(
     device: str,
     folder: FoldLayout,
     listener: Listener,
-    known: Execution | None,
-) -> tuple[Training, UNet] | str:
+    known: StepMode | None,
+) -> tuple[Training, torch.nn.Module] | str:
     """A training that has come to its end, and its network; or why memory did not suffice."""
     try:
         training = Training(task, store, folder.root, device, listener, previous, known)
@@ -198,10 +198,10 @@ def given_time(part: Path, experiment: Experiment) -> float | None:
     return seconds
 
 
-def _step_mode(layout: Layout, experiment: Experiment, name: ConfigurationName) -> Execution | None:
+def _step_mode(layout: Layout, experiment: Experiment, name: ConfigurationName) -> StepMode | None:
     """How another fold executes its steps: what was measured there holds here."""
     paths = [layout.fold(name, fold).step_mode for fold in trained_folds(layout, experiment, name)]
-    return next((Execution.load(path) for path in paths if path.exists()), None)
+    return next((StepMode.load(path) for path in paths if path.exists()), None)
 
 
 def halve_batch(

@@ -18,7 +18,7 @@ from voxfit.assessment.selection import Candidate, Selection, choose
 from voxfit.assessment.selection import pairs as ensembles
 from voxfit.core.durability import open_array, save_array
 from voxfit.core.layout import CASCADE_INPUT, PROBABILITIES, ValidationLayout
-from voxfit.core.listening import Listener
+from voxfit.core.progress import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.volume import write_label
@@ -28,8 +28,8 @@ from voxfit.inference.predictor import NetworkInput, Prediction, Predictor
 from voxfit.inference.torch_networks import load_network, torch_predictor
 from voxfit.learning.sampling import Previous
 from voxfit.planning.plan import ConfigurationName, Plan
-from voxfit.preprocessing.regridding import Computed, Source
-from voxfit.preprocessing.restoring import Part, restore
+from voxfit.preprocessing.output_resampling import Computed, LazyOutput
+from voxfit.preprocessing.reverting import Part, revert_preprocessing
 from voxfit.preprocessing.store import Store
 from voxfit.running.artefacts import ValidationManifest, ensemble_artefact, validation_artefact
 from voxfit.running.experiment import TOLERANCE_MM, Experiment, Trained, candidates_of, eligible, shared
@@ -82,6 +82,7 @@ class Validation:
         device: where networks run.
         workers: processes that score.
         listener: hears of progress.
+        other_metrics: of other packages, by name.
     """
 
     plan: Plan
@@ -91,6 +92,7 @@ class Validation:
     device: str
     workers: int | None
     listener: Listener
+    other_metrics: tuple[str, ...] = ()
 
     def kept(self, name: ConfigurationName) -> list[str]:
         """What is kept beside the label maps of a configuration."""
@@ -115,7 +117,14 @@ class Validation:
             if case.name in chosen
         }
         labels = self.dataset.labels
-        return evaluate_files(pairs, labels, tolerance_mm=TOLERANCE_MM, workers=self.workers, surface=surface)
+        return evaluate_files(
+            pairs,
+            labels,
+            tolerance_mm=TOLERANCE_MM,
+            workers=self.workers,
+            surface=surface,
+            other_metrics=self.other_metrics if surface else (),
+        )
 
 
 def cross_validate(
@@ -184,7 +193,7 @@ def validate_fold(
             continue
         if predictor is None:
             network = load_network(common.plan, name, weights)
-            predictor = torch_predictor(common.plan, name, [network], common.device, plain_too=True)
+            predictor = torch_predictor(common.plan, name, [network], common.device, also_without_tta=True)
         seen = np.asarray(common.stores[name].image(case))
         before = (previous.segmentation(case), previous.classes) if previous else (None, 0)
         _validate_case(common, name, case, predictor.source(NetworkInput(seen, *before)), part, plain)
@@ -206,7 +215,7 @@ def _validate_case(
 ) -> None:
     """Segment one case, with and without mirroring; its own label file comes last and says that all is there."""
     plan, kept, placement = common.plan, common.kept(name), common.stores[name].placement(case)
-    source: Source = said
+    source: LazyOutput = said
     if kept:  # all that the network says is needed anyway
         values = said.whole()
         source, mirrored = Computed(values), Computed(values[: plan.labels.outputs])
@@ -215,7 +224,7 @@ def _validate_case(
         if after := common.next_stage(name):
             shape = common.stores[after].placement(case).shape
             save_array(part.cascade_input(case), upsampled(mirrored, shape, plan, after))
-    both = restore([(source, placement)], partial(_decide_both, plan=plan))
+    both = revert_preprocessing([(source, placement)], partial(_decide_both, plan=plan))
     for place, indices in zip((plain, part), np.divmod(both, plan.labels.count), strict=True):
         found = keep_largest_components(indices, plan.single_component_labels)
         common.write(place.label(case), found, case, placement.geometry)
@@ -223,7 +232,7 @@ def _validate_case(
 
 def _decide_both(values: NDArray[np.float32], plan: Plan) -> NDArray[np.integer[Any]]:
     """Class indices with mirroring, plus (number of classes) x those without."""
-    logits = plan.inference.averages == "logits"
+    logits = plan.inference.average_over == "logits"
     mirrored, plain = (plan.labels.decide(half, logits=logits).astype(np.uint32) for half in np.split(values, 2))
     return mirrored + plan.labels.count * plain
 

@@ -143,7 +143,7 @@ PLANTED = [
     ),
     Mutation(
         "commands.py",
-        "tolerance_mm=tolerance, ",
+        "        tolerance_mm=tolerance,\n",
         "",
         "test_command_options.py",
         "--tolerance does nothing",

@@ -55,10 +55,10 @@ PLANTED = [
         "a Ctrl-C during a training step is forgotten",
     ),
     Mutation(
-        "core/lifeline.py",
+        "core/parent_watchdog.py",
         "    os._exit(1)",
         "    return",
-        "core/test_lifeline.py",
+        "core/test_parent_watchdog.py",
         "workers of a killed process go on for ever",
     ),
     Mutation(

@@ -63,8 +63,8 @@ PLANTED = [
     ),
     Mutation(
         "inference/predictor.py",
-        "if self.plain_too and not flip:",
-        "if self.plain_too:",
+        "if self.also_without_tta and not flip:",
+        "if self.also_without_tta:",
         "inference/test_predictor.py",
         "the cost of --fast is wrong",
     ),
@@ -91,14 +91,14 @@ PLANTED = [
         "sagittal slices come back as axial ones",
     ),
     Mutation(
-        "inference/summing.py",
+        "inference/accumulation.py",
         "                total[...] = 0\n",
         "                pass\n",
         "inference/test_predictor.py",
         "slices hold sums of other slices",
     ),
     Mutation(
-        "inference/summing.py",
+        "inference/accumulation.py",
         "part[(slice(None), *source)], weights)",
         "part[(slice(None), *source)], weights * weights)",
         "inference/test_predictor.py",
@@ -222,7 +222,7 @@ PLANTED = [
     ),
     Mutation(
         "inference/postprocessing.py",
-        'if plan.inference.averages == "probabilities":',
+        'if plan.inference.average_over == "probabilities":',
         "if True:",
         "inference/test_postprocessing.py",
         "ensembles of nnU-Net's recipe average logits",
@@ -243,11 +243,11 @@ PLANTED = [
     ),
     Mutation(
         "inference/cascade.py",
-        "apart = coarse_axis(coarse, fine, ",
-        "apart = coarse_axis(fine, coarse, ",
+        "separate_axis = coarse_axis(coarse, fine, ",
+        "separate_axis = coarse_axis(fine, coarse, ",
         "running/test_cascade.py",
         "the first stage reaches the second otherwise than planned",
-        only="upsampling or handover or coarse",
+        only="upsampling or cascade_input or coarse",
     ),
     Mutation(
         "inference/choosing.py",

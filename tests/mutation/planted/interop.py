@@ -99,8 +99,8 @@ PLANTED = [
     ),
     Mutation(
         "interop/nnunet_plans.py",
-        'tile_weights="shifted"',
-        'tile_weights="centred"',
+        'gaussian_center="shifted"',
+        'gaussian_center="centred"',
         "interop/test_nnunet_model.py",
         "imported models weight tiles otherwise",
     ),

@@ -72,7 +72,7 @@ PLANTED = [
     ),
     Mutation(
         "networks/unet.py",
-        '            if not key.startswith("coarse_heads.")\n',
+        '        if not key.startswith("coarse_heads.")\n',
         "",
         "learning/test_training.py",
         "models of nnU-Net's recipe cannot be opened",

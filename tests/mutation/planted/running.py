@@ -22,8 +22,8 @@ PLANTED = [
     ),
     Mutation(
         "running/run_folder.py",
-        ".made_from == self.inputs",
-        '.made_from != ""',
+        ".inputs_digest == self.inputs",
+        '.inputs_digest != ""',
         "running/test_run_folder.py",
         "after another training the old model is predicted with",
         only="edited or another_way or budget",
@@ -380,8 +380,8 @@ PLANTED = [
     ),
     Mutation(
         "running/experiment.py",
-        "digest_of([trainings, TOLERANCE_MM, self.plan.inference.digest(), self",
-        "digest_of([trainings, TOLERANCE_MM, self",
+        "digest_of([trainings, TOLERANCE_MM, *inference, *",
+        "digest_of([trainings, TOLERANCE_MM, *",
         "running/test_fit.py",
         "another way of predicting keeps the old scores",
         only="another_way",
@@ -509,7 +509,7 @@ PLANTED = [
     ),
     Mutation(
         "running/status.py",
-        "    if selection.made_from != experiment.selection_digest(trained):",
+        "    if selection.inputs_digest != experiment.selection_digest(trained):",
         "    if False:",
         "running/test_status.py running/test_kept_folds.py",
         "a choice among other trainings is told as the present one",

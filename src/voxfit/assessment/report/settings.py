@@ -24,7 +24,7 @@ from voxfit.core.errors import VoxfitError
 from voxfit.planning.grid import ClipAndScale, Divide, Normalization, UnitRange, Unmeasured, ZScore
 from voxfit.planning.plan import Plan
 from voxfit.planning.planners import plan_by
-from voxfit.planning.recipe import PAPER, Annealed, Plateau, Recipe
+from voxfit.planning.recipe import PAPER, Plateau, PolynomialDecay, Recipe
 from voxfit.planning.recipes import recipe_named
 
 
@@ -77,17 +77,17 @@ def _recipe_changes(recipe: Recipe | None) -> list[str]:
     return changes + _differences(recipe.model_dump(exclude=ignored), usual.model_dump(exclude=ignored), whose)
 
 
-def schedule_words(schedule: Plateau | Annealed) -> str:
+def schedule_words(schedule: Plateau | PolynomialDecay) -> str:
     """A schedule in words."""
     match schedule:
         case Plateau():
             return (
-                f"learning rate {schedule.learning_rate:g}, times {schedule.drop:g} on plateaus of the training loss, "
-                f"{schedule.epochs} epochs at most"
+                f"learning rate {schedule.learning_rate:g}, times {schedule.factor:g} on plateaus of the training "
+                f"loss, {schedule.epochs} epochs at most"
             )
-        case Annealed():
+        case PolynomialDecay():
             length = count(schedule.epochs, "epoch") if schedule.epochs else duration(schedule.seconds or 0)
-            return f"learning rate {schedule.learning_rate:g}, annealed to 0 within {length}"
+            return f"learning rate {schedule.learning_rate:g}, polynomial decay to 0 within {length}"
         case _:
             assert_never(schedule)
 

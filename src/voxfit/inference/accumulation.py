@@ -14,7 +14,7 @@ from voxfit.inference.arrays import Arrays
 from voxfit.inference.tiling import Tile
 
 
-class Ring:
+class SlidingAccumulator:
     """Sums over a window of planes that moves along an axis: plane p lies at p modulo its thickness.
 
     Args:
@@ -22,7 +22,7 @@ class Ring:
         axis: along which the window moves.
         thickness: planes of the window.
         outputs: channels.
-        shares: for each axis and tile, see `axis_shares`.
+        shares: for each axis and tile, see `normalized_tile_weights`.
         arrays: of the networks; the sums are where these say.
     """
 

@@ -15,21 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.core.errors import MemoryLimitError
-from voxfit.core.memory import in_words
+from voxfit.core.memory import format_bytes
 from voxfit.imaging.geometry import Box
-from voxfit.preprocessing.case import Placement
-from voxfit.preprocessing.regridding import Regridding, Source, Values, along, chunk_planes
+from voxfit.preprocessing.case import PreprocessingGeometry
+from voxfit.preprocessing.output_resampling import LazyOutput, Regridding, Values, along, chunk_planes
 
 Indices = NDArray[np.integer[Any]]
 Decide = Callable[[Values], Indices]
 """Makes (...) class indices of (output, ...) values."""
 
 
-Part = tuple[Source, Placement]
+Part = tuple[LazyOutput, PreprocessingGeometry]
 """What one configuration says of a case, and where its prepared grid lies in the image."""
 
 
-def restore(
+def revert_preprocessing(
     parts: Sequence[Part],
     decide: Decide,
     activate: Callable[[Values], Values] | None = None,
@@ -37,7 +37,8 @@ def restore(
 ) -> Indices:
     """The class indices of a case on the image's grid; background outside of the crop.
 
-    Interpolation is linear, but nearest along an axis that is apart. Several parts are averaged on the image's grid.
+    Interpolation is linear, but nearest along an axis that is resampled separately. Several parts are averaged on the
+    image's grid.
 
     Args:
         parts: of one case.
@@ -59,7 +60,7 @@ def regridded(
     activate: Callable[[Values], Values] | None = None,
     memory: int | None = None,
 ) -> Indices:
-    """The class indices of sources on a common grid; see `restore`."""
+    """The class indices of sources on a common grid; see `revert_preprocessing`."""
     shape = grids[0].shape
     axis = stream_axis(grids)
     result: Indices | None = None
@@ -113,8 +114,8 @@ def columns(grids: Sequence[Regridding], axis: int, memory: int | None) -> list[
         widest = max((other for other in range(3) if other != axis), key=lambda other: largest.shape[other])
         if largest.shape[widest] < _NARROWEST:
             raise MemoryLimitError(
-                f"Even in {len(found)} columns, the outputs of this image take {in_words(needed)}; "
-                f"{in_words(memory)} are left for them."
+                f"Even in {len(found)} columns, the outputs of this image take {format_bytes(needed)}; "
+                f"{format_bytes(memory)} are left for them."
             )
         parts[widest] += max(parts[widest] // 4, 1)
 

@@ -20,7 +20,7 @@ _CHUNK_BYTES = 2**22
 Values = NDArray[np.float32]
 
 
-class Source(Protocol):
+class LazyOutput(Protocol):
     """What one configuration says of a case, on the prepared grid."""
 
     @property
@@ -137,16 +137,17 @@ class _Axis:
 class Regridding:
     """A source and the grid to which it is interpolated; both cover the same extent."""
 
-    source: Source
+    source: LazyOutput
     axes: tuple[_Axis, ...]
 
     @staticmethod
-    def of(source: Source, shape: Sequence[int], apart: int | None = None) -> Regridding:
-        """To a grid of `shape` (z, y, x), nearest along the axis that is apart."""
+    def of(source: LazyOutput, shape: Sequence[int], separate_axis: int | None = None) -> Regridding:
+        """To a grid of `shape` (z, y, x), nearest along the axis that is resampled separately."""
         return Regridding(
             source,
             tuple(
-                _Axis(old, new, axis == apart) for axis, (old, new) in enumerate(zip(source.shape, shape, strict=True))
+                _Axis(old, new, axis == separate_axis)
+                for axis, (old, new) in enumerate(zip(source.shape, shape, strict=True))
             ),
         )
 

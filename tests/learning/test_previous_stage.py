@@ -5,8 +5,8 @@ import pytest
 import scipy.ndimage
 import skimage.morphology
 
-from voxfit.learning.disturbance import closed, dilate, disturb, erode, opened
-from voxfit.planning.recipe import Disturbance
+from voxfit.learning.previous_stage import closed, corrupt_segmentation, dilate, erode, opened
+from voxfit.planning.recipe import PreviousStageAugmentation
 
 
 def blobs(seed, shape=(24, 26, 28), level=0.3):
@@ -51,11 +51,16 @@ def test_empty_and_full_masks_stay():
 
 def test_nothing_happens_with_probability_zero_and_something_with_one():
     segmentation = (blobs(1).astype(np.int16) + blobs(2)).astype(np.int16)
-    never = Disturbance(morphology_probability=0.0, removal_probability=0.0)
-    always = Disturbance(morphology_probability=1.0, removal_probability=0.0)
+    never = PreviousStageAugmentation(morphology_probability=0.0, removal_probability=0.0)
+    always = PreviousStageAugmentation(morphology_probability=1.0, removal_probability=0.0)
     copy = segmentation.copy()
-    assert np.array_equal(disturb(np.random.default_rng(0), segmentation, 2, never, segmentation.size), segmentation)
-    changed = [disturb(np.random.default_rng(seed), segmentation, 2, always, segmentation.size) for seed in range(8)]
+    assert np.array_equal(
+        corrupt_segmentation(np.random.default_rng(0), segmentation, 2, never, segmentation.size), segmentation
+    )
+    changed = [
+        corrupt_segmentation(np.random.default_rng(seed), segmentation, 2, always, segmentation.size)
+        for seed in range(8)
+    ]
     assert sum(not np.array_equal(item, segmentation) for item in changed) >= 7
     assert all(set(np.unique(item)) <= {0, 1, 2} for item in changed)
     assert np.array_equal(segmentation, copy)
@@ -84,12 +89,12 @@ def test_a_class_is_changed_in_each_way_with_each_radius_and_no_other():
     segmentation[7:9, 22:25, 7:9] = 1  # thin, which opening removes
     segmentation[:, :, 21:] = 2
     mask = segmentation == 1
-    settings = Disturbance(morphology_probability=1.0, removal_probability=0.0, radius=(1, 3))
+    settings = PreviousStageAugmentation(morphology_probability=1.0, removal_probability=0.0, radius=(1, 3))
     ways = [(way, radius) for way in ("dilation", "erosion", "opening", "closing") for radius in (1, 2, 3)]
     expected = {way: ball_of(way[0], mask, way[1]) for way in ways}
     seen = dict.fromkeys(ways, 0)
     for seed in range(120):
-        result = disturb(np.random.default_rng(seed), segmentation, 1, settings, segmentation.size)
+        result = corrupt_segmentation(np.random.default_rng(seed), segmentation, 1, settings, segmentation.size)
         found = [way for way in ways if np.array_equal(result == 1, expected[way])]
         assert found
         np.testing.assert_array_equal(result == 2, (segmentation == 2) & ~expected[found[0]])
@@ -104,10 +109,10 @@ def test_one_small_component_of_each_class_is_removed():
     segmentation[15:17, 2:4, 2:4] = 1
     segmentation[15:17, 10:12, 10:12] = 1
     segmentation[12:14, 15:19, 15:19] = 2
-    settings = Disturbance(morphology_probability=0.0, removal_probability=1.0)
+    settings = PreviousStageAugmentation(morphology_probability=0.0, removal_probability=1.0)
     survivors = set()
     for seed in range(20):
-        result = disturb(np.random.default_rng(seed), segmentation, 2, settings, segmentation.size)
+        result = corrupt_segmentation(np.random.default_rng(seed), segmentation, 2, settings, segmentation.size)
         _, count = scipy.ndimage.label(result == 1, np.ones((3, 3, 3)))
         assert count == 2
         assert np.array_equal(result[0:10, 0:18, 0:18], segmentation[0:10, 0:18, 0:18])

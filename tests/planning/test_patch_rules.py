@@ -5,8 +5,7 @@ import math
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from voxfit.planning.plan import Limits
-from voxfit.planning.topology import (
+from voxfit.planning.patch_rules import (
     PatchRule,
     coarser_spacing,
     count_poolings,
@@ -15,6 +14,7 @@ from voxfit.planning.topology import (
     slice_axis,
     volume_rule,
 )
+from voxfit.planning.plan import Limits
 
 sizes = st.integers(1, 12) | st.integers(1, 2000)
 spacings = st.sampled_from([0.5, 1.0, 2.0, 5.0]) | st.floats(1e-3, 1e3)

@@ -17,6 +17,9 @@ LEAKY_SLOPE = 1e-2
 NORM_EPSILON = 1e-5
 """Added to the variance by instance norms."""
 
+UNET = "unet"
+"""The network of the paper and of nnU-Net v2, by its stages."""
+
 MOST_FEATURES = 65536
 """Feature maps at full resolution; no network comes near it."""
 
@@ -78,10 +81,12 @@ class Topology(Stages):
     Attributes:
         in_channels: image channels, and the one-hot channels of a previous stage.
         out_channels: logits of each voxel.
+        network: "unet", or what an installed package builds from the same numbers.
     """
 
     in_channels: PositiveInt
     out_channels: PositiveInt
+    network: str = UNET
 
 
 def paper_stages(

@@ -8,13 +8,17 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from voxfit.planning.recipe import Disturbance
+from voxfit.planning.recipe import PreviousStageAugmentation
 
 Mask = NDArray[np.bool_]
 
 
-def disturb(
-    rng: np.random.Generator, segmentation: NDArray[np.int16], classes: int, settings: Disturbance, patch_voxels: int
+def corrupt_segmentation(
+    rng: np.random.Generator,
+    segmentation: NDArray[np.int16],
+    classes: int,
+    settings: PreviousStageAugmentation,
+    patch_voxels: int,
 ) -> NDArray[np.int16]:
     """Apply random morphology to each class, and remove random small components.
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from voxfit.core.errors import MemoryLimitError
 from voxfit.imaging.geometry import Box, Geometry
-from voxfit.preprocessing.case import Placement
-from voxfit.preprocessing.regridding import Computed, Regridding, chunk_planes
-from voxfit.preprocessing.restoring import column_bytes, columns, regridded, restore, stream_axis
+from voxfit.preprocessing.case import PreprocessingGeometry
+from voxfit.preprocessing.output_resampling import Computed, Regridding, chunk_planes
+from voxfit.preprocessing.reverting import column_bytes, columns, regridded, revert_preprocessing, stream_axis
 
 shapes = st.tuples(*[st.integers(1, 12)] * 3)
 
@@ -19,12 +19,12 @@ def values_of(outputs, shape, seed=0):
     return np.random.default_rng(seed).random((outputs, *shape), np.float32)
 
 
-def zoomed(values, shape, apart=None):
+def zoomed(values, shape, separate_axis=None):
     """Linear by SciPy; nearest along an axis that is apart."""
     result = values.astype(np.float64)
-    if apart is not None:
-        old, new = values.shape[apart + 1], shape[apart]
-        result = result.take(np.floor((np.arange(new) + 0.5) * old / new).astype(int), axis=apart + 1)
+    if separate_axis is not None:
+        old, new = values.shape[separate_axis + 1], shape[separate_axis]
+        result = result.take(np.floor((np.arange(new) + 0.5) * old / new).astype(int), axis=separate_axis + 1)
     factors = [1, *(new / old for new, old in zip(shape, result.shape[1:], strict=True))]
     return scipy.ndimage.zoom(result, factors, order=1, mode="nearest", grid_mode=True)
 
@@ -41,9 +41,9 @@ class Slabs(Computed):
 
 @settings(max_examples=150)
 @given(shapes, shapes, st.sampled_from([None, 0, 1, 2]), st.data())
-def test_any_column_read_in_any_steps_is_scipys_zoom(old, new, apart, data):
+def test_any_column_read_in_any_steps_is_scipys_zoom(old, new, separate_axis, data):
     values = values_of(2, old)
-    grid = Regridding.of(Slabs(values), new, apart)
+    grid = Regridding.of(Slabs(values), new, separate_axis)
     start = tuple(data.draw(st.integers(0, size - 1)) for size in new)
     column = Box(start, tuple(data.draw(st.integers(low + 1, size)) for low, size in zip(start, new, strict=True)))
     axis = data.draw(st.integers(0, 2))
@@ -53,7 +53,7 @@ def test_any_column_read_in_any_steps_is_scipys_zoom(old, new, apart, data):
         last = data.draw(st.integers(first + 1, column.stop[axis]))
         found.append(stream.read(first, last).copy())
         first = last
-    expected = zoomed(values, new, apart)[(slice(None), *column.to_slices())]
+    expected = zoomed(values, new, separate_axis)[(slice(None), *column.to_slices())]
     np.testing.assert_allclose(np.concatenate(found, axis=axis + 1), expected, atol=1e-5)
 
 
@@ -98,9 +98,11 @@ def test_an_ensemble_is_averaged_where_the_image_is(memory):
     parts, mean = [], 0
     for seed, shape in enumerate([(34, 40, 45), (20, 33, 60)]):
         values = values_of(5, shape, seed)
-        parts.append((Computed(values), Placement(geometry, crop, shape)))
+        parts.append((Computed(values), PreprocessingGeometry(geometry, crop, shape)))
         mean = mean + zoomed(values, crop.shape) ** 2 / 2
-    found = restore(parts, lambda outputs: outputs.argmax(axis=0).astype(np.uint8), lambda part: part**2, memory)
+    found = revert_preprocessing(
+        parts, lambda outputs: outputs.argmax(axis=0).astype(np.uint8), lambda part: part**2, memory
+    )
     ordered = np.sort(mean, axis=0)
     clear = ordered[-1] - ordered[-2] > 1e-5
     assert np.array_equal(found[crop.to_slices()][clear], mean.argmax(axis=0)[clear])
@@ -127,8 +129,9 @@ def test_several_parts_are_averaged_and_not_added_up():
     geometry = Geometry((4, 5, 6), (1.0, 1.0, 1.0))
     likely = values_of(2, (4, 5, 6))
     parts = [
-        (Computed(likely * share), Placement(geometry, Box.whole((4, 5, 6)), (4, 5, 6))) for share in (1.0, 0.5, 0.3)
+        (Computed(likely * share), PreprocessingGeometry(geometry, Box.whole((4, 5, 6)), (4, 5, 6)))
+        for share in (1.0, 0.5, 0.3)
     ]
-    found = restore(parts, lambda outputs: (outputs[0] > 0.5).astype(np.uint8))
+    found = revert_preprocessing(parts, lambda outputs: (outputs[0] > 0.5).astype(np.uint8))
     assert np.array_equal(found, likely[0] * 1.8 / 3 > 0.5)
     assert 0 < found.mean() < (likely[0] > 0.5).mean()
