@@ -214,6 +214,10 @@ def test_an_edited_plan_retrains_only_what_it_touches(finished, boxes, tmp_path)
     with pytest.raises(UsageError, match=r"3d fold 0, 3d fold 1 are trained with other settings.*--restart"):
         voxfit.fit(request(boxes, run), ear)
     assert weights_of(run) == before
+    command = (run / "command.json").read_bytes()
+    with pytest.raises(UsageError, match=r"2d fold 0, 2d fold 1, 3d fold 0, 3d fold 1 are trained with other"):
+        voxfit.fit(request(boxes, run, epochs=3), ear)
+    assert (run / "command.json").read_bytes() == command, "what `status` tells is what was asked then"
     voxfit.fit(request(boxes, run, restart=True), ear)
     after = weights_of(run)
     assert [before[name] == after[name] for name in sorted(before)] == [True, True, False, False]

@@ -58,6 +58,7 @@ def test_nothing_is_missing_in_the_end(finished):
     lines = said(finished)
     assert "missing" not in lines
     assert "to go on" not in lines
+    assert lines["asked for"].startswith("voxfit fit ")
     assert "2d+3d validated on 2 of 3 folds" in lines
     assert f"model in {finished / 'model'}" in lines["chosen"]
 

@@ -52,7 +52,8 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
     with run.lock(), determinism(request.deterministic):
         dataset = open_dataset(request, run.listener)
         check_folds(request, dataset)
-        record_command(request, run.layout)
+        if not run.layout.training.exists():  # else what is trained is of the last command, until `settle` is through
+            record_command(request, run.layout)
         fingerprint = measure(run, dataset, request)
         dataset = without_skipped(run, dataset, fingerprint, request)
         folds = split_cases(run, dataset, fingerprint, request)
@@ -65,6 +66,7 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
         device = choose_device(request.device)
         identify = partial(Experiment, folds=folds, files=digest_of_files(dataset), classes=fingerprint.classes)
         settings = settle(run, plan, request, models, identify, device, clock.begun + (request.budget_seconds or 0))
+        record_command(request, run.layout)
         left = left_to_train(run.layout, identify(settings), models)
         experiment, seconds = fit_to_memory(run, identify(settings), left, device)
         announce(run, experiment, left, seconds, device)

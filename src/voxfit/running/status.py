@@ -51,6 +51,8 @@ def describe(run: Path) -> list[str]:
         lines.append(f"  process {writer.process} on {writer.host} has been writing here since {writer.since}")
     elif missing:
         lines += [f"  missing: {', '.join(missing)}", f"  to go on: {_command(layout)}"]
+    elif layout.command.exists():
+        lines.append(f"  asked for: {_command(layout)}")
     return lines
 
 
