@@ -220,6 +220,7 @@ def halve_batch(
     Raises:
         OutOfMemory: the batch is as small as the plan allows.
     """
+    release_memory()
     trained = trained_folds(run.layout, experiment, name)
     failure = OutOfMemory(name, experiment.plan.configurations[name], device, reason)
     settings = _halved(experiment.settings, name, trained, where)
