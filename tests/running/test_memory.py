@@ -15,7 +15,7 @@ from voxfit.planning.recipe import PolynomialDecay, Recipe
 from voxfit.planning.settings import Settings
 from voxfit.running.artefacts import trained_folds
 from voxfit.running.request import FitRequest
-from voxfit.running.trainings import OutOfMemory, halve_batch, train
+from voxfit.running.trainings import halve_batch, train
 
 TESTS = Path(__file__).parents[1]
 SCRIPT = """
@@ -27,7 +27,7 @@ from voxfit.core.progress import Listener
 from voxfit.planning.plan import Limits
 from voxfit.planning.recipe import PolynomialDecay, Recipe
 from voxfit.running.request import FitRequest
-from voxfit.running.trainings import halve_batch, train
+from voxfit.running.trainings import OutOfMemory, halve_batch, train
 
 torch.set_num_threads(1)
 
