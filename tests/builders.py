@@ -13,7 +13,6 @@ from voxfit.planning.folds import Folds
 from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.planning.settings import Settings
 from voxfit.preprocessing.store import Store
-from voxfit.running.cases import digest_of_files
 from voxfit.running.experiment import Experiment
 from voxfit.running.preparation import (
     Models,
@@ -36,6 +35,7 @@ class Begun:
     request: FitRequest
     run: RunFolder
     dataset: Dataset
+    files: str
     fingerprint: Fingerprint
     folds: Folds
     plan: Plan
@@ -47,18 +47,18 @@ class Begun:
 
     def store(self, name: ConfigurationName = "3d") -> Store:
         """The cases, prepared for a configuration."""
-        return prepare(self.run, self.dataset, self.plan, [name], self.request.workers)[name]
+        return prepare(self.run, self.dataset, self.files, self.plan, [name], self.request.workers)[name]
 
     def identify(self, settings: Settings) -> Experiment:
         """What settings make of it."""
-        return Experiment(settings, self.folds, digest_of_files(self.dataset), self.fingerprint.classes)
+        return Experiment(settings, self.folds, self.files, self.fingerprint.classes)
 
     def settle(self) -> Experiment:
         """What `fit` would train."""
         from voxfit.running.fitting import settle
 
         deadline = monotonic() + (self.request.budget_seconds or 0)
-        return self.identify(settle(self.run, self.plan, self.request, self.models, self.identify, "cpu", deadline))
+        return settle(self.run, self.plan, self.request, self.models, self.identify, "cpu", deadline)
 
     def plain(self) -> Experiment:
         """What it would train with the plan and the recipe as they are; nothing is written."""
@@ -70,6 +70,6 @@ def begin(request: FitRequest, listener: Listener | None = None) -> Begun:
     run = RunFolder(Path(request.run), listener, restart=request.restart)
     described = open_dataset(request, run.listener)
     fingerprint = measure(run, described, request)
-    dataset = without_skipped(run, described, fingerprint, request)
+    dataset, files = without_skipped(run, described, fingerprint, request)
     folds = split_cases(run, dataset, fingerprint, request)
-    return Begun(request, run, dataset, fingerprint, folds, make_plan(run, fingerprint, request))
+    return Begun(request, run, dataset, files, fingerprint, folds, make_plan(run, fingerprint, request))

@@ -25,7 +25,8 @@ from voxfit.assessment.scores import (
 from voxfit.core.errors import DatasetError, UsageError
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
-from voxfit.imaging.volume import read_label, write_label
+from voxfit.imaging.volume import read_label
+from voxfit.imaging.writing import write_label
 
 SPACING = (3.0, 0.8, 0.5)
 LABELS = Labels(classes=(Label(name="liver", value=1), Label(name="tumour", value=2)))

@@ -30,7 +30,7 @@ from voxfit.core.layout import Layout
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
-from voxfit.imaging.volume import write_image, write_label
+from voxfit.imaging.writing import write_image, write_label
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.folds import split
 from voxfit.planning.grid import Normalization

@@ -26,7 +26,8 @@ from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
 from voxfit.imaging.places import placing_problem
 from voxfit.imaging.placing import read_placing
-from voxfit.imaging.volume import file_ending, read_geometry, read_image, read_label, write_label
+from voxfit.imaging.volume import file_ending, read_geometry, read_image, read_label
+from voxfit.imaging.writing import write_label
 
 SHAPE = (3, 8, 9)
 LABELS = Labels(classes=(Label(name="one", value=1),))

@@ -9,7 +9,8 @@ from scipy.spatial.transform import Rotation
 
 from fuzz.budget import SETTINGS
 from voxfit.imaging.geometry import Geometry
-from voxfit.imaging.volume import Volume, from_sitk, read_label, to_sitk, write_label
+from voxfit.imaging.volume import Volume, from_sitk, read_label
+from voxfit.imaging.writing import to_sitk, write_label
 from voxfit.planning.grid import Grid, ZScore
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.output_resampling import Computed

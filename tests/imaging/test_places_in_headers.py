@@ -14,7 +14,8 @@ from scipy.spatial.transform import Rotation
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.places import placing_problem
 from voxfit.imaging.placing import read_placing
-from voxfit.imaging.volume import read_geometry, read_label, write_label
+from voxfit.imaging.volume import read_geometry, read_label
+from voxfit.imaging.writing import write_label
 
 AFFINE = np.eye(4)
 AFFINE[:3, :3] = Rotation.from_euler("xyz", [10, -25, 40], degrees=True).as_matrix() * [1.1, 0.7, 2.3]

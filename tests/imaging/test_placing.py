@@ -22,7 +22,8 @@ from voxfit.imaging.labels import Label, Labels
 from voxfit.imaging.places import placing_problem
 from voxfit.imaging.placing import read_placing
 from voxfit.imaging.verification import read_labelled
-from voxfit.imaging.volume import read_image, read_label, write_label
+from voxfit.imaging.volume import read_image, read_label
+from voxfit.imaging.writing import write_label
 
 SHAPE = (6, 5, 4)
 """(x, y, z), as nibabel has it."""

@@ -24,16 +24,8 @@ from skimage import io
 
 from voxfit.core.errors import DatasetError, UsageError, WorkspaceError
 from voxfit.imaging.geometry import Geometry
-from voxfit.imaging.volume import (
-    file_ending,
-    from_sitk,
-    read_geometry,
-    read_image,
-    read_label,
-    to_sitk,
-    write_image,
-    write_label,
-)
+from voxfit.imaging.volume import file_ending, from_sitk, read_geometry, read_image, read_label
+from voxfit.imaging.writing import to_sitk, write_image, write_label
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

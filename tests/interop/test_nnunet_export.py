@@ -11,7 +11,7 @@ from voxfit.core.errors import UsageError, WorkspaceError
 from voxfit.core.layout import Layout
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.geometry import Geometry
-from voxfit.imaging.volume import write_label
+from voxfit.imaging.writing import write_label
 from voxfit.interop.nnunet_export import export_nnunet
 from voxfit.planning.folds import split
 from voxfit.running.reporting import record_dataset

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from voxfit.imaging.geometry import Box, Geometry
 from voxfit.imaging.labels import IGNORED
-from voxfit.imaging.volume import Volume, read_image, read_label, to_sitk
+from voxfit.imaging.volume import Volume, read_image, read_label
+from voxfit.imaging.writing import to_sitk
 from voxfit.planning.grid import ClipAndScale, Grid, Preparation, ZScore
 from voxfit.preprocessing.case import OUTSIDE, prepare
 from voxfit.preprocessing.output_resampling import Computed, Regridding

@@ -12,7 +12,8 @@ from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
-from voxfit.imaging.volume import Volume, read_image, read_label, write_image, write_label
+from voxfit.imaging.volume import Volume, read_image, read_label
+from voxfit.imaging.writing import write_image, write_label
 from voxfit.planning.fingerprint import resampled_shape
 from voxfit.planning.planner import make_plan
 from voxfit.preprocessing.case import prepare

@@ -11,15 +11,8 @@ from voxfit.planning.grid import ZScore
 from voxfit.planning.plan import Configuration, Plan
 from voxfit.planning.planner import make_plan
 from voxfit.planning.recipe import PolynomialDecay, Recipe
-from voxfit.running.budget import (
-    ENOUGH_STEPS,
-    SMALLEST_PATCH,
-    counted_recipe,
-    fit_to_budget,
-    share_again,
-    training_seconds,
-    words,
-)
+from voxfit.running.budget import ENOUGH_STEPS, SMALLEST_PATCH, counted_recipe, fit_to_budget, share_again
+from voxfit.running.estimates import format_duration, training_seconds
 from voxfit.running.stopwatch import Stopwatch
 
 
@@ -214,4 +207,4 @@ def test_estimates_of_a_whole_training():
     ("seconds", "text"), [(45, "45 s"), (12 * 60, "12 min"), (3.5 * 3600, "3.5 h"), (5 * 86400, "5.0 days")]
 )
 def test_durations_in_words(seconds, text):
-    assert words(seconds) == text
+    assert format_duration(seconds) == text

@@ -6,7 +6,8 @@ from voxfit.imaging.labels import Label, Labels
 from voxfit.planning.grid import ZScore
 from voxfit.planning.plan import Configuration, Inference, Plan
 from voxfit.planning.recipe import SGD, Recipe
-from voxfit.running.budget import Fitted, counted_recipe, fit_to_budget, prediction_seconds
+from voxfit.running.budget import counted_recipe, fit_to_budget
+from voxfit.running.estimates import Fitted, prediction_seconds
 
 VOLUME = Configuration(
     spacing=(1.0, 1.0, 1.0),

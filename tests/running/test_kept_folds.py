@@ -144,6 +144,31 @@ def test_what_was_set_aside_is_found_again(boxes, tmp_path):
     ]  # fmt: skip
 
 
+def test_label_maps_of_another_training_are_not_among_the_present_ones(one_by_one, boxes, tmp_path):
+    """A fold that is not trained anew keeps its weights, but its cross-validation is of the settings before."""
+    run = tmp_path / "run"
+    shutil.copytree(one_by_one[0], run)
+    folds, layout = Folds.load(run / "folds.json").validation, Layout(run)
+    assert layout.segmentations("3d").keys() == {*folds[0], *folds[1]}
+    voxfit.fit(request(boxes, run, configurations=("3d",), folds=(0,), epochs=2, restart=True))
+    assert layout.segmentations("3d").keys() == {*folds[0]}
+    assert (run / "3d/fold_1/weights.safetensors").exists()
+    ear = Ear()
+    voxfit.fit(request(boxes, run, configurations=("3d",), folds=(0, 1), epochs=1, restart=True), ear)
+    assert layout.segmentations("3d").keys() == {*folds[0], *folds[1]}
+    assert [stage for stage in ear.stages if stage != "Writing the report"] == []
+
+
+@pytest.mark.parametrize("way", [{"epochs": 1}, {"epochs": None, "budget_seconds": 60.0}])
+def test_no_training_depends_on_metrics(boxes, tmp_path, way):
+    asked = request(boxes, tmp_path, configurations=("3d",), folds=(0,), **way)
+    before = begin(asked).settle()
+    after = begin(replace(asked, recipe=asked.recipe.revised(metrics=("surface",)))).settle()
+    assert after.settings == before.settings.revised(recipe=before.settings.recipe.revised(metrics=("surface",)))
+    assert after.training_digest("3d", 0) == before.training_digest("3d", 0)
+    assert after.validation_digest(("3d",), (0,)) != before.validation_digest(("3d",), (0,))
+
+
 def made_of_training(path):
     return path.is_file() and path.name in ("weights.safetensors", "selection.json", "model.json", "manifest.json")
 

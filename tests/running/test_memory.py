@@ -15,7 +15,7 @@ from voxfit.planning.recipe import PolynomialDecay, Recipe
 from voxfit.planning.settings import Settings
 from voxfit.running.artefacts import trained_folds
 from voxfit.running.request import FitRequest
-from voxfit.running.trainings import halve_batch, train
+from voxfit.running.trainings import OutOfMemory, halve_batch, train
 
 TESTS = Path(__file__).parents[1]
 SCRIPT = """
@@ -49,8 +49,8 @@ room = int(status["VmSize"].split()[0]) * 1024 + int(sys.argv[4]) * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
 try:
     train(made.run, experiment, "3d", 0, store, None, "cpu")
-except OutOfMemory as error:
-    experiment = halve_batch(made.run, experiment, "3d", "in fold 0", error.reason, "cpu")
+except OutOfMemory as failure:
+    experiment = halve_batch(made.run, experiment, "3d", "in fold 0", failure)
 train(made.run, experiment, "3d", 0, store, None, "cpu")
 """
 
@@ -156,7 +156,8 @@ def test_a_smaller_batch_keeps_what_was_trained_and_the_checkpoint(boxes, tmp_pa
     train(made.run, experiment, "3d", 0, store, None, "cpu")
     with pytest.raises(Stop):
         train(made.run, experiment, "3d", 1, store, None, "cpu")
-    halve_batch(made.run, experiment, "3d", "in fold 1", "as if", "cpu")
+    failure = OutOfMemory("3d fold 1", larger, "cpu", "as if")
+    halve_batch(made.run, experiment, "3d", "in fold 1", failure)
     ear = Ear()
     made = begin(request, ear)
     experiment = made.settle()
@@ -169,4 +170,4 @@ def test_a_smaller_batch_keeps_what_was_trained_and_the_checkpoint(boxes, tmp_pa
     assert "3d fold 1: goes on after epoch 1." in ear.told
     assert trained_folds(made.run.layout, experiment, "3d") == (0, 1)
     with pytest.raises(TrainingError, match="cannot be smaller"):
-        halve_batch(made.run, experiment, "3d", "in fold 1", "as if", "cpu")
+        halve_batch(made.run, experiment, "3d", "in fold 1", failure)

@@ -96,6 +96,15 @@ def test_what_belongs_to_another_plan_is_told_apart(finished, tmp_path):
     assert lines["missing"] == ("3d fold 0, 3d fold 1, cross-validation of 3d, cross-validation of 2d+3d, the choice")
 
 
+def test_an_edited_plan_is_still_to_be_trained(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    plan = json.loads((run / "plan.json").read_text())
+    plan["configurations"]["3d"]["batch_size"] += 1
+    (run / "plan.json").write_text(json.dumps(plan))
+    assert said(run)["missing"] == "what plan.json was changed to"
+
+
 def test_a_lost_model_or_report_is_missed(finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)

@@ -16,6 +16,7 @@ from voxfit.core.errors import DatasetError, Problem, UsageError
 from voxfit.core.extensions import extension
 from voxfit.core.parallel import map_cases
 from voxfit.imaging.dataset import Dataset
+from voxfit.imaging.files import are_small
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels, some
 from voxfit.imaging.places import placing_gaps
@@ -99,7 +100,10 @@ def evaluate_files(
     for name in other_metrics:
         extension("metric", name)  # a missing package is named once, and not by a worker
     tasks = [_Pair(name, *files, labels, tolerance_mm, surface, tuple(other_metrics)) for name, files in pairs.items()]
-    outcomes = map_cases(_score_pair, tasks, name=lambda task: task.name, workers=workers, progress=progress)
+    light = are_small(pairs.values())
+    outcomes = map_cases(
+        _score_pair, tasks, name=lambda task: task.name, workers=workers, light=light, progress=progress
+    )
     problems = [problem for _, found in outcomes for problem in found]
     if fatal := [problem for problem in problems if problem.fatal]:
         raise DatasetError(fatal)

@@ -20,7 +20,7 @@ from pydantic import Field
 from voxfit.assessment import metrics
 from voxfit.core.errors import DatasetError, Problem, UsageError
 from voxfit.core.extensions import extension
-from voxfit.core.records import Record, refuse_foreign, write_atomically
+from voxfit.core.records import Record, Sparse, refuse_foreign, write_atomically
 from voxfit.imaging.geometry import Spacing
 from voxfit.imaging.labels import IGNORED, Labels
 
@@ -37,7 +37,7 @@ class Metric(Protocol):
         """
 
 
-class LabelScores(Record):
+class LabelScores(Sparse):
     """One label in one case; see `voxfit.assessment.metrics` for the definitions.
 
     Attributes:
@@ -51,6 +51,7 @@ class LabelScores(Record):
         other: metrics of other packages, by name.
     """
 
+    left_out = ("other",)
     dice: float | None
     hausdorff_95_mm: float | None
     surface_dice: float | None
@@ -68,9 +69,10 @@ class CaseScores(Record):
     labels: dict[str, LabelScores]
 
 
-class LabelMeans(Record):
+class LabelMeans(Sparse):
     """Means of one label over the cases that have a value; None where none has."""
 
+    left_out = ("other",)
     dice: float | None
     hausdorff_95_mm: float | None
     surface_dice: float | None

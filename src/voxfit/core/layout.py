@@ -39,7 +39,7 @@ class FoldLayout:
     @property
     def given(self) -> Path:
         """The time that a budget gave it when it began."""
-        return self.root / "begun.json"
+        return self.checkpoints / "begun.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -163,6 +163,11 @@ class Layout:
         """The cross-validation of a configuration by one fold."""
         return ValidationLayout(self.root / configuration / "cross_validation" / f"fold_{fold}")
 
+    def validations(self, configuration: str) -> list[Path]:
+        """The folders of all cross-validations of a configuration that are there."""
+        found = sorted(self.root.glob(f"{configuration}/cross_validation/fold_*"))
+        return [path for path in found if ".part-" not in path.name]
+
     def scores(self, configuration: str) -> Path:
         """Of the cross-validation of a configuration, all its folds together."""
         return self.root / configuration / "cross_validation" / "scores.json"
@@ -187,10 +192,8 @@ class Layout:
 
     def segmentations(self, name: str) -> dict[str, Path]:
         """The label maps of a cross-validation that are there, by case; `name` is of a candidate."""
-        rooms = (
-            [self.root / "ensembles" / name] if "+" in name else [*self.root.glob(f"{name}/cross_validation/fold_*")]
-        )
-        maps = [path for room in sorted(rooms) if ".part-" not in room.name for path in room.glob("*.nii.gz")]
+        rooms = [self.root / "ensembles" / name] if "+" in name else self.validations(name)
+        maps = [path for room in rooms for path in room.glob("*.nii.gz")]
         return {path.name.removesuffix(".nii.gz"): path for path in maps}
 
     def all_scores(self) -> dict[str, Path]:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 from typing_extensions import Self
 
 from voxfit.core.durability import UNFINISHED, sync_folder
@@ -108,6 +108,17 @@ class Record(BaseModel):
             return cls.model_validate_json(json.dumps(body))
         except ValidationError as error:
             raise RecordError(f"{where}: {explain(error)}") from None
+
+
+class Sparse(Record):
+    """A record that leaves out some values where they are empty, so that one without them keeps the form it had."""
+
+    left_out: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        body: dict[str, Any] = dump(self)
+        return {key: value for key, value in body.items() if value or key not in self.left_out}
 
 
 class Made(Record):

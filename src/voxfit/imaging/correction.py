@@ -11,7 +11,8 @@ from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
 from voxfit.imaging.places import ROUNDING_VOXELS, placing_gaps
 from voxfit.imaging.verification import TOLERANCE_VOXELS
-from voxfit.imaging.volume import read_geometry, read_label, write_label
+from voxfit.imaging.volume import read_geometry, read_label
+from voxfit.imaging.writing import write_label
 
 
 def misplaced_label(case: Case) -> float:

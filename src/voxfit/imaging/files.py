@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from voxfit.core.errors import DatasetError, Problem
@@ -56,6 +58,11 @@ class Case(Record):
     label: str | None = None
     group: str = ""
     fault: tuple[str, str] | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Images and label map."""
+        return (*self.images, *([self.label] if self.label else []))
 
 
 def images_in(
@@ -169,3 +176,20 @@ def check_text(path: Path) -> None:
         str(path).encode()
     except UnicodeEncodeError:
         raise DatasetError(Problem(ascii(str(path)), "the name is not UTF-8.", "Rename it.")) from None
+
+
+_SMALL_BYTES = 2**17
+"""Gzip packs at most 1032 bytes into one: a case of shorter files has less than 2**28 voxels, a GiB as float32."""
+
+
+def are_small(cases: Iterable[Iterable[str | Path]]) -> bool:
+    """Whether every case is so small, by the length of its files, that no process of its own need be risked on it."""
+    return all(_length(files) <= _SMALL_BYTES for files in cases)
+
+
+def _length(files: Iterable[str | Path]) -> int:
+    total = 0
+    for path in files:
+        with contextlib.suppress(OSError):  # a missing file is reported when it is read
+            total += os.stat(path).st_size
+    return total

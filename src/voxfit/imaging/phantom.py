@@ -20,7 +20,8 @@ from scipy import ndimage
 from voxfit.core.errors import RecordError, UsageError
 from voxfit.core.records import read_json, write_atomically
 from voxfit.imaging.geometry import Geometry, Shape
-from voxfit.imaging.volume import Volume, write_image, write_label
+from voxfit.imaging.volume import Volume
+from voxfit.imaging.writing import write_image, write_label
 
 Flavour = Literal["ct", "mr"]
 Floats = NDArray[np.float64]

@@ -6,7 +6,6 @@ What a file promises is compared with what it holds before SimpleITK sees it: `v
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 import threading
@@ -18,18 +17,17 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from voxfit.core.durability import UNFINISHED, replace_durably
-from voxfit.core.errors import DatasetError, Problem, UsageError, WorkspaceError
+from voxfit.core.errors import DatasetError, Problem
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.headers import READERS, Source, bytes_of, check_claim, check_spacing, complex_voxels, locate_nrrd
 from voxfit.imaging.metaimage import locate_metaimage
 from voxfit.imaging.nifti import check_nifti
-from voxfit.imaging.pictures import check_picture, spacing_beside, write_spacing_beside
-from voxfit.imaging.placing import read_placing, write_nifti
+from voxfit.imaging.pictures import check_picture, spacing_beside
+from voxfit.imaging.placing import read_placing
 
 FILE_ENDINGS = tuple(READERS)
-_NIFTI = (".nii.gz", ".nii")
-_TIFF = (".tif", ".tiff")
+NIFTI = (".nii.gz", ".nii")
+TIFF = (".tif", ".tiff")
 
 _READING = threading.Lock()
 """One file at a time in a process: ITK's NIfTI reader (5.4) notes the name it reads in a string that all threads share.
@@ -115,69 +113,6 @@ def read_label(path: Path) -> Volume:
     return Volume(array, geometry)
 
 
-def write_label(path: Path, array: NDArray[np.generic], geometry: Geometry, like: Path | None = None) -> None:
-    """Write a label map (z, y, x) with exactly this geometry; built beside its place, then renamed.
-
-    TIFF has no spacing along z, so that of a stack is written beside it, as `read_image` expects it.
-
-    Args:
-        path: the file.
-        array: of an integer type.
-        geometry: of the image.
-        like: the image's file; where both are NIfTI, the label map gets all of its header that says where it is.
-
-    Raises:
-        UsageError: the ending is unknown.
-        WorkspaceError: the file cannot be written (disk full).
-    """
-    ending = file_ending(path)
-    if not ending:
-        raise UsageError(f"{path}: unknown file ending; use one of {', '.join(FILE_ENDINGS)}.")
-    # The header of an .mhd names the file of its voxels, so it is written in place.
-    temporary = path if ending == ".mhd" else path.with_name(f".{path.name[: -len(ending)]}{UNFINISHED}{ending}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()  # says why it cannot be written, which SimpleITK does not
-        if ending in _TIFF and geometry.dimension == 3:
-            write_spacing_beside(path, ending, geometry.spacing_mm)
-        placing = read_placing(like) if like and ending in _NIFTI else None
-        if placing and placing.shape == array.shape:
-            write_nifti(temporary, array, placing)
-        else:
-            sitk.WriteImage(to_sitk(array, geometry), str(temporary), useCompression=True)
-        replace_durably(temporary, path)
-    except (RuntimeError, OSError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        reason = error.strerror if isinstance(error, OSError) else "SimpleITK could not finish it"
-        raise WorkspaceError(f"{path}: cannot be written ({reason}). Free space or choose another folder.") from error
-
-
-def write_image(path: Path, array: NDArray[np.generic], geometry: Geometry) -> None:
-    """Write an image (z, y, x) or (channel, z, y, x) with exactly this geometry; several channels become a 4D file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if array.ndim == 4 and len(array) > 1:
-        image = sitk.JoinSeries([to_sitk(channel, geometry) for channel in array])
-    else:
-        image = to_sitk(array[0] if array.ndim == 4 else array, geometry)
-    sitk.WriteImage(image, str(path), useCompression=True)
-
-
-def to_sitk(array: NDArray[np.generic], geometry: Geometry) -> sitk.Image:
-    """A SimpleITK image of (z, y, x) voxels; two-dimensional when the geometry is."""
-    if geometry.dimension == 2:
-        image = sitk.GetImageFromArray(np.ascontiguousarray(array[0]))
-        image.SetSpacing(geometry.spacing_mm[:0:-1])
-        image.SetOrigin(geometry.origin_mm[:2])
-        image.SetDirection(np.reshape(geometry.direction, (3, 3))[:2, :2].ravel().tolist())
-        return image
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-    image.SetSpacing(geometry.spacing_mm[::-1])
-    image.SetOrigin(geometry.origin_mm)
-    image.SetDirection(geometry.direction)
-    return image
-
-
 def from_sitk(image: sitk.Image) -> Volume:
     """The (channel, z, y, x) float32 volume of a SimpleITK image of 2, 3 or (channels last) 4 dimensions."""
     array = sitk.GetArrayFromImage(image).astype(np.float32)
@@ -220,14 +155,14 @@ def _read(path: Path, *, header_only: bool = False) -> tuple[Any, Geometry]:
             Problem(where, f"has {image.GetDimension()} dimensions.", "Images have 2 or 3, and channels.")
         )
     geometry = _geometry_of(image)
-    if ending in _TIFF and geometry.dimension == 3:
+    if ending in TIFF and geometry.dimension == 3:
         geometry = replace(geometry, spacing_mm=spacing_beside(path, ending) or geometry.spacing_mm)
     _check_grid(where, geometry)
     return image, replace(geometry, oriented=_says_direction(path, ending))
 
 
 def _says_direction(path: Path, ending: str) -> bool:
-    if ending in _NIFTI:
+    if ending in NIFTI:
         placing = read_placing(path)
         return placing is not None and bool(placing.affines)
     return ending in (".nrrd", ".mha", ".mhd")
@@ -235,7 +170,7 @@ def _says_direction(path: Path, ending: str) -> bool:
 
 def _look_into(path: Path, ending: str, *, header_only: bool) -> Source | None:
     """Compare a file with what it promises; where its voxels are, if SimpleITK must be asked how many there are."""
-    if ending in _NIFTI:
+    if ending in NIFTI:
         check_nifti(path, ending, header_only=header_only)
         return None
     if ending in (".mha", ".mhd"):

@@ -23,7 +23,8 @@ from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry, Turn
 from voxfit.imaging.places import placing_problem
 from voxfit.imaging.verification import read_case_image
-from voxfit.imaging.volume import Volume, read_geometry, to_sitk
+from voxfit.imaging.volume import Volume, read_geometry
+from voxfit.imaging.writing import to_sitk
 from voxfit.inference.backends import BackendOptions, parse_backend, require_int8
 from voxfit.inference.cascade import upsampled
 from voxfit.inference.caveats import NO_FOREGROUND, caveats_of

@@ -157,7 +157,7 @@ class Predictor:
 
 
 class Prediction:
-    """The outputs of a predictor for one case, made slab by slab (a `voxfit.preprocessing.reverting.Source`).
+    """The outputs of a predictor for one case, made slab by slab (a `LazyOutput`).
 
     Tiles are taken in rows along one axis. What no later row touches is handed out; its memory is used again. So the
     memory is that of a slab as thick as a tile, however long the image is.
@@ -231,8 +231,8 @@ class Prediction:
             some = row[first : first + predictor.per_batch]
             parts = [self.case.tile(tile.box) for tile in some]
             batch = parts[0][None] if len(parts) == 1 else np.stack(parts)
-            average_over = ring.arrays.here(predictor.average(predictor.arrays.here(batch)))
-            for tile, part in zip(some, average_over, strict=True):
+            averages = ring.arrays.here(predictor.average(predictor.arrays.here(batch)))
+            for tile, part in zip(some, averages, strict=True):
                 ring.add(tile, part)
 
 

@@ -21,7 +21,8 @@ from voxfit.core.layout import Layout
 from voxfit.core.records import write_atomically
 from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Labels
-from voxfit.imaging.volume import file_ending, read_image, read_label, to_sitk, write_label
+from voxfit.imaging.volume import file_ending, read_image, read_label
+from voxfit.imaging.writing import to_sitk, write_label
 from voxfit.planning.folds import Folds
 from voxfit.running.reporting import DatasetRecord
 

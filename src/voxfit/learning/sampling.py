@@ -18,6 +18,7 @@ from voxfit.imaging.geometry import Box, cut
 from voxfit.imaging.labels import Labels
 from voxfit.learning.augmentation import Augmentation, adjust_gamma, draw, mirror
 from voxfit.learning.intensity import adjust_intensity, clear_outside
+from voxfit.learning.places import PatchPlaces
 from voxfit.learning.previous_stage import corrupt_segmentation
 from voxfit.learning.warping import transform
 from voxfit.planning.plan import Configuration
@@ -27,9 +28,6 @@ from voxfit.preprocessing.store import Store
 
 TRAINING, VALIDATION = 0, 1
 """Streams of random numbers."""
-
-Voxel = tuple[int, int, int]
-"""Indices (z, y, x)."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +142,7 @@ class PatchSampler:
         self.seed = seed
         self.previous = previous
         self.labels = labels
+        self.places = PatchPlaces(store, labels, configuration.patch_box)
         self.previous_stage_augmentation = recipe.previous_stage_augmentation
         self.further: dict[str, FurtherAugmentation] = {
             name: extension("augmentation", name) for name in recipe.augmentations
@@ -233,7 +232,7 @@ class PatchSampler:
             raise PatchError([name], error) from error
 
     def _sample_of(self, name: str, rng: np.random.Generator, *, on_foreground: bool, augmented: bool) -> Sample:
-        patch = self._place(rng, name, self.store.label(name), on_foreground=on_foreground)
+        patch = self.places.place(rng, name, self.store.label(name), on_foreground=on_foreground)
         augmentation = Augmentation()
         if augmented:
             augmentation = draw(rng, self.settings, self.in_plane_patch, self.configuration.dimension, self.channels)
@@ -264,44 +263,6 @@ class PatchSampler:
             (*moved.start[:still], patch.start[still], *moved.start[still:]),
             (*moved.stop[:still], patch.stop[still], *moved.stop[still:]),
         )
-
-    def _place(self, rng: np.random.Generator, name: str, label: NDArray[np.integer], *, on_foreground: bool) -> Box:
-        """Where the patch lies. Inside the case where it fits, else the case lies in its middle."""
-        size = self.configuration.patch_box
-        voxel = self._foreground_voxel(rng, name, label) if on_foreground else None
-        if voxel is None and self.labels.ignore is not None:
-            # A patch without annotation teaches nothing: its centre, at least, was annotated.
-            voxel = self._random_voxel(rng, name, label, range(self.labels.count))
-        start = []
-        for axis, (length, edge) in enumerate(zip(label.shape, size, strict=True)):
-            room = length - edge
-            if room < 0:
-                start.append(room // 2)
-            elif voxel is None:
-                start.append(int(rng.integers(room + 1)))
-            else:
-                start.append(min(max(voxel[axis] - edge // 2, 0), room))
-        return Box(tuple(start), tuple(low + edge for low, edge in zip(start, size, strict=True)))
-
-    def _foreground_voxel(self, rng: np.random.Generator, name: str, label: NDArray[np.integer]) -> Voxel | None:
-        """A random voxel of a random foreground class (or region) that the case has; None where it has none."""
-        voxels = self.store.index(name).sum(axis=1)
-        present = [members for members in self.labels.members if voxels[list(members)].any()]
-        return self._random_voxel(rng, name, label, present[rng.integers(len(present))]) if present else None
-
-    def _random_voxel(
-        self, rng: np.random.Generator, name: str, label: NDArray[np.integer], classes: Sequence[int]
-    ) -> Voxel | None:
-        """A random voxel of any of `classes`; None where there is none."""
-        slices = self.store.index(name)[list(classes)].sum(axis=0)
-        ends = np.cumsum(slices)
-        if not ends[-1]:
-            return None
-        rank = int(rng.integers(ends[-1]))
-        z = int(np.searchsorted(ends, rank, side="right"))
-        within = rank - int(ends[z] - slices[z])
-        y, x = np.unravel_index(int(np.flatnonzero(np.isin(label[z], list(classes)))[within]), label.shape[1:])
-        return z, int(y), int(x)
 
     def _flatten(self, tensor: torch.Tensor) -> torch.Tensor:
         """(channel, z, y, x) to (channel x through-plane axis, in-plane axes)."""

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import Field, PositiveFloat, field_validator
 
-from voxfit.core.records import Record
+from voxfit.core.records import Record, Sparse
 from voxfit.imaging.geometry import is_orientation
 
 
-class Oriented(Record):
+class Oriented(Sparse):
     """A record of images that are brought to one order and direction of axes.
 
     Attributes:
         orientation: where the axes (x, y, z) of the voxels point, as "LPS"; empty where images stay as they are stored.
     """
 
+    left_out = ("orientation",)
     orientation: str = ""
 
     @field_validator("orientation")
@@ -26,14 +27,6 @@ class Oriented(Record):
         if code and not is_orientation(code):
             raise ValueError('orientation is three letters, one of each pair L/R, P/A, S/I, as in "LPS", or empty')
         return code
-
-    @model_serializer(mode="wrap")
-    def _without_empty(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What was made before there were orientations, or without one, keeps its form and its digest."""
-        body: dict[str, Any] = dump(self)
-        if not self.orientation:
-            body.pop("orientation", None)
-        return body
 
 
 class ZScore(Record):

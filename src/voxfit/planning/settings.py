@@ -15,9 +15,10 @@ class Settings(Made):
     """Plan and recipe of the trainings of a run (`training.json`).
 
     Attributes:
-        inputs_digest: digest of the plan of the rules, the recipe that was asked for, and the budget.
+        inputs_digest: digest of what was asked for: plan, recipe and budget.
         plan: as it is trained.
         recipe: as it is trained.
+        planned: digest of the plan of the rules, perhaps edited, that they began with.
         budget: digest of the time budget that made them; empty for none.
         shared_among: the folds among which the time of the budget was shared.
         batch_sizes: of folds that were trained before memory ran out and the batch was halved, by configuration.
@@ -26,6 +27,7 @@ class Settings(Made):
     schema_name: ClassVar[str] = "voxfit.training/1"
     plan: Plan
     recipe: Recipe
+    planned: str = ""
     budget: str = ""
     shared_among: tuple[int, ...] = ()
     batch_sizes: dict[ConfigurationName, dict[int, int]] = Field(default_factory=dict)

@@ -7,15 +7,14 @@ about `ENOUGH_STEPS` fit. docs/benchmarks.md has what such trainings reached.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
 from voxfit.core.errors import UsageError
-from voxfit.inference.tiling import tiles
 from voxfit.planning.patch_rules import volume_rule
 from voxfit.planning.plan import Configuration, ConfigurationName, Plan
-from voxfit.planning.recipe import SGD, Adam, Plateau, PolynomialDecay, Recipe
+from voxfit.planning.recipe import SGD, Adam, PolynomialDecay, Recipe
+from voxfit.running.estimates import Fitted, StepTimer, format_duration, prediction_seconds
 
 ENOUGH_STEPS = 1500
 SMALLEST_BATCH = 2
@@ -29,27 +28,8 @@ _FAR_TOO_SLOW = 1.5
 """A step that is likely to take this many times the time there is for it is not measured."""
 _EPOCHS = 50
 """A timed training is divided into about this many epochs: checkpoints, and lines of its history."""
-_CASE_SECONDS = 0.2
-"""Of cross-validating one case, besides the network: reading, resampling, writing, scoring."""
 _END_SECONDS = 8.0
 """Of what comes after the last cross-validation, and of starting its processes."""
-
-StepTimer = Callable[[ConfigurationName, Configuration], float]
-"""Seconds of one training step of a configuration; infinite where memory does not suffice."""
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A configuration that fits its time, the seconds of its step, and what was changed, in words."""
-
-    configuration: Configuration
-    step_seconds: float
-    changes: tuple[str, ...] = ()
-
-    @property
-    def sample_seconds(self) -> float:
-        """Seconds of a training step for each sample of the batch."""
-        return self.step_seconds / self.configuration.batch_size
 
 
 @dataclass(frozen=True)
@@ -159,11 +139,11 @@ def _share(
     slowest = max(fitted[name].step_seconds for name in models)
     if each < slowest:
         raise UsageError(
-            f"The budget leaves {words(max(each, 0.0))} of training for each of {count} models, and one step takes "
-            f"{slowest:.1f} s. Give more time, or ask for fewer --configurations or --folds."
+            f"The budget leaves {format_duration(max(each, 0.0))} of training for each of {count} models, and one "
+            f"step takes {slowest:.1f} s. Give more time, or ask for fewer --configurations or --folds."
         )
     steps = ", ".join(f"about {each / fitted[name].step_seconds:,.0f} steps of {name}" for name in models)
-    return each, f"each model is trained for {words(each)}: {steps}"
+    return each, f"each model is trained for {format_duration(each)}: {steps}"
 
 
 def _reserve(
@@ -231,58 +211,12 @@ def smaller_patch(configuration: Configuration, plan: Plan, share: float) -> Con
     return configuration.revised(patch_size=rule.patch_size, num_pool=rule.num_pool)
 
 
-def prediction_seconds(plan: Plan, fitted: Fitted, cases: int) -> float:
-    """About what predicting `cases` median cases takes: a forward pass costs a third of a training step."""
-    configuration, axes = fitted.configuration, plan.inference.mirror_axes
-    patch, across = configuration.patch_size, configuration.slice_axis
-    # Half of the cases are larger than the median, and one voxel more can be another row of tiles.
-    shape = [max(math.ceil(size * 1.1), edge) for size, edge in zip(configuration.median_shape, patch, strict=True)]
-    mirrored = [axis for axis in range(3) if axis != across and (axes is None or axis in axes)]
-    passes = len(tiles(shape, patch)) << len(mirrored)
-    if across is not None and "3d" in plan.configurations:
-        passes *= plan.configurations["3d"].median_shape[across]
-    return cases * (passes * fitted.sample_seconds / 3 + _CASE_SECONDS)
-
-
 def counted_recipe(recipe: Recipe, epochs: int) -> Recipe:
     """A recipe that anneals within a number of epochs."""
     return recipe.revised(
         schedule=PolynomialDecay(learning_rate=_highest_rate(recipe), epochs=epochs),
         optimizer=_short_sighted(recipe.optimizer),
     )
-
-
-def training_seconds(plan: Plan, recipe: Recipe, models: dict[ConfigurationName, int], timer: StepTimer) -> float:
-    """About what all trainings will take at most.
-
-    Args:
-        plan: the configurations.
-        recipe: steps and epochs.
-        models: how many folds of each configuration are left to train.
-        timer: measures a step.
-    """
-    total = 0.0
-    for name, count in models.items():
-        schedule = recipe.schedule
-        if isinstance(schedule, PolynomialDecay) and schedule.seconds:
-            total += count * schedule.seconds
-            continue
-        # A validation step costs about a third of a training step.
-        steps = recipe.steps_per_epoch + recipe.validation_steps / 3
-        epochs = schedule.epochs if isinstance(schedule, Plateau) else schedule.epochs or 0
-        total += count * epochs * steps * timer(name, plan.configurations[name])
-    return total
-
-
-def words(seconds: float) -> str:
-    """A duration for people: "45 s", "12 min", "3.5 h", "2.1 days"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.1f} days"
 
 
 def _timed(recipe: Recipe, seconds: float, step_seconds: float) -> Recipe:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from voxfit.core.parallel import each_case, map_cases
 from voxfit.core.progress import Listener
 from voxfit.core.records import digest_of
 from voxfit.imaging.dataset import Dataset
-from voxfit.imaging.files import Case
+from voxfit.imaging.files import Case, are_small
 from voxfit.imaging.labels import Labels
 from voxfit.imaging.verification import CaseSummary, describe_axes, read_labelled, summarize_case, verify_together
 from voxfit.imaging.volume import Volume
@@ -31,9 +30,6 @@ from voxfit.planning.grid import Grid
 from voxfit.planning.intensities import MOST_VALUES, Counts, count, merge, restrict
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import StoreManifest, is_written, manifest_of, write_case
-
-_SMALL_BYTES = 2**17
-"""Gzip packs at most 1032 bytes into one: a case of shorter files has less than 2**28 voxels, a GiB as float32."""
 
 
 def measure_dataset(
@@ -60,7 +56,7 @@ def measure_dataset(
         [(case, dataset.channel_names, dataset.labels) for case in dataset.cases],
         name=lambda task: task[0].name,
         workers=workers,
-        light=are_small(dataset.cases),
+        light=are_small(case.files for case in dataset.cases),
         progress=listener.progress,
         warn=listener.warn,
     ):
@@ -98,13 +94,13 @@ def compare_cases(summaries: Sequence[CaseSummary], dataset: Dataset) -> list[Pr
 def _count_again(dataset: Dataset, workers: int | None, channel: int, uppers: tuple[int, ...]) -> Counts:
     """The second pass over a channel with very many distinct values."""
     tasks = [(case, dataset.channel_names, dataset.labels, channel, uppers) for case in dataset.cases]
-    light = are_small(dataset.cases)
+    light = are_small(case.files for case in dataset.cases)
     return merge(each_case(_recount, tasks, name=lambda task: task[0].name, workers=workers, light=light))
 
 
 def digest_of_files(dataset: Dataset) -> str:
     """Digest of the training files, by name, size and time of change."""
-    return digest_of([_stamp(path) for case in dataset.cases for path in (*case.images, case.label or "")])
+    return digest_of([_stamp(path) for case in dataset.cases for path in case.files])
 
 
 def _stamp(path: str) -> list[str | int]:
@@ -122,19 +118,6 @@ def leave_out(problems: Sequence[Problem]) -> tuple[SkippedCase, ...]:
         if problem.fatal and problem.case:
             reasons.setdefault(problem.case, []).append(str(problem))
     return tuple(SkippedCase(name=name, reasons=tuple(found)) for name, found in sorted(reasons.items()))
-
-
-def are_small(cases: Sequence[Case]) -> bool:
-    """Whether every case is so small that no process of its own need be risked on it, by the length of its files."""
-    return all(_length(case) <= _SMALL_BYTES for case in cases)
-
-
-def _length(case: Case) -> int:
-    total = 0
-    for path in (*case.images, case.label or ""):
-        with contextlib.suppress(OSError):  # a missing file is reported when it is read
-            total += os.stat(path).st_size
-    return total
 
 
 def report_problems(problems: Sequence[Problem], listener: Listener) -> None:
@@ -188,7 +171,7 @@ def fill_stores(
         tasks,
         name=lambda task: task.case.name,
         workers=workers,
-        light=are_small([task.case for task in tasks]),
+        light=are_small(task.case.files for task in tasks),
         progress=lambda done, _: listener.progress(there + done, len(cases)),
         warn=listener.warn,
     )

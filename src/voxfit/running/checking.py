@@ -10,10 +10,11 @@ from voxfit.core.parallel import map_cases
 from voxfit.core.progress import Listener
 from voxfit.imaging.correction import misplaced_label, write_corrected
 from voxfit.imaging.dataset import Dataset
+from voxfit.imaging.files import are_small
 from voxfit.imaging.verification import CaseSummary, describe_axes, empty_folds, verify_case, verify_folds
 from voxfit.planning.folds import split
 from voxfit.planning.recipe import Recipe
-from voxfit.running.cases import are_small, compare_cases, leave_out, report_problems
+from voxfit.running.cases import compare_cases, leave_out, report_problems
 from voxfit.running.experiment import unseen_classes
 
 
@@ -35,7 +36,7 @@ def check_dataset(dataset: Dataset, listener: Listener, workers: int | None, *, 
         tasks,
         name=lambda task: task[0].name,
         workers=workers,
-        light=are_small(dataset.cases),
+        light=are_small(case.files for case in dataset.cases),
         progress=listener.progress,
         warn=listener.warn,
     )

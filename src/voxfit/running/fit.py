@@ -12,7 +12,6 @@ from voxfit.learning.engine import determinism
 from voxfit.planning.plan import ConfigurationName
 from voxfit.running.artefacts import trained_folds
 from voxfit.running.assembly import save_model
-from voxfit.running.cases import digest_of_files
 from voxfit.running.command import check_folds, check_place, check_request, record_command
 from voxfit.running.experiment import Experiment
 from voxfit.running.fitting import announce, fit_to_memory, left_to_train, settle
@@ -28,10 +27,11 @@ from voxfit.running.preparation import (
 from voxfit.running.reporting import write_report_of
 from voxfit.running.request import FitRequest, FitResult
 from voxfit.running.run_folder import RunFolder
+from voxfit.running.selecting import select
 from voxfit.running.space import check_space
 from voxfit.running.stopwatch import Stopwatch
 from voxfit.running.trainings import OutOfMemory, halve_batch, train
-from voxfit.running.validation import OutOfFold, Validation, cross_validate, select
+from voxfit.running.validation import OutOfFold, Validation, cross_validate
 
 
 def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
@@ -55,20 +55,20 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
         if not run.layout.training.exists():  # else what is trained is of the last command, until `settle` is through
             record_command(request, run.layout)
         fingerprint = measure(run, dataset, request)
-        dataset = without_skipped(run, dataset, fingerprint, request)
+        dataset, files = without_skipped(run, dataset, fingerprint, request)
         folds = split_cases(run, dataset, fingerprint, request)
         plan = make_plan(run, fingerprint, request)
         models = models_of(plan, folds, dataset, request)
         check_space(run.layout.root, fingerprint, plan, {name: len(numbers) for name, numbers in models.items()})
-        stores = prepare(run, dataset, plan, [*models], request.workers)
+        stores = prepare(run, dataset, files, plan, [*models], request.workers)
         clock.lap("checking and preparing")
 
         device = choose_device(request.device)
-        identify = partial(Experiment, folds=folds, files=digest_of_files(dataset), classes=fingerprint.classes)
-        settings = settle(run, plan, request, models, identify, device, clock.begun + (request.budget_seconds or 0))
+        identify = partial(Experiment, folds=folds, files=files, classes=fingerprint.classes)
+        experiment = settle(run, plan, request, models, identify, device, clock.begun + (request.budget_seconds or 0))
         record_command(request, run.layout)
-        left = left_to_train(run.layout, identify(settings), models)
-        experiment, seconds = fit_to_memory(run, identify(settings), left, device)
+        left = left_to_train(run.layout, experiment, models)
+        experiment, seconds = fit_to_memory(run, experiment, left, device)
         announce(run, experiment, left, seconds, device)
         clock.lap("measuring the device")
 
@@ -81,8 +81,8 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
             for fold in models[name]:
                 try:
                     train(run, experiment, name, fold, stores[name], previous, device)
-                except OutOfMemory as error:  # noqa: PERF203 (a training is no short loop)
-                    experiment = halve_batch(run, experiment, name, f"in fold {fold}", error.reason, device)
+                except OutOfMemory as failure:  # noqa: PERF203 (a training is no short loop)
+                    experiment = halve_batch(run, experiment, name, f"in fold {fold}", failure)
                     train(run, experiment, name, fold, stores[name], previous, device)
             clock.lap("training")
             # The second stage of a cascade is trained on what the first says of cases that it has not seen.

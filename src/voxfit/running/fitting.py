@@ -17,7 +17,8 @@ from voxfit.planning.plan import Configuration, ConfigurationName, Plan
 from voxfit.planning.recipe import Recipe
 from voxfit.planning.settings import Settings, given_seconds, lasting
 from voxfit.running.artefacts import FoldManifest, trained_folds, training_artefact
-from voxfit.running.budget import counted_recipe, fit_to_budget, share_again, training_seconds, words
+from voxfit.running.budget import counted_recipe, fit_to_budget, share_again
+from voxfit.running.estimates import format_duration, training_seconds
 from voxfit.running.experiment import Experiment
 from voxfit.running.preparation import Models
 from voxfit.running.request import FitRequest
@@ -35,7 +36,7 @@ Identify = Callable[[Settings], Experiment]
 
 def settle(
     run: RunFolder, plan: Plan, request: FitRequest, models: Models, identify: Identify, device: str, deadline: float
-) -> Settings:
+) -> Experiment:
     """Plan and recipe of the trainings: those of an earlier run that was asked for the same; else made for this one.
 
     Args:
@@ -43,21 +44,33 @@ def settle(
         plan: of the rules, or of the user.
         request: recipe, and epochs or budget.
         models: what is trained.
-        identify: what settings would make of the run.
+        identify: what settings make of the run.
         device: where it is trained.
         deadline: of `monotonic`, where there is a budget.
+
+    Raises:
+        UsageError: finished trainings would have to be set aside.
     """
-    recipe = counted_recipe(request.recipe, request.epochs) if request.epochs else request.recipe
-    plan, budget = plan.revised(network=recipe.network), _budget_digest(request)
-    artefact = Artefact(run.layout.training, digest_of([plan.digest(), recipe.digest(), budget]), Settings)
-    if budget:
-        return _settle_budget(
-            run, artefact, Settings(plan=plan, recipe=recipe, budget=budget), models, identify, device, deadline
+    metrics = request.recipe.metrics  # of these no training depends
+    recipe = request.recipe.revised(metrics=())
+    recipe = counted_recipe(recipe, request.epochs) if request.epochs else recipe
+    asked = Settings(plan=plan.revised(network=recipe.network), recipe=recipe, planned=plan.digest())
+    if request.budget_seconds:
+        models_asked = sorted(set(request.configurations)) if request.configurations else None
+        # Another budget, other models or another recipe make another plan; folds do not.
+        asked = asked.revised(budget=digest_of([[request.budget_seconds, models_asked], recipe.digest()]))
+    artefact = Artefact(run.layout.training, asked.digest(), Settings)
+    if asked.budget:
+        experiment = _settle_budget(
+            run, artefact, asked, models, identify, StepTimes(asked.plan, recipe, device), deadline
         )
-    settings = Settings(plan=plan, recipe=recipe)
-    if not artefact.fits():
-        run.ask_before_losing(_trainings(run.layout, identify(settings), models))
-    return run.obtain(artefact, lambda _: settings)
+    else:
+        run.ask_before_losing(_trainings(run.layout, identify(artefact.find() or asked), models))
+        experiment = identify(run.obtain(artefact, lambda _: asked))
+    run.ask_before_losing(_trainings(run.layout, experiment, models))  # where data changed, and the settings did not
+    settings = experiment.settings.revised(recipe=experiment.settings.recipe.revised(metrics=metrics))
+    settings.keep(run.layout.training)
+    return identify(settings)
 
 
 def _settle_budget(
@@ -66,66 +79,40 @@ def _settle_budget(
     asked: Settings,
     models: Models,
     identify: Identify,
-    device: str,
+    times: StepTimes,
     deadline: float,
-) -> Settings:
+) -> Experiment:
     """The settings of a budget: fitted once; where other folds are asked for later, the time is shared anew."""
     folds = identify(asked).folds.validation
-    timer, cases = StepTimes(asked.plan, asked.recipe, device), max(map(len, folds))
+    cases, wanted = max(map(len, folds)), tuple(sorted({fold for numbers in models.values() for fold in numbers}))
     # Whatever is trained belongs to other settings, if these are not there.
-    trained = [
-        f"{name} fold {fold}"
-        for name in models
-        for fold in range(len(folds))
-        if run.layout.fold(name, fold).manifest.exists()
-    ]
-    artefact = replace(artefact, costly=", ".join(trained))
+    everything = [(name, fold) for name in models for fold in range(len(folds))]
+    trained = [f"{name} fold {fold}" for name, fold in everything if run.layout.fold(name, fold).manifest.exists()]
 
     def make(_: Path) -> Settings:
         run.listener.stage("Fitting batch and width to the budget")
-        counts = {name: len(folds) for name, folds in models.items()}
+        counts, left = {name: len(numbers) for name, numbers in models.items()}, deadline - monotonic()
         fitted = fit_to_budget(
-            asked.plan,
-            asked.recipe,
-            counts,
-            seconds=deadline - monotonic(),
-            validation_cases=cases,
-            timer=timer.measure,
+            asked.plan, asked.recipe, counts, seconds=left, validation_cases=cases, timer=times.measure
         )
         for change in fitted.plan.changes[len(asked.plan.changes) :]:
             run.listener.say(change)
-        return asked.revised(plan=fitted.plan, recipe=fitted.recipe, shared_among=_folds_of(models))
+        return asked.revised(plan=fitted.plan, recipe=fitted.recipe, shared_among=wanted)
 
-    settings = run.obtain(artefact, make)
-    left = left_to_train(run.layout, identify(settings), models)
-    if not left or settings.shared_among == _folds_of(models):
-        return settings
+    experiment = identify(run.obtain(replace(artefact, costly=", ".join(trained)), make))
+    left = left_to_train(run.layout, experiment, models)
+    if not left or experiment.settings.shared_among == wanted:
+        return experiment
     run.listener.stage("Sharing the budget over the folds that are left")
-    there = {name: trained_folds(run.layout, identify(settings), name) for name in models}
-    validated = {name: len({*there[name], *wanted}) for name, wanted in models.items()}
+    there = {name: trained_folds(run.layout, experiment, name) for name in models}
+    validated = {name: len({*there[name], *numbers}) for name, numbers in models.items()}
+    settings, seconds = experiment.settings, deadline - monotonic()
     each, said = share_again(
-        settings.plan, left, validated, seconds=deadline - monotonic(), validation_cases=cases, timer=timer.measure
+        settings.plan, left, validated, seconds=seconds, validation_cases=cases, timer=times.measure
     )
     run.listener.say(said)
-    settings = settings.revised(
-        plan=settings.plan.revised(changes=(*settings.plan.changes, said)),
-        recipe=lasting(settings.recipe, round(each, 1)),
-        shared_among=_folds_of(models),
-    )
-    settings.save(run.layout.training)
-    return settings
-
-
-def _budget_digest(request: FitRequest) -> str:
-    """What a budget is for: another budget, other models or another recipe make another plan; folds do not."""
-    if not request.budget_seconds:
-        return ""
-    models = sorted(set(request.configurations)) if request.configurations else None
-    return digest_of([[request.budget_seconds, models], request.recipe.digest()])
-
-
-def _folds_of(models: Models) -> tuple[int, ...]:
-    return tuple(sorted({fold for folds in models.values() for fold in folds}))
+    plan = settings.plan.revised(changes=(*settings.plan.changes, said))
+    return identify(settings.revised(plan=plan, recipe=lasting(settings.recipe, round(each, 1)), shared_among=wanted))
 
 
 def _trainings(layout: Layout, experiment: Experiment, models: Models) -> list[Artefact[FoldManifest]]:
@@ -209,7 +196,8 @@ def fit_to_memory(
     for name in left:
         seconds[name] = times.estimate(name, experiment.plan.configurations[name])
         if math.isinf(seconds[name]):
-            experiment = halve_batch(run, experiment, name, "in a trial step", _TRIAL, device)
+            failure = OutOfMemory(name, experiment.plan.configurations[name], device, _TRIAL)
+            experiment = halve_batch(run, experiment, name, "in a trial step", failure)
             seconds[name] = times.estimate(name, experiment.plan.configurations[name])
         if math.isinf(seconds[name]):
             raise OutOfMemory(name, experiment.plan.configurations[name], device, _TRIAL)
@@ -228,7 +216,7 @@ def announce(
         return
     total = training_seconds(experiment.plan, experiment.settings.recipe, dict(left), lambda name, _: seconds[name])
     count = sum(left.values())
-    run.listener.say(f"Training {count} model{'s' * (count > 1)} on {device}: {words(total)} at most.")
+    run.listener.say(f"Training {count} model{'s' * (count > 1)} on {device}: {format_duration(total)} at most.")
     if total > 48 * 3600:
         run.listener.warn(
             "That is the paper's schedule on this device. For less: --budget 2h (all in that time), --epochs 50, "

@@ -19,7 +19,8 @@ from voxfit.core.progress import Listener
 from voxfit.imaging.files import Case, group_channels, images_in, not_read
 from voxfit.imaging.labels import some
 from voxfit.imaging.protection import protect
-from voxfit.imaging.volume import file_ending, read_image, write_label
+from voxfit.imaging.volume import file_ending, read_image
+from voxfit.imaging.writing import write_label
 from voxfit.inference.caveats import NO_FOREGROUND
 from voxfit.inference.model import Model, ReadyCase
 from voxfit.running.outputs import Outputs, open_outputs, problem_of

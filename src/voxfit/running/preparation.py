@@ -18,7 +18,7 @@ from voxfit.planning.planners import plan_by, plan_origin
 from voxfit.preprocessing.store import Store, StoreManifest
 from voxfit.running.artefacts import store_artefact
 from voxfit.running.cases import Destination, digest_of_files, fill_stores, measure_dataset, report_problems
-from voxfit.running.command import check_fold_numbers
+from voxfit.running.command import check_fold_numbers, check_place
 from voxfit.running.experiment import unseen_classes
 from voxfit.running.reporting import record_dataset
 from voxfit.running.request import FitRequest
@@ -60,8 +60,10 @@ def measure(run: RunFolder, dataset: Dataset, request: FitRequest) -> Fingerprin
     return run.obtain(artefact, make)
 
 
-def without_skipped(run: RunFolder, dataset: Dataset, fingerprint: Fingerprint, request: FitRequest) -> Dataset:
-    """The dataset without the cases that are skipped; the run folder notes where it is.
+def without_skipped(
+    run: RunFolder, dataset: Dataset, fingerprint: Fingerprint, request: FitRequest
+) -> tuple[Dataset, str]:
+    """The dataset without the cases that are skipped, and the digest of its files; the run folder notes both.
 
     Raises:
         DatasetError: what is left cannot be trained on.
@@ -71,8 +73,9 @@ def without_skipped(run: RunFolder, dataset: Dataset, fingerprint: Fingerprint, 
     usable = dataset.without({case.name for case in fingerprint.skipped})
     if fingerprint.skipped:
         report_problems([*verify_folds(usable, request.recipe.folds), *empty_folds(usable)], run.listener)
-    record_dataset(usable, run.layout.dataset, fingerprint.skipped, digest_of_files(usable))
-    return usable
+    files = digest_of_files(usable)
+    record_dataset(usable, run.layout.dataset, fingerprint.skipped, files)
+    return usable, files
 
 
 def split_cases(run: RunFolder, dataset: Dataset, fingerprint: Fingerprint, request: FitRequest) -> Folds:
@@ -126,18 +129,31 @@ def _configurations(plan: Plan, request: FitRequest) -> tuple[ConfigurationName,
 
 
 def prepare(
-    run: RunFolder, dataset: Dataset, plan: Plan, names: Sequence[ConfigurationName], workers: int | None
+    run: RunFolder,
+    dataset: Dataset,
+    files: str,
+    plan: Plan,
+    names: Sequence[ConfigurationName],
+    workers: int | None,
 ) -> dict[ConfigurationName, Store]:
-    """All training cases prepared for each configuration, on disk; a case is read once for all of them."""
-    files = digest_of_files(dataset)
+    """All training cases prepared for each configuration, on disk; a case is read once for all of them.
+
+    Args:
+        run: keeps them.
+        dataset: the cases.
+        files: digest of their files.
+        plan: the grids.
+        names: of the configurations.
+        workers: processes.
+    """
     grids = {plan.grid(name).digest(): plan.grid(name) for name in names}
     artefacts = [store_artefact(run.layout, grid, files, dataset) for grid in grids.values()]
 
     def make(missing: Sequence[Artefact[StoreManifest]]) -> list[StoreManifest]:
         spacings = " and ".join(item.path.name for item in missing)
         run.listener.stage(f"Preparing {len(dataset.cases)} cases at {spacings} mm")
-        by_path = {run.layout.store(grid.folder): grid for grid in grids.values()}
-        destinations = [Destination(by_path[item.path], item.part, item.inputs) for item in missing]
+        by_folder = {grid.folder: grid for grid in grids.values()}
+        destinations = [Destination(by_folder[item.path.name], item.part, item.inputs) for item in missing]
         return fill_stores(dataset, destinations, run.listener, workers)
 
     found = run.obtain_all(artefacts, make)
@@ -147,8 +163,6 @@ def prepare(
 
 def prepare_only(request: FitRequest, listener: Listener, *, stores: bool) -> Plan:
     """What `fit` does first: the plan of a dataset, and its prepared cases where they are wanted too."""
-    from voxfit.running.command import check_place
-
     check_place(Path(request.dataset), Path(request.run))
     run = RunFolder(Path(request.run), listener, restart=request.restart)
     with run.lock():
@@ -156,6 +170,6 @@ def prepare_only(request: FitRequest, listener: Listener, *, stores: bool) -> Pl
         fingerprint = measure(run, dataset, request)
         plan = make_plan(run, fingerprint, request)
         if stores:
-            dataset = without_skipped(run, dataset, fingerprint, request)
-            prepare(run, dataset, plan, _configurations(plan, request), request.workers)
+            dataset, files = without_skipped(run, dataset, fingerprint, request)
+            prepare(run, dataset, files, plan, _configurations(plan, request), request.workers)
     return plan

@@ -55,7 +55,7 @@ def files_of_dataset(run: Path) -> list[Path]:
     if not Layout(run).dataset.is_file():
         return []
     cases = DatasetRecord.load(Layout(run).dataset).cases
-    return [Path(file) for case in cases for file in (*case.images, case.label or "")]
+    return [Path(file) for case in cases for file in case.files]
 
 
 def write_run_report(run: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -148,45 +148,38 @@ class RunFolder:
         what = f"{self.layout.root}: {', '.join(lost)} {'is' if len(lost) == 1 else 'are'} trained with other settings."
         if not self.listener.confirm(f"{what} Set aside what is there, and train again?"):
             raise UsageError(
-                f"{what} Nothing was changed. Ask for what was asked then (`voxfit status` shows it), choose another "
+                f"{what} They stay as they are. Ask for what was asked then (`voxfit status` shows it), choose another "
                 "folder with -o, or add --restart: what is there is then kept under superseded/."
             )
         self.restart = True
 
-    def set_aside(self, *paths: Path) -> Path | None:
-        """Move what no longer fits into `superseded/`; nothing a user waited for is deleted.
-
-        Returns:
-            where the first of them is now; None where it is not there.
-        """
-        if not paths[0].exists():
-            return None
+    def set_aside(self, path: Path) -> None:
+        """Move what no longer fits, where something is there, into `superseded/`; nothing is deleted."""
+        if not path.exists():
+            return
         stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
         number = 0
         while (target := self.layout.superseded / f"{stamp}.{number}").exists():
             number += 1
-        for path in paths:
-            if path.exists():
-                place = target / path.relative_to(self.layout.root)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                path.rename(place)
-        return target / paths[0].relative_to(self.layout.root)
+        place = target / path.relative_to(self.layout.root)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(place)
 
     def _find(self, artefact: Artefact[AnyMade]) -> AnyMade | None:
         """The record of one that is there, or was set aside and is taken back."""
+        record = None
         try:
-            if record := artefact.find():
-                return record
+            record = artefact.find()
         except RecordError as error:
             if not artefact.manifest or artefact.costly:
                 raise
             self.listener.warn(f"{error} It is made again.")
+        if record:
+            return record
         relative = artefact.path.relative_to(self.layout.root)
         for old in sorted(self.layout.superseded.glob(f"*/{relative}"), reverse=True):
-            try:
+            with suppress(RecordError):
                 record = artefact.find(old)
-            except RecordError:
-                continue
             if record is None:
                 continue
             self.ask_before_losing([artefact])

@@ -45,6 +45,8 @@ def describe(run: Path) -> list[str]:
     lines = [f"{plan.dataset}: {plan.num_cases} cases, plan for {', '.join(plan.configurations)}"]
     lines += [f"  changed: {change}" for change in plan.changes]
     found, missing = _artefacts(layout, experiment) if experiment else (["nothing is trained"], ["all trainings"])
+    if experiment and Plan.load(layout.plan).digest() != experiment.settings.planned:
+        missing.append("what plan.json was changed to")
     lines += [f"  {line}" for line in found]
     writer = read_holder(run)
     if writer and writer.may_live():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -48,7 +49,7 @@ class OutOfMemory(TrainingError):
     """A training, or a trial step of it, did not fit into memory.
 
     Args:
-        name: of the configuration.
+        name: of what was tried, "3d fold 0".
         configuration: as it was tried.
         device: where.
         reason: what was said.
@@ -58,7 +59,6 @@ class OutOfMemory(TrainingError):
         patch = " x ".join(str(size) for size in configuration.patch_size)
         free = free_bytes(torch.device(device))
         left = f" ({free / 2**30:.1f} GiB are free now)" if free else ""
-        self.reason = reason
         self.what = (
             f"{name}: out of memory on {device} with a batch of {configuration.batch_size} patches of {patch} voxels "
             f"and {configuration.base_features} feature maps{left}: {reason.splitlines()[0]}"
@@ -148,10 +148,10 @@ def train_fold(
         TrainingError: losses are not finite, or patches cannot be made.
         Interrupted: a signal came; a checkpoint was written.
     """
-    done = _attempt(task, store, previous, device, folder, listener, known)
+    done = _attempt(partial(Training, task, store, folder.root, device, listener, previous, known))
     if isinstance(done, str):  # raised only here, for an error keeps alive whatever its frames hold
         release_memory()
-        raise OutOfMemory(task.name.partition(" ")[0], task.configuration, device, done)
+        raise OutOfMemory(task.name, task.configuration, device, done)
     training, network = done
     steps = training.progress.steps
     if steps < FEW_STEPS:
@@ -168,18 +168,10 @@ def train_fold(
     )
 
 
-def _attempt(
-    task: TrainingTask,
-    store: Store,
-    previous: Previous | None,
-    device: str,
-    folder: FoldLayout,
-    listener: Listener,
-    known: StepMode | None,
-) -> tuple[Training, torch.nn.Module] | str:
+def _attempt(begin: Callable[[], Training]) -> tuple[Training, torch.nn.Module] | str:
     """A training that has come to its end, and its network; or why memory did not suffice."""
     try:
-        training = Training(task, store, folder.root, device, listener, previous, known)
+        training = begin()
         return training, training.run()
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -205,7 +197,7 @@ def _step_mode(layout: Layout, experiment: Experiment, name: ConfigurationName) 
 
 
 def halve_batch(
-    run: RunFolder, experiment: Experiment, name: ConfigurationName, where: str, reason: str, device: str
+    run: RunFolder, experiment: Experiment, name: ConfigurationName, where: str, failure: OutOfMemory
 ) -> Experiment:
     """Go on with half the batch of a configuration, and record that. Folds that are trained keep theirs.
 
@@ -214,16 +206,12 @@ def halve_batch(
         experiment: as it was.
         name: of the configuration that did not fit into memory.
         where: it did not fit, "in fold 2".
-        reason: what was said.
-        device: that it did not fit on.
+        failure: what was said.
 
     Raises:
-        OutOfMemory: the batch is as small as the plan allows.
+        OutOfMemory: `failure`, where the batch is as small as the plan allows.
     """
-    release_memory()
-    trained = trained_folds(run.layout, experiment, name)
-    failure = OutOfMemory(name, experiment.plan.configurations[name], device, reason)
-    settings = _halved(experiment.settings, name, trained, where)
+    settings = _halved(experiment.settings, name, trained_folds(run.layout, experiment, name), where)
     if settings is None:
         raise failure
     smaller = replace(experiment, settings=settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,27 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.assessment.evaluation import evaluate_files
-from voxfit.assessment.scores import Scores, missed_in, summarize
-from voxfit.assessment.selection import Candidate, Selection, choose
+from voxfit.assessment.scores import Scores, summarize
 from voxfit.assessment.selection import pairs as ensembles
 from voxfit.core.durability import open_array, save_array
 from voxfit.core.layout import CASCADE_INPUT, PROBABILITIES, ValidationLayout
 from voxfit.core.progress import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.geometry import Geometry
-from voxfit.imaging.volume import write_label
+from voxfit.imaging.writing import write_label
 from voxfit.inference.cascade import upsampled
-from voxfit.inference.postprocessing import keep_largest_components, segment, to_values
+from voxfit.inference.postprocessing import keep_largest_components, to_values
 from voxfit.inference.predictor import NetworkInput, Prediction, Predictor
 from voxfit.inference.torch_networks import load_network, torch_predictor
 from voxfit.learning.sampling import Previous
 from voxfit.planning.plan import ConfigurationName, Plan
 from voxfit.preprocessing.output_resampling import Computed, LazyOutput
-from voxfit.preprocessing.reverting import Part, revert_preprocessing
+from voxfit.preprocessing.reverting import revert_preprocessing
 from voxfit.preprocessing.store import Store
-from voxfit.running.artefacts import ValidationManifest, ensemble_artefact, validation_artefact
-from voxfit.running.experiment import TOLERANCE_MM, Experiment, Trained, candidates_of, eligible, shared
-from voxfit.running.run_folder import Artefact, RunFolder
+from voxfit.running.artefacts import ValidationManifest, validation_artefact
+from voxfit.running.experiment import TOLERANCE_MM, Experiment
+from voxfit.running.run_folder import RunFolder
 
 _WITHOUT_TTA = "without_tta"
 """Where label maps without test-time augmentation are until they are scored."""
@@ -145,6 +144,9 @@ def cross_validate(
         common: what all cross-validations have in common.
         previous: what the stage before says of the cases, where there is one.
     """
+    for path in run.layout.validations(name):
+        if path not in [run.layout.validation(name, fold).root for fold in folds]:
+            run.set_aside(path)  # of a training that no longer fits: its label maps would be taken for some of this
     for fold in folds:
         weights, cases = run.layout.fold(name, fold).weights, experiment.folds.validation[fold]
         artefact = validation_artefact(run.layout, experiment, name, fold, common.kept(name))
@@ -243,84 +245,3 @@ def _joined(parts: Sequence[Scores], dataset: Dataset) -> Scores:
     cases = [by_name[case.name] for case in dataset.cases if case.name in by_name]
     warnings = [warning for part in parts for warning in part.warnings]
     return summarize(cases, dataset.labels, TOLERANCE_MM, warnings=warnings)
-
-
-def validate_ensemble(
-    run: RunFolder, experiment: Experiment, members: Sequence[OutOfFold], folds: Sequence[int], common: Validation
-) -> Scores:
-    """Scores of the mean of the probabilities of two configurations, by the folds that both have.
-
-    Args:
-        run: keeps them.
-        experiment: what determines them.
-        members: what each says.
-        folds: that are trained for all of them.
-        common: what all cross-validations have in common.
-    """
-    names = [member.configuration for member in members]
-    cases = [case for fold in folds for case in experiment.folds.validation[fold]]
-
-    def fill(folder: Path) -> ValidationManifest:
-        run.listener.stage(f"Scoring the ensemble {'+'.join(names)}")
-        part = ValidationLayout(folder)
-        for index, case in enumerate(cases):
-            said: list[Part] = [
-                (Computed(member.probabilities(case)), common.stores[member.configuration].placement(case))
-                for member in members
-            ]
-            common.write(part.label(case), segment(said, common.plan), case, said[0][1].geometry)
-            run.listener.progress(index + 1, len(cases))
-        common.evaluate(part, cases).save(part.scores)
-        return ValidationManifest()
-
-    run.obtain(ensemble_artefact(run.layout, experiment, names, folds), fill)
-    return Scores.load(run.layout.ensemble(names).scores)
-
-
-def select(
-    run: RunFolder,
-    experiment: Experiment,
-    found: Mapping[ConfigurationName, OutOfFold],
-    trained: Trained,
-    common: Validation,
-) -> Selection:
-    """Every cross-validated configuration and every pair of them with its scores, and the choice [I5].
-
-    Those that may be chosen are compared on the same cases: of the folds that are trained for all of them.
-
-    Args:
-        run: keeps the choice, and what ensembles say.
-        experiment: what determines them.
-        found: what each configuration says.
-        trained: their folds.
-        common: what all cross-validations have in common.
-    """
-    rivals = eligible([*found])
-    compared = shared(trained, rivals)
-    cases = {case for fold in compared for case in experiment.folds.validation[fold]}
-    candidates = []
-    for names in candidates_of([*found]):
-        if len(names) == 1:
-            scores = found[names[0]].scores
-        else:
-            members = [found[name] for name in names]
-            scores = validate_ensemble(run, experiment, members, shared(trained, names), common)
-        candidates.append(_candidate(names, scores, cases if {*names} <= {*rivals} else None, common.dataset))
-    inputs, folds = experiment.selection_digest(trained), (len(compared), len(experiment.fold_numbers))
-    artefact = Artefact(run.layout.selection, inputs, Selection)
-    return run.obtain(artefact, lambda _: choose(candidates, inputs, folds))
-
-
-def _candidate(names: Sequence[str], scores: Scores, compared: Collection[str] | None, dataset: Dataset) -> Candidate:
-    """A candidate with its scores, on some of the cases or on all."""
-    cases = [case for case in scores.cases if compared is None or case.name in compared]
-    if len(cases) < len(scores.cases):
-        scores = summarize(cases, dataset.labels, scores.tolerance_mm)
-    return Candidate(
-        name="+".join(names),
-        configurations=tuple(names),
-        foreground_dice=scores.mean.foreground_dice,
-        label_dice={name: mean.dice for name, mean in scores.mean.labels.items()},
-        cases=len(cases),
-        missed={name: missed_in(cases, name) for name in scores.labels},
-    )

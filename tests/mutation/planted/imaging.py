@@ -148,7 +148,7 @@ PLANTED = [
         "threads read by SimpleITK at once, and the process dies at random",
     ),
     Mutation(
-        "imaging/volume.py",
+        "imaging/writing.py",
         "geometry.spacing_mm[:0:-1]",
         "geometry.spacing_mm[1:]",
         "imaging/test_volume.py",
@@ -183,7 +183,7 @@ PLANTED = [
         "distances in a sheared image are wrong",
     ),
     Mutation(
-        "imaging/volume.py",
+        "imaging/writing.py",
         "write_spacing_beside(path, ending, geometry.spacing_mm)",
         "write_spacing_beside(path, ending, geometry.spacing_mm[::-1])",
         "imaging/test_volume.py bad_input/test_places_of_files.py",
@@ -321,7 +321,7 @@ PLANTED = [
         "NIfTI headers without any code count as saying where axes point",
     ),
     Mutation(
-        "imaging/volume.py",
+        "imaging/writing.py",
         "if placing and placing.shape == array.shape:",
         "if placing:",
         "imaging/test_places_in_headers.py",

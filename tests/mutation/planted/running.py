@@ -6,6 +6,20 @@ from tests.mutation.mutation import Mutation
 
 PLANTED = [
     Mutation(
+        "running/validation.py",
+        "            run.set_aside(path)",
+        "            pass",
+        "running/test_kept_folds.py",
+        "label maps of another training are exported as this one's",
+    ),
+    Mutation(
+        "running/status.py",
+        "!= experiment.settings.planned:",
+        "== '':",
+        "running/test_status.py",
+        "`status` does not see that plan.json was edited",
+    ),
+    Mutation(
         "running/assembly.py",
         "return max(measured, key",
         "return min(measured, key",
@@ -57,7 +71,7 @@ PLANTED = [
         "cross-validation takes most of the budget",
     ),
     Mutation(
-        "running/budget.py",
+        "running/estimates.py",
         "<< len(mirrored)",
         "",
         "running/test_budget_estimates.py",
@@ -268,8 +282,8 @@ PLANTED = [
     ),
     Mutation(
         "running/fitting.py",
-        "digest_of([plan.digest(), recipe.digest(), budget])",
-        "digest_of([plan.digest(), recipe.digest()])",
+        "asked.digest(), Settings)",
+        "recipe.digest(), Settings)",
         "running/test_fit.py",
         "a run without a budget trains the plan of one",
         only="budget or edited",
@@ -284,8 +298,8 @@ PLANTED = [
     ),
     Mutation(
         "running/fitting.py",
-        "counted_recipe(request.recipe, request.epochs) if request.epochs else",
-        "counted_recipe(request.recipe, 2 * request.epochs) if request.epochs else",
+        "counted_recipe(recipe, request.epochs) if request.epochs else",
+        "counted_recipe(recipe, 2 * request.epochs) if request.epochs else",
         "test_command_options.py",
         "--epochs takes twice as many",
         only="typed",
@@ -395,8 +409,8 @@ PLANTED = [
     ),
     Mutation(
         "running/run_folder.py",
-        "                path.rename(place)\n",
-        "                shutil.rmtree(path) if path.is_dir() else path.unlink()\n",
+        "        path.rename(place)\n",
+        "        shutil.rmtree(path) if path.is_dir() else path.unlink()\n",
         "running/test_run_folder.py",
         "old models are deleted in place of kept",
     ),
@@ -447,8 +461,8 @@ PLANTED = [
     ),
     Mutation(
         "running/fitting.py",
-        "or settings.shared_among == _folds_of(models)",
-        "or settings.shared_among",
+        "or experiment.settings.shared_among == wanted",
+        "or experiment.settings.shared_among",
         "running/test_kept_folds.py",
         "other folds of a budget are trained beyond its end",
         only="budget",
