@@ -143,7 +143,7 @@ def test_the_command_says_what_was_asked(own_boxes, tmp_path, monkeypatch, chang
     """Typed again, it asks for the same: here of a dataset that ends every fit."""
     asked = request(own_boxes, tmp_path / "asked", **changes)
     (own_boxes / "imagesTr/box_00_0000.nii.gz").write_bytes(b"")
-    record_command(asked, Layout(tmp_path / "asked"))
+    record_command(asked, Layout(tmp_path / "asked"), accepted=True)
     first = FitCommand.load(tmp_path / "asked/command.json")
     monkeypatch.setattr(sys, "argv", shlex.split(first.words(tmp_path / "asked")))
     (tmp_path / "asked/command.json").unlink()

@@ -70,8 +70,10 @@ class FitCommand(Record):
         return shlex.join(parts)
 
 
-def record_command(request: FitRequest, layout: Layout) -> None:
-    """Write `command.json`, where that says something else."""
+def record_command(request: FitRequest, layout: Layout, *, accepted: bool) -> None:
+    """Write `command.json`; where something is trained, only once a command is accepted that may make it unfit."""
+    if layout.training.exists() and not accepted:
+        return
     recipe = request.recipe
     named = recipe.name == recipe.planner and recipe == recipe_named(recipe.planner).revised(seed=recipe.seed)
     command = FitCommand(

@@ -52,8 +52,7 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
     with run.lock(), determinism(request.deterministic):
         dataset = open_dataset(request, run.listener)
         check_folds(request, dataset)
-        if not run.layout.training.exists():  # else what is trained is of the last command, until `settle` is through
-            record_command(request, run.layout)
+        record_command(request, run.layout, accepted=False)
         fingerprint = measure(run, dataset, request)
         dataset, files = without_skipped(run, dataset, fingerprint, request)
         folds = split_cases(run, dataset, fingerprint, request)
@@ -66,14 +65,13 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
         device = choose_device(request.device)
         identify = partial(Experiment, folds=folds, files=files, classes=fingerprint.classes)
         experiment = settle(run, plan, request, models, identify, device, clock.begun + (request.budget_seconds or 0))
-        record_command(request, run.layout)
+        record_command(request, run.layout, accepted=True)
         left = left_to_train(run.layout, experiment, models)
         experiment, seconds = fit_to_memory(run, experiment, left, device)
         announce(run, experiment, left, seconds, device)
         clock.lap("measuring the device")
 
-        others = request.recipe.metrics
-        common = Validation(experiment.plan, dataset, [*models], stores, device, request.workers, run.listener, others)
+        common = Validation(experiment.settings, dataset, stores, device, request.workers, run.listener)
         out_of_fold, trained = dict[ConfigurationName, OutOfFold](), dict[ConfigurationName, tuple[int, ...]]()
         for name in models:
             stage = experiment.plan.configurations[name].previous
@@ -94,6 +92,5 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
         model = save_model(run, experiment, selection, trained, out_of_fold, stores, dataset, fingerprint)
         write_report_of(run)
         clock.lap("choice, model and report")
-        if request.budget_seconds and left:
-            run.listener.say(clock.account(request.budget_seconds))
+        clock.tell(run.listener, request.budget_seconds if left else None)
     return FitResult(selection, model, run.layout.root)

@@ -148,8 +148,8 @@ class RunFolder:
         what = f"{self.layout.root}: {', '.join(lost)} {'is' if len(lost) == 1 else 'are'} trained with other settings."
         if not self.listener.confirm(f"{what} Set aside what is there, and train again?"):
             raise UsageError(
-                f"{what} They stay as they are. Ask for what was asked then (`voxfit status` shows it), choose another "
-                "folder with -o, or add --restart: what is there is then kept under superseded/."
+                f"{what} Nothing of that was touched. Ask for what was asked then (`voxfit status` shows it), choose "
+                "another folder with -o, or add --restart: what is there is then kept under superseded/."
             )
         self.restart = True
 

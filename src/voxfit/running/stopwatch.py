@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from time import monotonic
 
+from voxfit.core.progress import Listener
+
 
 @dataclass
 class Stopwatch:
@@ -21,6 +23,11 @@ class Stopwatch:
     def lap(self, what: str) -> None:
         """Count the time since the last lap for something."""
         self.laps[what] = self.laps.get(what, 0.0) + monotonic() - self.begun - sum(self.laps.values())
+
+    def tell(self, listener: Listener, budget: float | None) -> None:
+        """Say what was taken of a budget, where there was one."""
+        if budget:
+            listener.say(self.account(budget))
 
     def account(self, budget: float) -> str:
         """What was taken of a budget, and where the rest went if that is more."""

@@ -27,6 +27,7 @@ from voxfit.inference.predictor import NetworkInput, Prediction, Predictor
 from voxfit.inference.torch_networks import load_network, torch_predictor
 from voxfit.learning.sampling import Previous
 from voxfit.planning.plan import ConfigurationName, Plan
+from voxfit.planning.settings import Settings
 from voxfit.preprocessing.output_resampling import Computed, LazyOutput
 from voxfit.preprocessing.reverting import revert_preprocessing
 from voxfit.preprocessing.store import Store
@@ -74,33 +75,34 @@ class Validation:
     """What the cross-validations of a run have in common.
 
     Attributes:
-        plan: how networks are built and predictions put together.
+        settings: how networks are built and predictions put together, and what is measured.
         dataset: images and ground truth.
-        names: all configurations, which decide what is kept beside the label maps.
-        stores: the prepared cases of each.
+        stores: the prepared cases of all configurations; which these are decides what is kept beside the label maps.
         device: where networks run.
         workers: processes that score.
         listener: hears of progress.
-        other_metrics: of other packages, by name.
     """
 
-    plan: Plan
+    settings: Settings
     dataset: Dataset
-    names: Sequence[ConfigurationName]
     stores: Mapping[ConfigurationName, Store]
     device: str
     workers: int | None
     listener: Listener
-    other_metrics: tuple[str, ...] = ()
+
+    @property
+    def plan(self) -> Plan:
+        """Of the trainings."""
+        return self.settings.plan
 
     def kept(self, name: ConfigurationName) -> list[str]:
         """What is kept beside the label maps of a configuration."""
-        paired = any(name in pair for pair in ensembles(self.names))
+        paired = any(name in pair for pair in ensembles([*self.stores]))
         return [PROBABILITIES] * paired + [CASCADE_INPUT] * (self.next_stage(name) is not None)
 
     def next_stage(self, name: ConfigurationName) -> ConfigurationName | None:
         """The configuration that goes on from this one, in a cascade."""
-        return next((other for other in self.names if self.plan.configurations[other].previous == name), None)
+        return next((other for other in self.stores if self.plan.configurations[other].previous == name), None)
 
     def write(self, path: Path, indices: NDArray[np.integer[Any]], case: str, geometry: Geometry) -> None:
         """Write class indices as a label map of the dataset."""
@@ -122,7 +124,7 @@ class Validation:
             tolerance_mm=TOLERANCE_MM,
             workers=self.workers,
             surface=surface,
-            other_metrics=self.other_metrics if surface else (),
+            other_metrics=self.settings.recipe.metrics if surface else (),
         )
 
 
