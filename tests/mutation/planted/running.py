@@ -40,7 +40,7 @@ PLANTED = [
         '.inputs_digest != ""',
         "running/test_run_folder.py",
         "after another training the old model is predicted with",
-        only="edited or another_way or budget",
+        only="obtained or replaced or settings",
     ),
     Mutation(
         "running/budget.py",
