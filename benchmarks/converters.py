@@ -82,9 +82,10 @@ def _make(folder: Path) -> None:
     import torch
 
     from voxfit.inference.rounding import observe_ranges
-    from voxfit.networks.unet import build_network
+    from voxfit.networks.unet import UNet
 
-    network = build_network(_topology(), 0).eval()
+    torch.manual_seed(0)
+    network = UNet(_topology()).eval()
     (folder / "weights.safetensors").write_bytes(safetensors.torch.save(network.state_dict()))
     ranges = observe_ranges(network, map(torch.from_numpy, _noise(CALIBRATION)))
     (folder / "ranges.json").write_text(json.dumps(ranges))
