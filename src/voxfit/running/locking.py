@@ -1,30 +1,29 @@
 """One writer in a folder at a time.
 
-The file `lock.json` names the writer. Where the system can lock files (`flock`), the lock on a file beside it decides:
-it ends with its process, however that ends, so it is never stale, and no two processes can take it over. Some cluster
-disks cannot do this; there the name decides. A process that is gone holds nothing, nor does one whose number now
-belongs to a program that began later. Processes of other machines cannot be looked at: their locks are respected.
+`filelock` decides who that is. Where the system can lock files, a lock ends with its process, however that ends, and is
+never stale; some cluster disks cannot, and there a file that only one process can create decides. `lock.json` names the
+writer, for whoever is refused, and on disks that several machines see, whose locks one does not know of another. A
+process that is gone holds nothing, nor does one whose number now belongs to a program that began later. Processes of
+other machines cannot be looked at: their locks are respected.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from threading import get_ident
 
-from voxfit.core.durability import UNFINISHED
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
 from voxfit.core.errors import RecordError, WorkspaceError
 from voxfit.core.records import Record
 
-LOCK, _FILE = "lock.json", ".lock"
-_ATTEMPTS, _PAUSE_SECONDS = 5, 0.1
-_REMOVING_SECONDS = 10.0
-"""Removing a stale lock takes less, but for a process that was killed while it did."""
+LOCK, _FILE, _OWNER = "lock.json", ".lock", ".lock.owner"
+_WAIT_SECONDS = 0.5
+"""For whoever is just leaving."""
 
 
 class Holder(Record):
@@ -81,111 +80,44 @@ def locked(folder: Path) -> Iterator[None]:
         WorkspaceError: another process has the folder; the message names it. Or the lock cannot be written.
     """
     try:
-        handle = _acquire(folder)
+        lock = _acquire(folder)
     except OSError as error:
         raise WorkspaceError(f"{folder}: cannot be written ({error.strerror}). Choose another folder.") from None
     try:
-        yield
+        found = read_holder(folder)
+        if found and _is_elsewhere(found):
+            raise WorkspaceError(_refusal(folder, found))
+        try:
+            Holder.this_process().save(folder / LOCK)
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
     finally:
-        (folder / LOCK).unlink(missing_ok=True)  # before the lock on it ends: later it may be another's
         with suppress(OSError):  # Windows does not remove an open file
             (folder / _FILE).unlink(missing_ok=True)
-        os.close(handle)
+        lock.release()
 
 
-def _acquire(folder: Path) -> int:
-    """The handle of the locked file, after `lock.json` names this process."""
-    for attempt in range(_ATTEMPTS):
-        if attempt:
-            time.sleep(_PAUSE_SECONDS)
-        handle = os.open(folder / _FILE, os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            can_lock = _lock_file(handle)
-            if not _is_there(handle, folder / _FILE):  # whoever had it has just removed it
-                raise BlockingIOError
-            found = read_holder(folder)
-            if found and (_is_elsewhere(found) if can_lock else found.may_live()):
-                raise WorkspaceError(_refusal(folder, found))
-            if can_lock:
-                Holder.this_process().save(folder / LOCK)
-            else:
-                _claim(folder)
-            return handle
-        except BlockingIOError:
-            os.close(handle)
-        except BaseException:
-            os.close(handle)
-            raise
-    raise WorkspaceError(_refusal(folder, read_holder(folder)))
-
-
-def _lock_file(handle: int) -> bool:
-    """Lock an open file; False where the system or the disk cannot.
+def _acquire(folder: Path) -> BaseFileLock:
+    """The lock of a folder, held.
 
     Raises:
-        BlockingIOError: another process has locked it.
+        OSError: nothing can be written there.
     """
     try:
-        import fcntl
-    except ImportError:  # Windows
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        return _held(FileLock(folder / _FILE, _WAIT_SECONDS, thread_local=False), folder)
+    except PermissionError:
         raise
-    except OSError:
-        return False
-    return True
+    except OSError:  # disks that cannot lock files say so in several ways
+        return _held(SoftFileLock(folder / _OWNER, _WAIT_SECONDS, thread_local=False), folder)
 
 
-def _is_there(handle: int, path: Path) -> bool:
-    """Whether an open file still has its name."""
+def _held(lock: BaseFileLock, folder: Path) -> BaseFileLock:
     try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _claim(folder: Path) -> None:
-    """Name this process in `lock.json` where files cannot be locked: a link is made by one process alone.
-
-    Raises:
-        BlockingIOError: another process was quicker.
-    """
-    path, mine = folder / LOCK, folder / f".{LOCK}.{os.getpid()}.{get_ident()}{UNFINISHED}"
-    Holder.this_process().save(mine)
-    try:
-        if path.exists():
-            _remove_stale(path, mine)
-        os.link(mine, path)
-    except (FileExistsError, FileNotFoundError):
-        raise BlockingIOError from None
-    finally:
-        mine.unlink(missing_ok=True)
-
-
-def _remove_stale(path: Path, mine: Path) -> None:
-    """Remove a lock whose process is gone. One process at a time does so, or it might be the next one's lock by then.
-
-    Raises:
-        FileExistsError: the lock is held, or another process is at it.
-        FileNotFoundError: the lock is gone.
-    """
-    removing = path.with_name(f".{LOCK}.removing{UNFINISHED}")
-    with suppress(FileNotFoundError):  # of a process that was killed in the lines below
-        if time.time() - removing.stat().st_mtime > _REMOVING_SECONDS and not (
-            (old := _load(removing)) and old.may_live()
-        ):
-            removing.unlink()
-    os.link(mine, removing)
-    try:
-        content = path.read_text(encoding="utf-8", errors="replace")  # at once: what is there next may be another's
-        with suppress(RecordError):
-            if Holder.from_json(content).may_live():
-                raise FileExistsError
-        path.unlink()
-    finally:
-        removing.unlink(missing_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise WorkspaceError(_refusal(folder, read_holder(folder))) from None
+    return lock
 
 
 def _load(path: Path) -> Holder | None:

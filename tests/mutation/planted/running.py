@@ -187,8 +187,8 @@ PLANTED = [
     ),
     Mutation(
         "running/locking.py",
-        "fcntl.LOCK_EX | fcntl.LOCK_NB",
-        "fcntl.LOCK_SH | fcntl.LOCK_NB",
+        "        lock.acquire()\n",
+        "        pass\n",
         "running/test_run_folder.py",
         "two processes write into one run",
     ),
