@@ -10,8 +10,7 @@ from golden.files import Golden, read_json
 from golden.inputs import CHANGED, FLIPS, SIGMAS, mask_of, sample
 from voxfit.learning.augmentation import Augmentation, adjust_gamma, mirror
 from voxfit.learning.intensity import Intensity, Noise, adjust_intensity, clear_outside
-from voxfit.planning.recipe import IntensitySet
-from voxfit.planning.recipes import recipe_named
+from voxfit.planning.recipes import IntensitySet, recipe_named
 
 TOLERANCE = 1e-5
 OURS = {

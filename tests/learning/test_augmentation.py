@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from voxfit.imaging.geometry import Box, cut
 from voxfit.learning.augmentation import Augmentation, Elastic, adjust_gamma, draw, mirror, rotation
 from voxfit.learning.warping import gather, sample_grid, transform
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 
 RECIPE = Recipe()
 

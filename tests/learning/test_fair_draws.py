@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from voxfit.learning.augmentation import draw
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 
 
 @pytest.mark.parametrize("patch", [(40, 50), (16, 20, 24)])

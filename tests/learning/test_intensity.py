@@ -31,7 +31,7 @@ from voxfit.learning.intensity import (
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler
 from voxfit.planning.grid import Grid, ZScore
 from voxfit.planning.plan import Configuration
-from voxfit.planning.recipe import IntensitySet, Recipe
+from voxfit.planning.recipes import IntensitySet, Recipe
 from voxfit.preprocessing.case import OUTSIDE, prepare
 from voxfit.preprocessing.store import Store, write_case, write_manifest
 

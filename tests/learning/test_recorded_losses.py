@@ -17,7 +17,7 @@ from voxfit.networks.unet import build_network
 from voxfit.planning.architecture import Topology, paper_stages
 from voxfit.planning.grid import Grid, ZScore
 from voxfit.planning.plan import Configuration
-from voxfit.planning.recipe import PolynomialDecay, Recipe
+from voxfit.planning.recipes import PolynomialDecay, Recipe
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import Store, write_case, write_manifest
 

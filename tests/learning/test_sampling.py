@@ -10,11 +10,11 @@ import torch
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import IGNORED, Label, Labels, Region
 from voxfit.imaging.volume import Volume
-from voxfit.learning.loading import Prefetcher, ResidentStore, stored_bytes
+from voxfit.learning.prefetch import Prefetcher, ResidentStore, stored_bytes
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Previous
 from voxfit.planning.grid import Divide, Grid, ZScore
 from voxfit.planning.plan import Configuration
-from voxfit.planning.recipe import AugmentationSet, PreviousStageAugmentation, Recipe
+from voxfit.planning.recipes import AugmentationSet, PreviousStageAugmentation, Recipe
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import Store, write_case, write_manifest
 

@@ -38,8 +38,7 @@ from voxfit.networks.unet import build_network, inference_weights
 from voxfit.planning.architecture import Topology, paper_stages
 from voxfit.planning.grid import Grid, ZScore
 from voxfit.planning.plan import Configuration
-from voxfit.planning.recipe import SGD, Plateau, PolynomialDecay, Recipe
-from voxfit.planning.recipes import recipe_named
+from voxfit.planning.recipes import SGD, Plateau, PolynomialDecay, Recipe, recipe_named
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import Store, write_case, write_manifest
 

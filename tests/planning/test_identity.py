@@ -6,7 +6,7 @@ from voxfit.imaging.labels import Label, Labels
 from voxfit.planning.architecture import Topology, paper_stages
 from voxfit.planning.identity import digest_of_training, training_seed
 from voxfit.planning.plan import Configuration
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 
 LABELS = Labels(classes=(Label(name="box", value=1),))
 CONFIGURATION = Configuration(

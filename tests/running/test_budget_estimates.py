@@ -5,7 +5,7 @@ import pytest
 from voxfit.imaging.labels import Label, Labels
 from voxfit.planning.grid import ZScore
 from voxfit.planning.plan import Configuration, Inference, Plan
-from voxfit.planning.recipe import SGD, Recipe
+from voxfit.planning.recipes import SGD, Recipe
 from voxfit.running.budget import counted_recipe, fit_to_budget
 from voxfit.running.estimates import Fitted, prediction_seconds
 

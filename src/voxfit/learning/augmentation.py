@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from voxfit.imaging.geometry import Box
 from voxfit.learning.intensity import Intensity, about_one, draw_intensity, gamma_correct
-from voxfit.learning.rows import change_rows
-from voxfit.planning.recipe import AugmentationSet
+from voxfit.learning.row_operations import change_rows
+from voxfit.planning.recipes import AugmentationSet
 
 _ELASTIC_REACH = 5.0
 """Displacements beyond this many standard deviations are clipped, so that the needed box is known beforehand."""

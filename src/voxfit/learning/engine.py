@@ -20,7 +20,7 @@ from voxfit.core.memory import trim_memory
 from voxfit.core.records import Record
 from voxfit.networks.unet import build_network
 from voxfit.planning.architecture import Topology
-from voxfit.planning.recipe import SGD, Adam, PolynomialDecay, Recipe
+from voxfit.planning.recipes import SGD, Adam, PolynomialDecay, Recipe
 
 _PEAK_SECONDS = 0.2
 _WORTH_SECONDS = {"cpu": 7200.0, "cuda": 900.0}

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from voxfit.learning.rows import along_axes, change_rows, column, spread
-from voxfit.planning.recipe import IntensitySet
+from voxfit.learning.row_operations import along_axes, change_rows, column, spread
+from voxfit.planning.recipes import IntensitySet
 from voxfit.preprocessing.case import OUTSIDE
 from voxfit.preprocessing.resampling import axis_matrix
 

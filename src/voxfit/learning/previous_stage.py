@@ -8,7 +8,7 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from voxfit.planning.recipe import PreviousStageAugmentation
+from voxfit.planning.recipes import PreviousStageAugmentation
 
 Mask = NDArray[np.bool_]
 

@@ -18,11 +18,11 @@ from voxfit.imaging.geometry import Box, cut
 from voxfit.imaging.labels import Labels
 from voxfit.learning.augmentation import Augmentation, adjust_gamma, draw, mirror
 from voxfit.learning.intensity import adjust_intensity, clear_outside
-from voxfit.learning.places import PatchPlaces
+from voxfit.learning.locations import PatchLocations
 from voxfit.learning.previous_stage import corrupt_segmentation
 from voxfit.learning.warping import transform
 from voxfit.planning.plan import Configuration
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 from voxfit.preprocessing.case import OUTSIDE
 from voxfit.preprocessing.store import Store
 
@@ -142,7 +142,7 @@ class PatchSampler:
         self.seed = seed
         self.previous = previous
         self.labels = labels
-        self.places = PatchPlaces(store, labels, configuration.patch_box)
+        self.places = PatchLocations(store, labels, configuration.patch_box)
         self.previous_stage_augmentation = recipe.previous_stage_augmentation
         self.further: dict[str, FurtherAugmentation] = {
             name: extension("augmentation", name) for name in recipe.augmentations

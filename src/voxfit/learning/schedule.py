@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from voxfit.core.records import Record
-from voxfit.planning.recipe import Plateau, PolynomialDecay
+from voxfit.planning.recipes import Plateau, PolynomialDecay
 
 
 class Pace(Record):

@@ -15,13 +15,13 @@ from voxfit.core.progress import EpochReport, Listener
 from voxfit.learning.checkpoint import load_checkpoint, save_checkpoint
 from voxfit.learning.engine import StepMode, peak_flops
 from voxfit.learning.history import cut_history, record_epoch
-from voxfit.learning.loading import Batch, BatchError, Prefetcher, resident
 from voxfit.learning.losses import overlaps
+from voxfit.learning.prefetch import Batch, BatchError, Prefetcher, resident
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Previous
 from voxfit.learning.schedule import advance, begin, polynomial_rate
 from voxfit.learning.task import TrainingTask, checkpoint_folder, start_engine, task_loss
 from voxfit.planning.architecture import multiplications
-from voxfit.planning.recipe import Plateau, PolynomialDecay
+from voxfit.planning.recipes import Plateau, PolynomialDecay
 from voxfit.preprocessing.store import Store
 
 _CHECKPOINT_SECONDS = 600.0

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from voxfit.learning.augmentation import Augmentation, Elastic
-from voxfit.learning.rows import along_axes, column
+from voxfit.learning.row_operations import along_axes, column
 
 _SLAB = 1 << 16
 """Volumes are resampled in slabs of about this many voxels: what is computed for one stays in a core's cache."""

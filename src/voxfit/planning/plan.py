@@ -16,6 +16,9 @@ from voxfit.planning.grid import Grid, Normalization, Oriented, Preparation
 _MOST_BATCH_VOXELS = 1 << 40
 _MOST_WEIGHTS = 1 << 34
 
+PAPER = "nnunet-2018"
+"""The planner and the recipe of the paper."""
+
 ConfigurationName = Literal["2d", "3d", "3d_lowres", "3d_cascade"]
 
 Activation = Literal["softmax", "sigmoid"] | None
@@ -175,7 +178,7 @@ class Plan(Oriented, Made):
     inference: Inference = Inference()
     configurations: dict[ConfigurationName, Configuration]
     changes: tuple[str, ...] = ()
-    planner: str = "nnunet-2018"
+    planner: str = PAPER
     network: str = UNET
     inputs_digest: str = ""
 

@@ -13,7 +13,7 @@ from voxfit.core.errors import UsageError, WorkspaceError
 from voxfit.core.layout import Layout
 from voxfit.learning.sampling import TRAINING, PatchSampler
 from voxfit.planning.plan import ConfigurationName, Plan
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 from voxfit.planning.settings import Settings
 from voxfit.preprocessing.normalization import masked_channels
 from voxfit.preprocessing.store import Store
