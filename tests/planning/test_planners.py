@@ -136,7 +136,7 @@ def test_a_planner_is_added_by_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     def small(fingerprint: Fingerprint, limits: Limits) -> Plan:
         return PLANNERS[PAPER](fingerprint, limits.revised(base_features=4))
 
-    with pytest.raises(RecordError, match="planner.*there is no such planner; there are nnunet-2018, nnunet-v2"):
+    with pytest.raises(RecordError, match=r"planner.*there is no such planner; there are nnunet-2018, nnunet-v2"):
         Recipe().revised(planner="small")
     monkeypatch.setitem(PLANNERS, "small", small)
     recipe = recipe_named("small")

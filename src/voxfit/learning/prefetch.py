@@ -98,7 +98,6 @@ class Prefetcher:
     Args:
         sampler: draws the patches.
         device: where the network is.
-        masked_channels: those normalised inside the nonzero mask.
         threads: that cut.
         retried: hears of each batch that could not be made at the first attempt.
 
@@ -110,13 +109,11 @@ class Prefetcher:
         self,
         sampler: PatchSampler,
         device: torch.device | str = "cpu",
-        masked_channels: Sequence[int] = (),
         threads: int | None = None,
         retried: Callable[[BatchError], None] = lambda error: None,
     ) -> None:
         self.sampler = sampler
         self.device = torch.device(device)
-        self.masked_channels = tuple(masked_channels)
         self.waited = 0.0
         self.retried = retried
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
@@ -207,7 +204,7 @@ class Prefetcher:
     def _finish(self, samples: list[Sample]) -> Batch:
         cases = tuple(sample.case for sample in samples)
         try:
-            image, label = self.sampler.finish(samples, self.device, self.masked_channels)
+            image, label = self.sampler.finish(samples, self.device)
         except Exception as error:
             raise PatchError(cases, error) from error
         return Batch(image, label, cases)

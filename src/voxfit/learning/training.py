@@ -76,6 +76,7 @@ class Training:
                 labels=task.labels,
                 channels=channels,
                 seed=task.seed,
+                masked_channels=task.masked_channels,
                 previous=previous,
                 patches=patches,
             )
@@ -95,7 +96,7 @@ class Training:
         """
         self._resume()
         self._loaders = {
-            stream: Prefetcher(sampler, self.engine.device, self.task.masked_channels, retried=self._warn_of)
+            stream: Prefetcher(sampler, self.engine.device, retried=self._warn_of)
             for stream, sampler in self.samplers.items()
         }
         try:

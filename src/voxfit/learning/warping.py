@@ -1,4 +1,4 @@
-"""Applying the geometric half of augmentation (method.md [T5]).
+"""Applying the spatial augmentation (method.md [T5]).
 
 Rotation, scaling and elastic deformation are one resampling of exactly the voxels that the patch needs. Images are
 interpolated linearly, because `grid_sample` does that on every device in two and three dimensions, and cubic only in
@@ -16,17 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from voxfit.learning.augmentation import Augmentation, Elastic
 from voxfit.learning.row_operations import along_axes, column
+from voxfit.learning.spatial import Elastic, Spatial
 
 _SLAB = 1 << 16
 """Volumes are resampled in slabs of about this many voxels: what is computed for one stays in a core's cache."""
 
 
-def transform(
-    images: Sequence[torch.Tensor], labels: Sequence[torch.Tensor], draws: Sequence[Augmentation], patch: Sequence[int]
+def warp(
+    images: Sequence[torch.Tensor], labels: Sequence[torch.Tensor], draws: Sequence[Spatial], patch: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Apply the geometric half (without mirroring) to a batch.
+    """Apply the spatial augmentation to a batch.
 
     Args:
         images: one (channel, *box) for each sample, cut at `draw.source_box`; boxes may differ.
@@ -62,9 +62,9 @@ def transform(
 
 
 def sample_grid(
-    images: Sequence[torch.Tensor], labels: Sequence[torch.Tensor], draws: Sequence[Augmentation], patch: Sequence[int]
+    images: Sequence[torch.Tensor], labels: Sequence[torch.Tensor], draws: Sequence[Spatial], patch: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Resample planes or volumes together by `grid_sample`; arguments and results are those of `transform`."""
+    """Resample planes or volumes together by `grid_sample`; arguments and results are those of `warp`."""
     sources = _stack(images)
     grid = _sampling_grid(draws, images, sources, patch)
     image = functional.grid_sample(sources, grid, mode="bilinear", align_corners=False)
@@ -72,9 +72,7 @@ def sample_grid(
     return image, nearest.to(labels[0].dtype)
 
 
-def gather(
-    image: torch.Tensor, label: torch.Tensor, item: Augmentation, moved: torch.Tensor, layers: torch.Tensor
-) -> None:
+def gather(image: torch.Tensor, label: torch.Tensor, item: Spatial, moved: torch.Tensor, layers: torch.Tensor) -> None:
     """Resample one volume: eight neighbours are gathered and interpolated, labels take the nearest.
 
     Args:
@@ -101,7 +99,7 @@ def gather(
 
 
 def _coordinates(
-    item: Augmentation, displacement: torch.Tensor | None, patch: Sequence[int], box: Sequence[int], slab: slice
+    item: Spatial, displacement: torch.Tensor | None, patch: Sequence[int], box: Sequence[int], slab: slice
 ) -> list[torch.Tensor]:
     """Where in its box each voxel of a slab of the patch comes from: for z, y and x one (slab, y, x)."""
     matrix = np.eye(3) if item.matrix is None else item.matrix
@@ -151,7 +149,7 @@ def _stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _sampling_grid(
-    draws: Sequence[Augmentation], boxes: Sequence[torch.Tensor], sources: torch.Tensor, patch: Sequence[int]
+    draws: Sequence[Spatial], boxes: Sequence[torch.Tensor], sources: torch.Tensor, patch: Sequence[int]
 ) -> torch.Tensor:
     """The (batch, *patch, axis) grid of `grid_sample`: where in its source each voxel of the patch comes from."""
     axes, device = len(patch), sources.device
