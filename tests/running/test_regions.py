@@ -44,7 +44,7 @@ def finished(dataset, tmp_path_factory):
         run,
         configurations=("2d", "3d"),
         folds=(0,),
-        epochs=6,
+        epochs=10,
         limits=LIMITS,
         recipe=recipe,
         device="cpu",

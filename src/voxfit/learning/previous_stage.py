@@ -1,4 +1,4 @@
-"""Disturbing the previous stage's segmentation, so that the second stage does not just copy it (method.md [T7])."""
+"""Corrupting the previous stage's segmentation, so that the second stage does not just copy it (method.md [T7])."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes of some rows of a batch: together, because telling a device what to do may take longer than doing it."""
+"""Changes of some rows of a batch, made together: for small patches the overhead of a call outweighs its work."""
 
 from __future__ import annotations
 

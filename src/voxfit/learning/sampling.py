@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import EllipsisType
 from typing import Any, Protocol
 
 import numpy as np
@@ -221,17 +220,17 @@ class PatchSampler:
 
     def _source(self, spatial: Spatial, patch: Box) -> Box:
         """The box that the spatial augmentation needs: along the through-plane axis, just the patch."""
-        still = self.through_plane_axis
-        if still is None:
+        axis = self.through_plane_axis
+        if axis is None:
             return spatial.source_box(patch)
 
         def rest(values: tuple[int, ...]) -> tuple[int, ...]:
-            return values[:still] + values[still + 1 :]
+            return values[:axis] + values[axis + 1 :]
 
         moved = spatial.source_box(Box(rest(patch.start), rest(patch.stop)))
         return Box(
-            (*moved.start[:still], patch.start[still], *moved.start[still:]),
-            (*moved.stop[:still], patch.stop[still], *moved.stop[still:]),
+            (*moved.start[:axis], patch.start[axis], *moved.start[axis:]),
+            (*moved.stop[:axis], patch.stop[axis], *moved.stop[axis:]),
         )
 
     def _flatten(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -246,21 +245,6 @@ class PatchSampler:
             return tensor
         planes: torch.Tensor = tensor.unflatten(1, (channels, -1))
         return planes[:, :, 0] if self.configuration.dimension == 2 else planes.movedim(2, self.through_plane_axis + 2)
-
-
-def cut_tensor(values: torch.Tensor, box: Box, fill: float) -> torch.Tensor:
-    """Copy a box out of the last three axes of a tensor; what lies outside of it becomes `fill`."""
-    result = values.new_full((*values.shape[:-3], *box.shape), fill)
-    source: list[slice] = []
-    target: list[slice] = []
-    for start, stop, size in zip(box.start, box.stop, values.shape[-3:], strict=True):
-        low, high = min(max(start, 0), size), max(min(stop, size), 0)
-        source.append(slice(low, max(high, low)))
-        target.append(slice(low - start, max(high, low) - start))
-    there: tuple[EllipsisType | slice, ...] = (..., *target)
-    here: tuple[EllipsisType | slice, ...] = (..., *source)
-    result[there] = values[here]
-    return result
 
 
 def _send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

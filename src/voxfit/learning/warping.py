@@ -40,24 +40,18 @@ def warp(
     image = images[0].new_empty((len(images), images[0].shape[0], *patch))
     label = labels[0].new_empty((len(labels), labels[0].shape[0], *patch))
     by_gathering = len(patch) == 3 and image.device.type == "cpu"
-    still = [index for index, item in enumerate(draws) if not item.moves]
-    moving = [index for index, item in enumerate(draws) if item.moves]
-
-    def those(tensors: Sequence[torch.Tensor], chosen: Sequence[int]) -> list[torch.Tensor]:
-        return [tensors[index] for index in chosen]
-
-    if len(still) == 1:
-        image[still[0]], label[still[0]] = images[still[0]], labels[still[0]]
-    elif still:
-        rows = torch.tensor(still, device=image.device)
-        image[rows], label[rows] = torch.stack(those(images, still)), torch.stack(those(labels, still))
-    if moving and by_gathering:
-        for index in moving:
-            gather(images[index], labels[index], draws[index], image[index], label[index])
-    elif moving:
-        rows = torch.tensor(moving, device=image.device)
-        drawn = [draws[index] for index in moving]
-        image[rows], label[rows] = sample_grid(those(images, moving), those(labels, moving), drawn, patch)
+    together = []
+    for index, item in enumerate(draws):
+        if not item.moves:
+            image[index], label[index] = images[index], labels[index]
+        elif by_gathering:
+            gather(images[index], labels[index], item, image[index], label[index])
+        else:
+            together.append(index)
+    if together:
+        rows = torch.tensor(together, device=image.device)
+        sources, layers = ([each[index] for index in together] for each in (images, labels))
+        image[rows], label[rows] = sample_grid(sources, layers, [draws[index] for index in together], patch)
     return image, label
 
 
@@ -155,7 +149,7 @@ def _sampling_grid(
     axes, device = len(patch), sources.device
     steps = [torch.arange(size, device=device, dtype=torch.float32) - (size - 1) / 2 for size in patch]
     offsets = torch.stack(torch.meshgrid(*steps, indexing="ij")).flatten(1)
-    # All samples at once: on a GPU, telling it what to do takes longer than doing it.
+    # All samples at once: on a GPU, kernel-launch overhead dominates for small patches.
     matrices = np.stack([np.eye(axes) if item.matrix is None else item.matrix for item in draws])
     where = torch.from_numpy(matrices.astype(np.float32)).to(device) @ offsets
     elastic = [(index, item.elastic) for index, item in enumerate(draws) if item.elastic]

@@ -27,7 +27,7 @@ from voxfit.planning.planners.nnunet_v2 import PRESETS
 DICE_CROSS_ENTROPY = "dice_cross_entropy"
 
 FEW_STEPS = 300
-"""The user is told of trainings with fewer. A choice: the shortest training in docs/benchmarks.md had 614."""
+"""Trainings with fewer steps are reported as short. A choice: the shortest training in docs/benchmarks.md had 614."""
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -59,7 +59,7 @@ class Plateau(Record):
 
 
 class PolynomialDecay(Record):
-    """A schedule that ends when it is told to: linear warm-up, then (1 - progress)^power down to zero.
+    """Polynomial decay of given length: linear warm-up, then (1 - progress)^power down to zero.
 
     Attributes:
         learning_rate: the highest one.
@@ -145,7 +145,7 @@ class AugmentationSet(Record):
 
 
 class PreviousStageAugmentation(Record):
-    """How the segmentation of the previous stage is disturbed (method.md [T7]).
+    """How the segmentation of the previous stage is corrupted (method.md [T7]).
 
     Attributes:
         morphology_probability: per sample, of erosion, dilation, opening or closing each class.
