@@ -112,25 +112,19 @@ def list_transforms(
         masked_channels: those normalised inside the nonzero mask; a set with `intensity` keeps them 0 beyond it.
         added: augmentations of other packages, by name.
     """
-    gamma = partial(_draw_factors, limits=settings.gamma, channels=channels)
     mirroring = partial(_draw_flips, probability=settings.mirror_probability, axes=mirror_axes)
     intensity = settings.intensity
     return [
         *(_intensity_transforms(intensity, channels, through_plane_axis) if intensity else ()),
         Transform("mirroring", 1.0, mirroring, mirror),
-        Transform("gamma", settings.gamma_probability, gamma, _by_channel(gamma_correct)),
+        _factor("gamma", settings.gamma_probability, settings.gamma, channels, gamma_correct),
         *([_clear_outside(masked_channels)] if intensity and masked_channels else ()),
         *(_added(name, change) for name, change in (added or {}).items()),
     ]
 
 
-def _intensity_transforms(
-    settings: IntensitySet, channels: int, through_plane_axis: int | None = None
-) -> list[Transform]:
+def _intensity_transforms(settings: IntensitySet, channels: int, through_plane_axis: int | None) -> list[Transform]:
     """Changes of intensity alone, as in nnU-Net v2 (nnUNetTrainer, batchgeneratorsv2)."""
-
-    def factors(limits: tuple[float, float]) -> Callable[[np.random.Generator], tuple[float, ...]]:
-        return partial(_draw_factors, limits=limits, channels=channels)
 
     def noise(rng: np.random.Generator) -> Noise:
         return Noise(float(rng.uniform(*settings.noise_deviation)), int(rng.integers(2**63)))
@@ -150,22 +144,26 @@ def _intensity_transforms(
     return [
         Transform("noise", settings.noise_probability, noise, _add_noise),
         Transform("blur", settings.blur_probability, sigmas, _by_channel(blur)),
-        Transform(
-            "brightness", settings.brightness_probability, factors(settings.brightness), _by_channel(scale_intensity)
-        ),
-        Transform("contrast", settings.contrast_probability, factors(settings.contrast), _by_channel(stretch_contrast)),
+        _factor("brightness", settings.brightness_probability, settings.brightness, channels, scale_intensity),
+        _factor("contrast", settings.contrast_probability, settings.contrast, channels, stretch_contrast),
         Transform("low_resolution", settings.resolution_probability, scales, _by_channel(coarsen)),
-        Transform(
-            "inverted_gamma",
-            settings.inverted_gamma_probability,
-            factors(settings.inverted_gamma),
-            _by_channel(invert),
-        ),
+        _factor("inverted_gamma", settings.inverted_gamma_probability, settings.inverted_gamma, channels, invert),
     ]
 
 
-def _draw_factors(rng: np.random.Generator, limits: tuple[float, float], channels: int) -> tuple[float, ...]:
-    return tuple(about_one(rng, limits) for _ in range(channels))
+def _factor(
+    name: str,
+    probability: float,
+    limits: tuple[float, float],
+    channels: int,
+    change: Callable[[torch.Tensor, list[Any]], torch.Tensor],
+) -> Transform:
+    """A change of rows by a number about one, drawn for each channel."""
+
+    def draw(rng: np.random.Generator) -> tuple[float, ...]:
+        return tuple(about_one(rng, limits) for _ in range(channels))
+
+    return Transform(name, probability, draw, _by_channel(change))
 
 
 def _draw_flips(rng: np.random.Generator, probability: float, axes: int) -> tuple[int, ...]:
