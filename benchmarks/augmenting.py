@@ -68,9 +68,10 @@ def their_batches(patch: tuple[int, ...], size: int, batches: int, setting: Sett
     assert image.shape[1:] == tuple(box)
 
     def one() -> dict[str, Any]:
-        return transforms(
+        made: dict[str, Any] = transforms(
             image=torch.from_numpy(image.copy()), segmentation=torch.from_numpy(label.astype(np.int16, copy=True))
         )
+        return made
 
     def run() -> dict[str, Any]:
         for _ in range(_few(batches, setting)):

@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from benchmarks.peer import measure
 
@@ -50,11 +51,12 @@ def write_volumes(folder: Path) -> list[tuple[Path, Path]]:
         coarse = rng.normal(0, 300, [size // 8 for size in SHAPE]).astype(np.int16)
         label = np.zeros(SHAPE, np.uint8)
         label[64:128, 128:256, 128:256], label[128:160, 256:320, 256:320] = 1, 2
+        image: Any = coarse.repeat(8, 0).repeat(8, 1).repeat(8, 2)
         paths = folder / f"image_{seed}.nii.gz", folder / f"label_{seed}.nii.gz"
-        for path, array in zip(paths, (coarse.repeat(8, 0).repeat(8, 1).repeat(8, 2), label), strict=True):
-            image = sitk.GetImageFromArray(array)
-            image.SetSpacing((0.8, 0.8, 1.5))
-            sitk.WriteImage(image, str(path), True, 1)
+        for path, array in zip(paths, (image, label), strict=True):
+            volume = sitk.GetImageFromArray(array)
+            volume.SetSpacing((0.8, 0.8, 1.5))
+            sitk.WriteImage(volume, str(path), True, 1)
         made.append(paths)
     return made
 

@@ -195,7 +195,7 @@ def write_trivial_model(folder: Path, classes: int) -> Path:
 
     from voxfit.imaging.labels import Label, Labels
     from voxfit.inference.description import Member, ModelDescription
-    from voxfit.networks.unet import build_network
+    from voxfit.networks.unet import build_network, inference_weights
     from voxfit.planning.grid import ClipAndScale
     from voxfit.planning.plan import Configuration, Plan
 
@@ -220,11 +220,13 @@ def write_trivial_model(folder: Path, classes: int) -> Path:
     )
     folder.mkdir(parents=True, exist_ok=True)
     network = build_network(plan.topology("3d"), 0)
+    head = network.get_submodule("head")
+    assert isinstance(head, torch.nn.Conv3d)
     # Directions on a circle: every class is the largest for some pair of features.
     angles = torch.linspace(0, 2 * torch.pi, classes + 2)[:-1]
     with torch.no_grad():
-        network.head.weight.copy_(torch.stack([angles.cos(), angles.sin()], dim=1).reshape(network.head.weight.shape))
-    weights = network.inference_weights()
+        head.weight.copy_(torch.stack([angles.cos(), angles.sin()], dim=1).reshape(head.weight.shape))
+    weights = inference_weights(network)
     (folder / "weights.safetensors").write_bytes(safetensors.torch.save(weights))
     ModelDescription(
         name="3d",

@@ -54,7 +54,8 @@ def prepared(folder: Path) -> Any:
     plan = plan.model_copy(update={"configurations": {"3d": narrow}})
     destination = Destination(plan.grid("3d"), folder / "store", "")
     destination.folder.mkdir()
-    fill_stores(Dataset.open(folder / "data"), [destination], Listener(), 1)
+    (manifest,) = fill_stores(Dataset.open(folder / "data"), [destination], Listener(), 1)
+    manifest.save(destination.folder / "manifest.json")
     return plan
 
 

@@ -187,7 +187,7 @@ def _earlier(entry: Entry, ours: str) -> str:
 
 def _other_work(run: Entry) -> str:
     """How busy others kept the machine; of older runs, the load before them."""
-    cores = run.get("others", run["load"])
+    cores: float = run["others"] if "others" in run else run["load"]
     words = f"other work {cores:.1f}" if "others" in run else f"load {cores:.1f}"
     return f"**{words}**" if cores > BUSY else words
 

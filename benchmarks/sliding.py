@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from benchmarks.hippocampus import workspace
 from benchmarks.outputs import array, furthest
@@ -37,7 +37,7 @@ def network(setting: Setting) -> Any:
     made = torch.nn.Conv3d(1, OUTPUTS, 1)
     with torch.no_grad():
         made.weight.copy_(torch.tensor([1.0, -0.5, 2.0]).reshape(OUTPUTS, 1, 1, 1, 1))
-        made.bias.copy_(torch.tensor([0.1, 0.0, -0.3]))
+        cast("torch.Tensor", made.bias).copy_(torch.tensor([0.1, 0.0, -0.3]))
     return made.to(setting.device).eval()
 
 

@@ -77,7 +77,8 @@ def ready(subject: Subject, setting: Setting) -> None:
     if not (folder / "manifest.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         dataset = Dataset.open(found.workspace.raw / subject.dataset)
-        fill_stores(dataset, [Destination(part.plan.grid(part.name), folder, "")], Listener(), 1)
+        (manifest,) = fill_stores(dataset, [Destination(part.plan.grid(part.name), folder, "")], Listener(), 1)
+        manifest.save(folder / "manifest.json")
 
 
 def read_plans(subject: Subject, found: Trained) -> Any:

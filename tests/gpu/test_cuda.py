@@ -13,11 +13,10 @@ import SimpleITK as sitk
 import torch
 
 import voxfit
+from builders import configuration_of, write_store
 from synthetic import write_boxes
 from voxfit.core.progress import Listener
-from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
-from voxfit.imaging.volume import Volume
 from voxfit.inference.predictor import Predictor
 from voxfit.inference.torch_networks import TorchArrays, TorchNetwork, by_torch
 from voxfit.learning.engine import Engine, StepMode, determinism, free_bytes, is_out_of_memory, release_memory
@@ -27,11 +26,8 @@ from voxfit.learning.task import TrainingTask, measure_step, task_loss
 from voxfit.learning.training import Training
 from voxfit.networks.unet import build_network
 from voxfit.planning.architecture import Topology, paper_stages
-from voxfit.planning.grid import Grid, ZScore
-from voxfit.planning.plan import Configuration, Limits
+from voxfit.planning.plan import Limits
 from voxfit.planning.recipes import PolynomialDecay, Recipe, recipe_named
-from voxfit.preprocessing.case import prepare
-from voxfit.preprocessing.store import Store, write_case, write_manifest
 
 DEVICE = os.environ.get("VOXFIT_GPU_TESTS", "cuda")
 GPU = DEVICE == "cuda"
@@ -64,33 +60,27 @@ def exact_products():
 def store(tmp_path_factory):
     """Three cases of smooth noise, with two structures that follow from it."""
     folder = tmp_path_factory.mktemp("store")
-    grid = Grid(spacing_mm=(1.0, 1.0, 1.0), normalization=(ZScore(),))
+    cases = {}
     for seed, name in enumerate("abc"):
         rng = np.random.default_rng(seed)
         image = scipy.ndimage.gaussian_filter(rng.normal(size=SHAPE), 3).astype(np.float32)
         image /= image.std()
         label = np.digitize(image, [0.8, 1.5]).astype(np.int16)
         image += rng.normal(0, 0.1, SHAPE).astype(np.float32)
-        case = prepare(Volume(image[None], Geometry(SHAPE, (1.0, 1.0, 1.0))), grid, label)
-        write_case(folder, name, case, 3)
-    write_manifest(folder, "abc", "x")
-    return Store(folder)
+        cases[name] = image[None], label
+    return write_store(folder, cases, 3)
 
 
 def configuration(dimension=3, augmentation="3d", batch=4, features=8):
     patch = {"2d_slices": (8, 32, 32)}.get(augmentation, (32,) * dimension)
-    flat = {"slice_axis": 0, "slice_spacing": 1.0} if dimension == 2 else {}
-    return Configuration(
-        spacing=(1.0,) * dimension,
+    return configuration_of(
+        patch,
+        batch,
         median_shape=SHAPE[:dimension],
-        patch_size=patch,
-        batch_size=batch,
         num_pool=(2,) * dimension,
         base_features=features,
-        max_features=None,
         dice="batch",
         augmentation=augmentation,
-        **flat,
     )
 
 

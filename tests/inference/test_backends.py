@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from builders import case_of, fingerprint_of
 from voxfit.core.errors import ModelError, UsageError
 from voxfit.core.progress import Listener
 from voxfit.imaging.labels import Label, Labels
@@ -27,7 +28,6 @@ from voxfit.inference.rounding import observe_ranges, rounded_tensors
 from voxfit.inference.torch_networks import TorchArrays, TorchNetwork, by_torch
 from voxfit.networks.unet import build_network, inference_weights
 from voxfit.planning.architecture import Topology, paper_stages
-from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.plan import Limits
 from voxfit.planning.planners.paper import make_plan
 
@@ -192,9 +192,8 @@ def test_int8_is_the_network_with_rounded_tensors(name):
 def test_a_model_in_int8_rounds_each_fold_by_its_own_ranges(tmp_path):
     """Those of one are too narrow, so that the other's in their place would be told."""
     shape = (16, 16, 16)
-    size = CaseFingerprint(shape=shape, uncropped_shape=shape, spacing_mm=(1.0, 1.0, 1.0))
     labels = Labels(classes=(Label(name="a", value=1), Label(name="b", value=2)))
-    facts = Fingerprint(dataset="x", channel_names=("MRI",), labels=labels, cases=(size,) * 4, intensities=(None,))
+    facts = fingerprint_of((case_of(shape),) * 4, labels=labels)
     plan = make_plan(facts, Limits(voxel_budget=16**3, plane_voxels=2048, base_features=4, cascade_factor=100))
     batch = tiles(1, 1, plan.configurations["3d"].patch_size)
     networks, ranges = [build_network(plan.topology("3d"), fold).eval() for fold in range(2)], {}

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from builders import case_of, fingerprint_of
 from voxfit.core.errors import ModelError
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
 from voxfit.imaging.volume import Volume
 from voxfit.inference.caveats import TrainingRanges, caveats_of, percentiles, ranges_of
 from voxfit.inference.description import Member, ModelDescription, model_folder
-from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.grid import ClipAndScale
 from voxfit.planning.planners.paper import make_plan
 from voxfit.preprocessing.case import prepare
@@ -21,15 +21,8 @@ CT = ClipAndScale(lower=-100.0, upper=200.0, mean=50.0, standard_deviation=40.0)
 
 
 def plan_of(*channels):
-    case = CaseFingerprint(shape=SHAPE, uncropped_shape=SHAPE, spacing_mm=SPACING)
-    facts = Fingerprint(
-        dataset="x",
-        channel_names=channels,
-        labels=Labels(classes=(Label(name="organ", value=1),)),
-        cases=(case,) * 4,
-        intensities=(None,) * len(channels),
-    )
-    plan = make_plan(facts)
+    labels = Labels(classes=(Label(name="organ", value=1),))
+    plan = make_plan(fingerprint_of((case_of(SHAPE, SPACING),) * 4, channels, labels))
     rules = tuple(CT if name == "CT" else rule for name, rule in zip(channels, plan.normalization, strict=True))
     return plan.model_copy(update={"normalization": rules})
 

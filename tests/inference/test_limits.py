@@ -7,6 +7,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from builders import case_of, fingerprint_of
 from voxfit.core.errors import DatasetError, MemoryLimitError
 from voxfit.core.memory import used_bytes
 from voxfit.imaging.files import Case
@@ -17,7 +18,6 @@ from voxfit.inference.description import Member, ModelDescription
 from voxfit.inference.model import Model
 from voxfit.inference.predictor import Predictor
 from voxfit.networks.unet import build_network
-from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.plan import Limits
 from voxfit.planning.planners.paper import make_plan
 
@@ -29,9 +29,8 @@ def folder(tmp_path_factory):
     """A model of many classes, whose outputs are most of what it holds."""
     import safetensors.torch
 
-    case = CaseFingerprint(shape=SHAPE, uncropped_shape=SHAPE, spacing_mm=(1.0, 1.0, 1.0))
     labels = Labels(classes=tuple(Label(name=str(value), value=value) for value in range(1, CLASSES + 1)))
-    facts = Fingerprint(dataset="x", channel_names=("MRI",), labels=labels, cases=(case,) * 4, intensities=(None,))
+    facts = fingerprint_of((case_of(SHAPE),) * 4, labels=labels)
     plan = make_plan(facts, Limits(voxel_budget=24**3, plane_voxels=2048, base_features=2, cascade_factor=1000))
     path = tmp_path_factory.mktemp("model")
     weights = build_network(plan.topology("3d"), 0).state_dict()

@@ -12,6 +12,7 @@ import safetensors.torch
 import SimpleITK as sitk
 import torch
 
+from builders import case_of, fingerprint_of
 from voxfit.core.errors import DatasetError
 from voxfit.core.progress import Listener
 from voxfit.imaging.files import Case
@@ -19,7 +20,6 @@ from voxfit.imaging.labels import Label, Labels
 from voxfit.inference.description import Fast, Member, ModelDescription
 from voxfit.inference.model import Model
 from voxfit.networks.unet import build_network
-from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.grid import ClipAndScale
 from voxfit.planning.plan import Limits
 from voxfit.planning.planners.paper import make_plan
@@ -42,14 +42,8 @@ def threshold(image: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model of two configurations, weights at random, on a grid of 1.5 mm."""
-    case = CaseFingerprint(shape=(20, 24, 28), uncropped_shape=(20, 24, 28), spacing_mm=(1.5, 1.5, 1.5))
-    fingerprint = Fingerprint(
-        dataset="balls",
-        channel_names=("CT",),
-        labels=Labels(classes=(Label(name="ball", value=3),)),
-        cases=(case,) * 4,
-        intensities=(None,),
-    )
+    labels = Labels(classes=(Label(name="ball", value=3),))
+    fingerprint = fingerprint_of((case_of((20, 24, 28), (1.5, 1.5, 1.5)),) * 4, ("CT",), labels, dataset="balls")
     plan = make_plan(fingerprint, Limits(voxel_budget=16**3, plane_voxels=2048, base_features=4, cascade_factor=100))
     rule = ClipAndScale(lower=-1e3, upper=1e3, mean=0.0, standard_deviation=1.0)
     plan = plan.model_copy(update={"normalization": (rule,)})

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from builders import case_of, fingerprint_of
 from voxfit.imaging.geometry import Box, Geometry
 from voxfit.imaging.labels import Label, Labels, Region
 from voxfit.inference.postprocessing import segment, to_values
-from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.plan import Inference
 from voxfit.planning.planners.paper import make_plan
 from voxfit.preprocessing.case import PreprocessingGeometry
@@ -19,9 +19,8 @@ REGIONS = (Region(name="all", values=(1, 2), paste=1), Region(name="core", value
 
 
 def plan_of(regions, average_over):
-    case = CaseFingerprint(shape=SHAPE, uncropped_shape=SHAPE, spacing_mm=(1.0, 1.0, 1.0))
     labels = Labels(classes=CLASSES, regions=regions)
-    facts = Fingerprint(dataset="x", channel_names=("MRI",), labels=labels, cases=(case,), intensities=(None,))
+    facts = fingerprint_of((case_of(SHAPE),), labels=labels)
     return make_plan(facts).model_copy(update={"inference": Inference(average_over=average_over)})
 
 

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from augmented import augmented
+from builders import configuration_of, write_store
 from voxfit.core.errors import RecordError
-from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
-from voxfit.imaging.volume import Volume
 from voxfit.learning.augmentation import draw_parameters, list_transforms
 from voxfit.learning.intensity import (
     Noise,
@@ -27,11 +26,9 @@ from voxfit.learning.intensity import (
 from voxfit.learning.randomness import RandomStreams
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler
 from voxfit.learning.spatial import draw_spatial
-from voxfit.planning.grid import Grid, ZScore
-from voxfit.planning.plan import Configuration
+from voxfit.planning.grid import ZScore
 from voxfit.planning.recipes import IntensitySet, Recipe
-from voxfit.preprocessing.case import OUTSIDE, prepare
-from voxfit.preprocessing.store import Store, write_case, write_manifest
+from voxfit.preprocessing.case import OUTSIDE
 
 PAPER = Recipe()
 ALWAYS = IntensitySet(
@@ -421,27 +418,17 @@ CONFIGURATIONS = {
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
-    grid = Grid(spacing_mm=(1.0, 1.0, 1.0), normalization=(ZScore(), ZScore(inside_mask=True)))
     image = sample((2, 20, 24, 28)) + 1
     image[:, :, :, 22:] = 0
     image[:, :, 4:8, :9] = 0
     label = np.zeros(image.shape[1:], np.int16)
     label[2:4, 9:12, 2:6] = 1
-    case = prepare(Volume(image, Geometry(label.shape, (1.0, 1.0, 1.0))), grid, label)
-    write_case(folder, "a", case, 2)
-    write_manifest(folder, ["a"], "x")
-    return Store(folder)
+    return write_store(folder, {"a": (image, label)}, 2, (ZScore(), ZScore(inside_mask=True)))
 
 
 def sampler(store, kind, intensity, masked_channels=()):
     fields = dict(CONFIGURATIONS[kind])
-    patch = fields.pop("patch")
-    configuration = Configuration(
-        **{"augmentation": "3d" if len(patch) == 3 else "2d"}
-        | fields
-        | {"spacing": (1.0,) * len(patch), "median_shape": patch, "patch_size": patch, "batch_size": 4}
-        | {"num_pool": (1,) * len(patch), "base_features": 4, "max_features": None, "dice": "sample"}
-    )
+    configuration = configuration_of(fields.pop("patch"), 4, **fields)
     name = "augmentation_3d" if kind == "3d" else "augmentation_2d"
     # No interpolation and no gamma: what is left can be said in a line.
     silent = {"rotation_probability": 0.0, "scale_probability": 0.0, "elastic_probability": 0.0}

@@ -6,20 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from builders import configuration_of, write_store
 from voxfit.core.progress import Listener
-from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
-from voxfit.imaging.volume import Volume
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler
 from voxfit.learning.task import TrainingTask, task_loss
 from voxfit.learning.training import Training
 from voxfit.networks.unet import build_network
 from voxfit.planning.architecture import Topology, paper_stages
-from voxfit.planning.grid import Grid, ZScore
-from voxfit.planning.plan import Configuration
 from voxfit.planning.recipes import PolynomialDecay, Recipe
-from voxfit.preprocessing.case import prepare
-from voxfit.preprocessing.store import Store, write_case, write_manifest
 
 SHAPE = (10, 12, 14)
 NAMES = ("a", "b", "c")
@@ -27,7 +22,7 @@ NAMES = ("a", "b", "c")
 
 @pytest.fixture
 def store(tmp_path):
-    grid = Grid(spacing_mm=(1.0, 1.0, 1.0), normalization=(ZScore(),))
+    cases = {}
     folder = tmp_path / "store"
     folder.mkdir()
     for seed, name in enumerate(NAMES):
@@ -35,9 +30,8 @@ def store(tmp_path):
         label = np.zeros(SHAPE, np.int16)
         label[2 + seed : 7, 3:9, 4:10] = 1
         image = (rng.normal(size=(1, *SHAPE)) + 4 * label).astype(np.float32)
-        write_case(folder, name, prepare(Volume(image, Geometry(SHAPE, (1.0, 1.0, 1.0))), grid, label), 2)
-    write_manifest(folder, NAMES, "x")
-    return Store(folder)
+        cases[name] = image, label
+    return write_store(folder, cases, 2)
 
 
 def test_losses_are_means_over_the_batches_that_were_drawn(store, tmp_path):
@@ -46,17 +40,7 @@ def test_losses_are_means_over_the_batches_that_were_drawn(store, tmp_path):
         name="test",
         labels=Labels(classes=(Label(name="box", value=1),)),
         topology=Topology(in_channels=1, out_channels=2, **dict(paper_stages((1, 1, 1), 4, None))),
-        configuration=Configuration(
-            spacing=(1.0, 1.0, 1.0),
-            median_shape=SHAPE,
-            patch_size=(8, 8, 8),
-            batch_size=2,
-            num_pool=(1, 1, 1),
-            base_features=4,
-            max_features=None,
-            dice="sample",
-            augmentation="3d",
-        ),
+        configuration=configuration_of((8, 8, 8), 2, median_shape=SHAPE),
         recipe=Recipe(
             steps_per_epoch=5,
             validation_steps=3,

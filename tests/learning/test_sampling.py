@@ -7,13 +7,13 @@ import pytest
 import scipy.stats
 import torch
 
+from builders import configuration_of, write_store
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import IGNORED, Label, Labels, Region
 from voxfit.imaging.volume import Volume
 from voxfit.learning.prefetch import Prefetcher, ResidentStore, stored_bytes
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Previous
 from voxfit.planning.grid import Divide, Grid, ZScore
-from voxfit.planning.plan import Configuration
 from voxfit.planning.recipes import AugmentationSet, PreviousStageAugmentation, Recipe
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import Store, write_case, write_manifest
@@ -25,7 +25,7 @@ SHAPES = {"a": (20, 24, 28), "b": (9, 30, 16), "c": (16, 16, 16)}
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
-    grid = Grid(spacing_mm=(1.0, 1.0, 1.0), normalization=(ZScore(),))
+    cases = {}
     for seed, (name, shape) in enumerate(SHAPES.items()):
         rng = np.random.default_rng(seed)
         image = rng.random((1, *shape)).astype(np.float32) + 1
@@ -33,35 +33,16 @@ def store(tmp_path_factory):
         label[2:4, 3:5, 2:6] = 1
         if name != "c":
             label[-2:, -3:, -1:] = 2
-        case = prepare(Volume(image, Geometry(shape, (1.0, 1.0, 1.0))), grid, label)
-        write_case(folder, name, case, 3)
-    write_manifest(folder, list(SHAPES), "x")
-    return Store(folder)
-
-
-def configuration(patch, batch=7, **changes):
-    fields = {
-        "spacing": (1.0,) * len(patch),
-        "median_shape": patch,
-        "patch_size": patch,
-        "batch_size": batch,
-        "num_pool": (1,) * len(patch),
-        "base_features": 4,
-        "max_features": None,
-        "dice": "sample",
-        "augmentation": "3d" if len(patch) == 3 else "2d",
-    }
-    if len(patch) == 2:
-        fields |= {"slice_axis": 0, "slice_spacing": 1.0}
-    return Configuration(**(fields | changes))
+        cases[name] = image, label
+    return write_store(folder, cases, 3)
 
 
 KINDS = {
-    "3d": configuration((12, 16, 12)),
-    "2d": configuration((16, 12)),
-    "2d along y": configuration((16, 12), slice_axis=1),
-    "slices": configuration((4, 16, 12), augmentation="2d_slices"),
-    "slices along x": configuration((16, 12, 4), augmentation="2d_slices"),
+    "3d": configuration_of((12, 16, 12), 7),
+    "2d": configuration_of((16, 12), 7),
+    "2d along y": configuration_of((16, 12), 7, slice_axis=1),
+    "slices": configuration_of((4, 16, 12), 7, augmentation="2d_slices"),
+    "slices along x": configuration_of((16, 12, 4), 7, augmentation="2d_slices"),
 }
 
 
@@ -113,7 +94,7 @@ def placed(folder, label):
 
 def starts_of(store, patch, steps, last=None):
     """Where the patches of some batches begin; of `last`, only the last ones of each batch."""
-    drawn = PatchSampler(store, ["a"], configuration(patch), Recipe(), labels=LABELS, channels=3, seed=0)
+    drawn = PatchSampler(store, ["a"], configuration_of(patch, 7), Recipe(), labels=LABELS, channels=3, seed=0)
     samples = [one for step in range(steps) for one in drawn.batch(VALIDATION, 0, step)[-last if last else 0 :]]
     return np.array([one.image[:, 0, 0, 0].numpy() - 1 for one in samples]).astype(int)
 

@@ -22,13 +22,12 @@ import torch
 from rich.console import Console
 from safetensors import safe_open
 
+from builders import configuration_of, write_store
 from voxfit.console import ConsoleListener
 from voxfit.core.errors import TrainingError
 from voxfit.core.interruption import Interrupted, interrupt
 from voxfit.core.progress import Listener
-from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
-from voxfit.imaging.volume import Volume
 from voxfit.learning.engine import StepMode
 from voxfit.learning.losses import segmentation_loss
 from voxfit.learning.sampling import PatchSampler
@@ -36,11 +35,8 @@ from voxfit.learning.task import TrainingTask, measure_step, task_loss
 from voxfit.learning.training import Training
 from voxfit.networks.unet import build_network, inference_weights
 from voxfit.planning.architecture import Topology, paper_stages
-from voxfit.planning.grid import Grid, ZScore
-from voxfit.planning.plan import Configuration
 from voxfit.planning.recipes import SGD, Plateau, PolynomialDecay, Recipe, recipe_named
-from voxfit.preprocessing.case import prepare
-from voxfit.preprocessing.store import Store, write_case, write_manifest
+from voxfit.preprocessing.store import Store, write_manifest
 
 NAMES = ("a", "b", "c")
 
@@ -65,7 +61,7 @@ class Ear(Listener):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
-    grid = Grid(spacing_mm=(1.0, 1.0, 1.0), normalization=(ZScore(),))
+    cases = {}
     for seed, name in enumerate(NAMES):
         rng = np.random.default_rng(seed)
         image = rng.normal(size=(1, 14, 16, 18)).astype(np.float32)
@@ -73,10 +69,8 @@ def store(tmp_path_factory):
         corner = rng.integers(1, 7, 3)
         label[tuple(slice(low, low + 6) for low in corner)] = 1
         image[0][label == 1] += 4
-        case = prepare(Volume(image, Geometry((14, 16, 18), (1.0, 1.0, 1.0))), grid, label)
-        write_case(folder, name, case, 2)
-    write_manifest(folder, NAMES, "x")
-    return Store(folder)
+        cases[name] = image, label
+    return write_store(folder, cases, 2)
 
 
 def task(seed=0, epochs=4, **changes):
@@ -86,17 +80,7 @@ def task(seed=0, epochs=4, **changes):
         name="test",
         labels=Labels(classes=(Label(name="box", value=1),)),
         topology=Topology(in_channels=1, out_channels=2, **dict(paper_stages((1, 1, 1), 4, None))),
-        configuration=Configuration(
-            spacing=(1.0, 1.0, 1.0),
-            median_shape=(14, 16, 18),
-            patch_size=(12, 12, 12),
-            batch_size=2,
-            num_pool=(1, 1, 1),
-            base_features=4,
-            max_features=None,
-            dice="sample",
-            augmentation="3d",
-        ),
+        configuration=configuration_of((12, 12, 12), 2, median_shape=(14, 16, 18)),
         recipe=recipe,
         training_cases=("a", "b"),
         validation_cases=("c",),
@@ -181,7 +165,7 @@ def test_an_epoch_stands_in_the_history_before_its_checkpoint_does(store, tmp_pa
 import sys
 from pathlib import Path
 import safetensors.torch
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:2]]!r}
 from test_training import Ear, Store, Training, task
 
 written = safetensors.torch.save

@@ -2,24 +2,14 @@
 
 import pytest
 
+from builders import configuration_of
 from voxfit.imaging.labels import Label, Labels
 from voxfit.planning.architecture import Topology, paper_stages
 from voxfit.planning.identity import digest_of_training, training_seed
-from voxfit.planning.plan import Configuration
 from voxfit.planning.recipes import Recipe
 
 LABELS = Labels(classes=(Label(name="box", value=1),))
-CONFIGURATION = Configuration(
-    spacing=(1.0, 1.0, 1.0),
-    median_shape=(14, 16, 18),
-    patch_size=(12, 12, 12),
-    batch_size=2,
-    num_pool=(1, 1, 1),
-    base_features=4,
-    max_features=None,
-    dice="sample",
-    augmentation="3d",
-)
+CONFIGURATION = configuration_of((12, 12, 12), 2, median_shape=(14, 16, 18))
 
 
 def digest(**changes):

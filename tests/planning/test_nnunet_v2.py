@@ -12,6 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from builders import case_of, fingerprint_of
 from voxfit.imaging.labels import Label, Labels
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint, load_fingerprint
 from voxfit.planning.planners.nnunet_v2 import (
@@ -30,20 +31,9 @@ TASKS = ("BrainTumour", "Heart", "Liver", "Hippocampus", "Prostate", "Lung", "Pa
 CLASSES = 3
 
 
-def case(shape: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0, 1.0)) -> CaseFingerprint:
-    return CaseFingerprint(shape=shape, uncropped_shape=shape, spacing_mm=spacing)
-
-
 def fingerprint(cases: Sequence[CaseFingerprint], **more: Any) -> Fingerprint:
     labels = tuple(Label(name=f"class {value}", value=value) for value in range(1, CLASSES))
-    return Fingerprint(
-        dataset="Test",
-        channel_names=("MRI",),
-        labels=Labels(classes=labels),
-        cases=tuple(cases),
-        intensities=(None,),
-        **more,
-    )
+    return fingerprint_of(cases, labels=Labels(classes=labels), **more)
 
 
 # What nnU-Net v2 published
@@ -146,12 +136,12 @@ def test_target_spacing(slices: int, spacings: list[float], expected: float, axi
     def along(coarse: Any, other: Any) -> tuple[Any, ...]:
         return tuple(coarse if i == axis else other for i in range(3))
 
-    facts = fingerprint([case(along(slices, 200), along(spacing, 1.5)) for spacing in spacings])
+    facts = fingerprint([case_of(along(slices, 200), along(spacing, 1.5)) for spacing in spacings])
     assert target_spacing(facts) == along(expected, 1.5)
 
 
 def test_a_cube() -> None:
-    rules = plan_networks(fingerprint([case((128, 128, 128))] * 100), PLAIN)
+    rules = plan_networks(fingerprint([case_of((128, 128, 128))] * 100), PLAIN)
     assert set(rules) == {"2d", "3d"}
     full, plane = rules["3d"], rules["2d"]
     assert (full.patch_size, full.batch_size) == ((128, 128, 128), 2)
@@ -165,7 +155,7 @@ def test_a_cube() -> None:
 
 
 def test_residual_networks() -> None:
-    rules = plan_networks(fingerprint([case((128, 128, 128))] * 100), LARGE)
+    rules = plan_networks(fingerprint([case_of((128, 128, 128))] * 100), LARGE)
     full = rules["3d"]
     assert full.residual
     assert full.encoder_blocks == (1, 3, 4, 6, 6, 6)
@@ -174,11 +164,11 @@ def test_residual_networks() -> None:
 
 def test_ties_are_broken_at_the_last_axis() -> None:
     # 256 cubed is too much, and 256 x 256 x 224 still; x is shortened first and then y, as in the published plans.
-    assert plan_networks(fingerprint([case((256, 256, 256))]), HUGE)["3d"].patch_size == (256, 224, 224)
+    assert plan_networks(fingerprint([case_of((256, 256, 256))]), HUGE)["3d"].patch_size == (256, 224, 224)
 
 
 def test_the_whole_batch_must_fit_only_for_residual_networks() -> None:
-    facts = fingerprint([case((64, 2000, 2000), (3.0, 1.0, 1.0))] * 50)
+    facts = fingerprint([case_of((64, 2000, 2000), (3.0, 1.0, 1.0))] * 50)
     plain, residual = (plan_networks(facts, preset)["2d"] for preset in (PLAIN, MEDIUM))
     assert plain.batch_size == 2
     assert residual.batch_size >= 12
@@ -189,7 +179,7 @@ def test_a_batch_holds_a_share_of_the_dataset(cases: int, plain: int, residual: 
     # Patches are whole cases of 32 x 48 x 48 here: 5 % of the cases, or with residual networks all of them. A voxel
     # costs 5 * 32 + 5 * 64 / 8 + 5 * 128 / 64 + 2 * 256 / 512 + 3 = 214 elements, so that 71 fit into two times 560e6,
     # or 5 * 32 + 9 * 64 / 8 + 11 * 128 / 64 + 13 * 256 / 512 + 3 = 263.5, so that 70 fit into two times 680e6.
-    facts = fingerprint([case((32, 48, 48))] * cases)
+    facts = fingerprint([case_of((32, 48, 48))] * cases)
     for preset, expected in ((PLAIN, plain), (MEDIUM, residual)):
         rule = plan_networks(facts, preset)["3d"]
         assert rule.patch_size == (32, 48, 48)
@@ -197,7 +187,7 @@ def test_a_batch_holds_a_share_of_the_dataset(cases: int, plain: int, residual: 
 
 
 def test_low_resolution_of_a_large_volume() -> None:
-    rules = plan_networks(fingerprint([case((400, 512, 512), (1.0, 0.8, 0.8))] * 100), PLAIN)
+    rules = plan_networks(fingerprint([case_of((400, 512, 512), (1.0, 0.8, 0.8))] * 100), PLAIN)
     assert set(rules) == {"2d", "3d", "3d_lowres", "3d_cascade"}
     assert [rules[name].batch_dice for name in ("2d", "3d", "3d_lowres", "3d_cascade")] == [True, True, False, True]
     assert rules["3d_cascade"] == replace(rules["3d"], previous="3d_lowres")
@@ -205,14 +195,14 @@ def test_low_resolution_of_a_large_volume() -> None:
 
 def test_low_resolution_is_dropped_where_it_is_hardly_lower() -> None:
     # Four patches of 128 cubed are 203 cubed: 224 is more, but not twice as many voxels.
-    rules = plan_networks(fingerprint([case((224, 224, 224))] * 100), PLAIN)
+    rules = plan_networks(fingerprint([case_of((224, 224, 224))] * 100), PLAIN)
     assert set(rules) == {"2d", "3d"}
     assert not rules["3d"].batch_dice
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 5.0, 0.2)])
 def test_pictures_have_one_network(spacing: tuple[float, ...]) -> None:
-    rules = plan_networks(fingerprint([case((1, 300, 400), spacing)], dimension=2), PLAIN)
+    rules = plan_networks(fingerprint([case_of((1, 300, 400), spacing)], dimension=2), PLAIN)
     assert set(rules) == {"2d"}
     assert rules["2d"].slice_axis == 0
     assert rules["2d"].median_shape == (300, 400)
@@ -223,7 +213,7 @@ def test_one_thick_slice_has_one_network(axis: int) -> None:
     shape, spacing = [300, 400], [1.0, 1.0]
     shape.insert(axis, 1)
     spacing.insert(axis, 5.0)
-    rules = plan_networks(fingerprint([case(tuple(shape), tuple(spacing))]), PLAIN)
+    rules = plan_networks(fingerprint([case_of(tuple(shape), tuple(spacing))]), PLAIN)
     assert set(rules) == {"2d"}
     assert rules["2d"].slice_axis == axis
     assert rules["2d"].median_shape == (300, 400)
@@ -243,7 +233,7 @@ def test_one_thick_slice_has_one_network(axis: int) -> None:
 )
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_extreme_volumes_are_planned(preset: Preset, shape: tuple[int, ...], spacing: tuple[float, ...]) -> None:
-    for rule in plan_networks(fingerprint([case(shape, spacing)]), preset).values():
+    for rule in plan_networks(fingerprint([case_of(shape, spacing)]), preset).values():
         assert_consistent(rule, preset)
 
 
@@ -252,7 +242,7 @@ def test_extreme_volumes_are_planned(preset: Preset, shape: tuple[int, ...], spa
 sizes = st.integers(1, 12) | st.integers(1, 800)
 spacings = st.sampled_from([0.5, 1.0, 2.0, 5.0]) | st.floats(0.05, 20)
 volumes = st.lists(
-    st.builds(case, st.tuples(sizes, sizes, sizes), st.tuples(spacings, spacings, spacings)), min_size=1, max_size=5
+    st.builds(case_of, st.tuples(sizes, sizes, sizes), st.tuples(spacings, spacings, spacings)), min_size=1, max_size=5
 )
 presets = st.builds(
     lambda preset, share: replace(preset, vram_gb=preset.vram_gb * share),
@@ -362,7 +352,7 @@ def test_it_does_not_matter_where_the_slices_are(cases: list[CaseFingerprint], p
     def turn(values: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(values[axis] for axis in first)
 
-    turned = plan_networks(fingerprint([case(turn(item.shape), turn(item.spacing_mm)) for item in cases]), preset)
+    turned = plan_networks(fingerprint([case_of(turn(item.shape), turn(item.spacing_mm)) for item in cases]), preset)
     for name, rule in plan_networks(fingerprint(cases), preset).items():
         expected = replace(rule, spacing_mm=turn(rule.spacing_mm))
         if name == "2d":

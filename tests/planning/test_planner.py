@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from voxfit.imaging.labels import Label, Labels
+from builders import case_of, fingerprint_of
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint, load_fingerprint
 from voxfit.planning.grid import ClipAndScale, MissingCTStatistics, ZScore
 from voxfit.planning.intensities import Intensities
@@ -101,23 +101,13 @@ def test_how_the_decathlon_is_normalised(
 def fingerprint(
     cases: Sequence[CaseFingerprint], channels: Sequence[tuple[str, Intensities | None]] = (("MRI", None),), **more: Any
 ) -> Fingerprint:
-    return Fingerprint(
-        dataset="Test",
-        channel_names=tuple(name for name, _ in channels),
-        labels=Labels(classes=(Label(name="a", value=1),)),
-        cases=tuple(cases),
-        intensities=tuple(found for _, found in channels),
-        **more,
-    )
-
-
-def case(shape: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0, 1.0), whole: Any = None) -> CaseFingerprint:
-    return CaseFingerprint(shape=shape, uncropped_shape=whole or shape, spacing_mm=spacing)
+    names, intensities = zip(*channels, strict=True)
+    return fingerprint_of(cases, names, intensities=intensities, **more)
 
 
 spacings = st.sampled_from([0.5, 1.0, 2.5]) | st.floats(0.01, 100)
 many_cases = st.lists(
-    st.builds(case, st.tuples(*[st.integers(1, 1500)] * 3), st.tuples(spacings, spacings, spacings)),
+    st.builds(case_of, st.tuples(*[st.integers(1, 1500)] * 3), st.tuples(spacings, spacings, spacings)),
     min_size=1,
     max_size=5,
 )
@@ -127,7 +117,8 @@ small_limits = st.just(Limits()) | st.builds(
 
 
 @given(many_cases, small_limits)
-@example([case((58, 769, 1089), (0.5, 0.5, 0.5))], Limits(min_batch_size=3))  # the smallest allowed is the share, too
+# The smallest allowed is the share, too.
+@example([case_of((58, 769, 1089), (0.5, 0.5, 0.5))], Limits(min_batch_size=3))
 @settings(max_examples=200)
 def test_what_is_offered_and_why(cases: list[CaseFingerprint], limits: Limits) -> None:
     facts = fingerprint(cases)
@@ -192,7 +183,7 @@ def assert_cascade(configurations: Configurations, facts: Fingerprint, limits: L
 
 @given(st.lists(st.tuples(st.just(1), st.integers(1, 900), st.integers(1, 900)), min_size=1, max_size=5))
 def test_pictures_have_one_network(shapes: list[tuple[int, ...]]) -> None:
-    plan = make_plan(fingerprint([case(shape) for shape in shapes], dimension=2))
+    plan = make_plan(fingerprint([case_of(shape) for shape in shapes], dimension=2))
     assert set(plan.configurations) == {"2d"}
     plane = plan.configurations["2d"]
     assert plane.slice_axis == 0
@@ -210,7 +201,7 @@ def test_pictures_have_one_network(shapes: list[tuple[int, ...]]) -> None:
     ],
 )
 def test_extreme_volumes_are_planned(shape: tuple[int, ...], spacing: tuple[float, ...]) -> None:
-    plan = make_plan(fingerprint([case(shape, spacing)]))
+    plan = make_plan(fingerprint([case_of(shape, spacing)]))
     for name, configuration in plan.configurations.items():
         assert min(configuration.patch_size) >= 1
         if name != "2d":
@@ -219,7 +210,7 @@ def test_extreme_volumes_are_planned(shape: tuple[int, ...], spacing: tuple[floa
 
 def test_a_small_machine_gets_a_small_patch() -> None:
     limits = Limits(voxel_budget=32**3, plane_voxels=64 * 64, max_pool_3d=2, base_features=4, max_features_3d=16)
-    plan = make_plan(fingerprint([case((100, 100, 100))] * 20), limits)
+    plan = make_plan(fingerprint([case_of((100, 100, 100))] * 20), limits)
     assert plan.limits == limits
     three = plan.configurations["3d"]
     assert (three.patch_size, three.num_pool, three.batch_size) == ((32, 32, 32), (2, 2, 2), 2)
@@ -231,7 +222,7 @@ MEASURED = Intensities(percentile_00_5=-1.0, percentile_99_5=5.0, mean=2.0, stan
 
 @pytest.mark.parametrize(("kept", "masked"), [(2, True), (3, True), (4, False)])
 def test_normalisation_of_each_channel(kept: int, masked: bool) -> None:
-    cases = [case((kept, 5, 5), whole=(4, 5, 5))]
+    cases = [case_of((kept, 5, 5), uncropped_shape=(4, 5, 5))]
     plan = make_plan(fingerprint(cases, [("CT", MEASURED), ("MRI", None), ("ct", None)]))
     assert plan.normalization == (
         ClipAndScale(lower=-1.0, upper=5.0, mean=2.0, standard_deviation=0.5),
@@ -242,16 +233,16 @@ def test_normalisation_of_each_channel(kept: int, masked: bool) -> None:
 
 def test_a_constant_ct_is_not_divided_by_zero() -> None:
     constant = MEASURED.model_copy(update={"standard_deviation": 0.0})
-    (item,) = make_plan(fingerprint([case((8, 8, 8))], [("CT", constant)])).normalization
+    (item,) = make_plan(fingerprint([case_of((8, 8, 8))], [("CT", constant)])).normalization
     assert isinstance(item, ClipAndScale)
     assert item.standard_deviation > 0
 
 
 def test_a_plan_knows_what_it_was_made_from() -> None:
-    facts = fingerprint([case((50, 50, 50))])
+    facts = fingerprint([case_of((50, 50, 50))])
     origin = plan_by("nnunet-2018", facts).inputs_digest
     assert (
         plan_by("nnunet-2018", facts.model_copy(update={"inputs_digest": "another time stamp"})).inputs_digest == origin
     )
     assert plan_by("nnunet-2018", facts, Limits(base_features=8)).inputs_digest != origin
-    assert plan_by("nnunet-2018", fingerprint([case((50, 50, 51))])).inputs_digest != origin
+    assert plan_by("nnunet-2018", fingerprint([case_of((50, 50, 51))])).inputs_digest != origin

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from builders import case_of, fingerprint_of
 from voxfit.core.errors import RecordError
-from voxfit.imaging.labels import Label, Labels
-from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint, load_fingerprint
+from voxfit.planning.fingerprint import Fingerprint, load_fingerprint
 from voxfit.planning.grid import ClipAndScale, Divide, UnitRange, ZScore
 from voxfit.planning.intensities import Intensities
 from voxfit.planning.plan import PAPER, Limits, Plan
@@ -21,14 +21,8 @@ TASKS = ("BrainTumour", "Heart", "Liver", "Hippocampus", "Prostate", "Lung", "Pa
 
 def facts(*channels: str, cropped: int = 80) -> Fingerprint:
     intensities = {"CT": Intensities(percentile_00_5=-9, percentile_99_5=99, mean=5, standard_deviation=7, voxels=3)}
-    case = CaseFingerprint(shape=(cropped, 90, 70), uncropped_shape=(80, 90, 70), spacing_mm=(2.0, 1.0, 1.0))
-    return Fingerprint(
-        dataset="x",
-        channel_names=channels,
-        labels=Labels(classes=(Label(name="a", value=1),)),
-        cases=(case,) * 20,
-        intensities=tuple(intensities.get(name) for name in channels),
-    )
+    case = case_of((cropped, 90, 70), (2.0, 1.0, 1.0), (80, 90, 70))
+    return fingerprint_of((case,) * 20, channels, intensities=tuple(intensities.get(name) for name in channels))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -102,7 +96,7 @@ def test_slices_of_a_coarse_short_axis_are_transformed_one_by_one(
     shape: tuple[int, ...], spacing_mm: tuple[float, ...], slices: bool
 ) -> None:
     """nnU-Net v2's dummy 2D augmentation: the patch more than three times longer than along its coarsest axis."""
-    case = CaseFingerprint(shape=shape, uncropped_shape=shape, spacing_mm=spacing_mm)
+    case = case_of(shape, spacing_mm)
     plan = plan_by("nnunet-v2", facts("MRI").model_copy(update={"cases": (case,) * 20}))
     assert plan.configurations["3d"].augmentation == ("2d_slices" if slices else "3d")
 

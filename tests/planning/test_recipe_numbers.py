@@ -2,8 +2,7 @@
 
 import pytest
 
-from voxfit.imaging.labels import Label, Labels
-from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
+from builders import case_of, fingerprint_of
 from voxfit.planning.planners import PLANNERS, plan_by
 from voxfit.planning.recipes import SGD, Adam, Plateau, PolynomialDecay, recipe_named
 
@@ -48,10 +47,7 @@ def test_nnunets_training(name):
 
 @pytest.mark.parametrize("name", [name for name in PLANNERS if name != "nnunet-2018"])
 def test_nnunets_preparation_and_inference(name):
-    case = CaseFingerprint(shape=(40, 60, 60), uncropped_shape=(40, 60, 60), spacing_mm=(2.0, 1.0, 1.0))
-    labels = Labels(classes=(Label(name="a", value=1),))
-    facts = Fingerprint(dataset="x", channel_names=("MRI",), labels=labels, cases=(case,) * 5, intensities=(None,))
-    plan = plan_by(name, facts)
+    plan = plan_by(name, fingerprint_of((case_of((40, 60, 60), (2.0, 1.0, 1.0)),) * 5))
     preparation, inference = plan.preparation, plan.inference
     assert (preparation.first, preparation.coarse_axis_ratio, preparation.labels) == ("normalize", 3, "linear")
     assert (inference.average_over, inference.gaussian_center) == ("logits", "shifted")

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from builders import case_of, fingerprint_of
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import IGNORED, Label, Labels, Region
 from voxfit.imaging.verification import LabelledVolume
-from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint, Measurements, measure_case, summarize
+from voxfit.planning.fingerprint import Measurements, measure_case, summarize
 from voxfit.planning.grid import ZScore
 from voxfit.planning.patch_rules import volume_rule
 from voxfit.planning.plan import Limits
@@ -34,11 +35,8 @@ def test_rows_of_table_1(row):
 
 
 def facts(labels, share=1.0, channels=("MRI",)):
-    whole = (100, 100, 100)
-    case = CaseFingerprint(shape=(round(100 * share), 100, 100), uncropped_shape=whole, spacing_mm=(1.0, 1.0, 1.0))
-    return Fingerprint(
-        dataset="x", channel_names=channels, labels=labels, cases=(case,) * 5, intensities=(None,) * len(channels)
-    )
+    case = case_of((round(100 * share), 100, 100), uncropped_shape=(100, 100, 100))
+    return fingerprint_of((case,) * 5, channels, labels)
 
 
 CLASSES = Labels(classes=(Label(name="a", value=1), Label(name="b", value=2)))

@@ -4,11 +4,11 @@ import math
 
 import pytest
 
+from builders import case_of, configuration_of, fingerprint_of
 from voxfit.core.errors import UsageError
 from voxfit.imaging.labels import Label, Labels
-from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.grid import ZScore
-from voxfit.planning.plan import Configuration, Plan
+from voxfit.planning.plan import Plan
 from voxfit.planning.planners.paper import make_plan
 from voxfit.planning.recipes import PolynomialDecay, Recipe
 from voxfit.running.budget import ENOUGH_STEPS, SMALLEST_PATCH, counted_recipe, fit_to_budget, share_again
@@ -17,16 +17,8 @@ from voxfit.running.stopwatch import Stopwatch
 
 
 def plan(batch=9):
-    configuration = Configuration(
-        spacing=(1.0, 1.0, 1.0),
-        median_shape=(36, 50, 35),
-        patch_size=(40, 56, 40),
-        batch_size=batch,
-        num_pool=(3, 3, 3),
-        base_features=30,
-        max_features=320,
-        dice="sample",
-        augmentation="3d",
+    configuration = configuration_of(
+        (40, 56, 40), batch, median_shape=(36, 50, 35), num_pool=(3, 3, 3), base_features=30, max_features=320
     )
     return Plan(
         dataset="x",
@@ -77,10 +69,8 @@ def test_then_the_width_until_enough_steps_fit(seconds):
 
 def large_plan():
     """Brains: the paper's patch has 128^3 voxels, and 2D slices."""
-    cases = (CaseFingerprint(shape=(138, 169, 138), uncropped_shape=(155, 240, 240), spacing_mm=(1.0, 1.0, 1.0)),) * 484
-    labels = Labels(classes=(Label(name="a", value=1),))
-    facts = Fingerprint(dataset="x", channel_names=("MRI",), labels=labels, cases=cases, intensities=(None,))
-    return make_plan(facts)
+    case = case_of((138, 169, 138), uncropped_shape=(155, 240, 240))
+    return make_plan(fingerprint_of((case,) * 484))
 
 
 def by_voxels(tried):

@@ -2,36 +2,19 @@
 
 import pytest
 
+from builders import configuration_of
 from voxfit.imaging.labels import Label, Labels
 from voxfit.planning.grid import ZScore
-from voxfit.planning.plan import Configuration, Inference, Plan
+from voxfit.planning.plan import Inference, Plan
 from voxfit.planning.recipes import SGD, Recipe
 from voxfit.running.budget import counted_recipe, fit_to_budget
 from voxfit.running.estimates import Fitted, prediction_seconds
 
-VOLUME = Configuration(
-    spacing=(1.0, 1.0, 1.0),
-    median_shape=(36, 50, 36),
-    patch_size=(40, 56, 40),
-    batch_size=2,
-    num_pool=(3, 3, 3),
-    base_features=30,
-    max_features=320,
-    dice="sample",
-    augmentation="3d",
+VOLUME = configuration_of(
+    (40, 56, 40), 2, median_shape=(36, 50, 36), num_pool=(3, 3, 3), base_features=30, max_features=320
 )
-PLANE = Configuration(
-    spacing=(1.0, 1.0),
-    median_shape=(50, 36),
-    patch_size=(56, 40),
-    batch_size=4,
-    num_pool=(3, 3),
-    base_features=30,
-    max_features=480,
-    dice="batch",
-    augmentation="2d",
-    slice_axis=0,
-    slice_spacing=1.0,
+PLANE = configuration_of(
+    (56, 40), 4, median_shape=(50, 36), num_pool=(3, 3), base_features=30, max_features=480, dice="batch"
 )
 
 

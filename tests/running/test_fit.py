@@ -254,6 +254,21 @@ def test_a_budget_is_written_into_the_settings(boxes, tmp_path):
     assert (tmp_path / "3d/fold_0/weights.safetensors").stat().st_mtime_ns == stamp
 
 
+def test_what_came_before_the_training_is_part_of_the_budget(boxes, tmp_path):
+    class Slow(voxfit.Listener):
+        def stage(self, text):
+            if text.startswith("Preparing"):
+                time.sleep(6.0)
+            if text.startswith("Training"):
+                raise InterruptedError
+
+    asked = request(boxes, tmp_path, configurations=("3d",), folds=(0,), epochs=None, budget_seconds=25.0)
+    with pytest.raises(InterruptedError):
+        voxfit.fit(asked, Slow())
+    # Six seconds were slept, eight are kept for model and report.
+    assert 0 < Settings.load(tmp_path / "training.json").recipe.schedule.seconds < 25 - 6 - 8
+
+
 def test_images_and_arrays_are_segmented_alike(finished, boxes):
     model = voxfit.Model.open(finished[0], "cpu")
     path = boxes / "imagesTs" / "box_06_0000.nii.gz"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from builders import begin
@@ -108,3 +111,39 @@ def test_a_finished_store_is_found_again(boxes: Path, tmp_path: Path) -> None:
     assert not ear.counts
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     assert json.loads((folder / "manifest.json").read_text())["voxels"].keys() == {f"box_{n:02}" for n in range(6)}
+
+
+def test_a_store_of_another_plan_is_not_trained_on(boxes: Path, tmp_path: Path) -> None:
+    """The spacing, and with it the place, is the same; the normalization is not."""
+    folder = store_of(boxes, tmp_path, Ear())
+    before = contents(folder)
+    path = tmp_path / "plan.json"
+    plan = json.loads(path.read_text())
+    plan["normalization"] = [
+        {"kind": "clip_and_scale", "lower": 90.0, "upper": 110.0, "mean": 100.0, "standard_deviation": 5.0}
+    ]
+    path.write_text(json.dumps(plan))
+    ear = Ear()
+    assert store_of(boxes, tmp_path, ear) == folder
+    assert ear.counts[-1] == (6, 6)
+    image = np.load(folder / "box_00.image.npy")
+    assert image.min() >= -2
+    assert image.max() <= 2
+    assert contents(folder)["box_00.label.npy"] == before["box_00.label.npy"]
+
+
+def test_a_corrected_label_is_prepared_again_though_its_file_has_the_same_size(boxes: Path, tmp_path: Path) -> None:
+    dataset = Path(shutil.copytree(boxes, tmp_path / "dataset"))
+    path = dataset / "labelsTr" / "box_01.nii.gz"
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    path.write_bytes(gzip.compress(content, compresslevel=0))
+    size = path.stat().st_size
+    folder = store_of(dataset, tmp_path / "run", Ear())
+    before = np.load(folder / "box_01.label.npy")
+    assert (before[-1, -1, -1], content[-1]) == (0, 0)
+    content[-1] = 5
+    path.write_bytes(gzip.compress(content, compresslevel=0))
+    assert path.stat().st_size == size
+    assert store_of(dataset, tmp_path / "run", Ear()) == folder
+    after = np.load(folder / "box_01.label.npy")
+    assert np.argwhere(after != before).tolist() == [[size - 1 for size in after.shape]]

@@ -10,28 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from builders import case_of, fingerprint_of
 from voxfit.core.errors import WorkspaceError
 from voxfit.imaging.geometry import Geometry
-from voxfit.imaging.labels import Label, Labels
 from voxfit.imaging.volume import Volume
 from voxfit.networks.unet import UNet
-from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.grid import Grid, ZScore
 from voxfit.planning.planners import plan_by
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import write_case
 from voxfit.running.space import check_space, needed_bytes
-
-
-def fingerprint_of(cases: int, edge: int) -> Fingerprint:
-    case = CaseFingerprint(shape=(edge,) * 3, uncropped_shape=(edge,) * 3, spacing_mm=(1.0, 1.0, 1.0))
-    return Fingerprint(
-        dataset="synthetic",
-        channel_names=("MRI",),
-        labels=Labels(classes=(Label(name="organ", value=1),)),
-        cases=(case,) * cases,
-        intensities=(None,),
-    )
 
 
 @contextmanager
@@ -51,7 +39,7 @@ def files_no_longer_than(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("planner", ["nnunet-2018", "nnunet-v2"])
 def test_the_weights_are_those_of_the_networks(planner: str) -> None:
-    fingerprint = fingerprint_of(20, 64)
+    fingerprint = fingerprint_of([case_of((64,) * 3)] * 20)
     plan = plan_by(planner, fingerprint)
     sizes = {
         name: sum(tensor.numel() for tensor in UNet(plan.topology(name)).parameters()) for name in plan.configurations
@@ -61,7 +49,7 @@ def test_the_weights_are_those_of_the_networks(planner: str) -> None:
 
 
 def test_prepared_cases_and_probabilities_are_counted_by_voxels() -> None:
-    fingerprint = fingerprint_of(20, 64)
+    fingerprint = fingerprint_of([case_of((64,) * 3)] * 20)
     plan = plan_by("nnunet-2018", fingerprint)
     needed = needed_bytes(fingerprint, plan, {"2d": 5, "3d": 5})
     assert needed["for prepared cases"] == 20 * 64**3 * 6  # one store for both
@@ -69,7 +57,7 @@ def test_prepared_cases_and_probabilities_are_counted_by_voxels() -> None:
 
 
 def test_a_disk_that_is_too_small_is_an_error_with_numbers(tmp_path: Path) -> None:
-    small, huge = fingerprint_of(20, 64), fingerprint_of(2000, 16_384)
+    small, huge = fingerprint_of([case_of((64,) * 3)] * 20), fingerprint_of([case_of((16_384,) * 3)] * 2000)
     check_space(tmp_path, small, plan_by("nnunet-2018", small), {"2d": 1})
     with pytest.raises(WorkspaceError, match=r"needs about [\d.]+ GiB .*GiB for prepared cases.*GiB free"):
         check_space(tmp_path, huge, plan_by("nnunet-2018", huge), {"3d": 5})
