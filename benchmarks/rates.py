@@ -64,7 +64,7 @@ def train(folder: Path, plan: Any, rate: float, amsgrad: bool, epochs: int) -> A
     from voxfit.core.progress import EpochReport, Listener
     from voxfit.learning.task import TrainingTask
     from voxfit.learning.training import Training
-    from voxfit.planning.recipe import Adam, PolynomialDecay, Recipe
+    from voxfit.planning.recipes import Adam, PolynomialDecay, Recipe
     from voxfit.preprocessing.store import Store
 
     reports: list[EpochReport] = []

@@ -159,7 +159,7 @@ def best_execution(task: Any, setting: Setting) -> tuple[Any, str]:
     """
     from voxfit.learning.engine import choose_execution
     from voxfit.learning.task import measure_step
-    from voxfit.planning.recipe import PolynomialDecay
+    from voxfit.planning.recipes import PolynomialDecay
 
     if setting.device != "cuda":
         return None, ""

@@ -22,7 +22,7 @@ from voxfit.imaging.labels import Label, Labels
 from voxfit.learning.losses import segmentation_loss
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler
 from voxfit.planning.plan import Limits
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "extension"
 LIMITS = ["--limit", "voxel_budget=4096", "--limit", "plane_voxels=2048", "--limit", "base_features=4"]

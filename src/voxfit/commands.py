@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from voxfit.console import ConsoleListener
     from voxfit.planning.plan import Limits, Plan
-    from voxfit.planning.recipe import Recipe
+    from voxfit.planning.recipes import Recipe
     from voxfit.running.request import FitRequest
 
 

@@ -10,8 +10,8 @@ from typing import Literal
 from voxfit.core.errors import RecordError, UsageError
 from voxfit.core.memory import UNITS
 from voxfit.planning.plan import Limits
-from voxfit.planning.recipe import PLANNERS, Recipe
-from voxfit.planning.recipes import recipe_named
+from voxfit.planning.planners import PLANNERS
+from voxfit.planning.recipes import Recipe, recipe_named
 
 
 def parse_limits(pairs: list[str] | None) -> Limits | None:
@@ -40,10 +40,9 @@ def parse_recipe(name: str) -> Recipe:
     """The name of a recipe, or a JSON file."""
     if name.endswith(".json"):
         return Recipe.load(Path(name))
-    for planner in PLANNERS:
-        if name == planner:
-            return recipe_named(planner)
-    raise UsageError(f"--recipe {name}: there are {', '.join(PLANNERS)}; or name a .json file.")
+    if name not in PLANNERS:
+        raise UsageError(f"--recipe {name}: there are {', '.join(PLANNERS)}; or name a .json file.")
+    return recipe_named(name)
 
 
 def parse_precision(name: str) -> Literal["float32", "int8"]:

@@ -36,10 +36,9 @@ from voxfit.planning.folds import split
 from voxfit.planning.grid import Normalization
 from voxfit.planning.intensities import Intensities
 from voxfit.planning.plan import Plan
-from voxfit.planning.planner import make_plan
 from voxfit.planning.planners import plan_by
-from voxfit.planning.recipe import PolynomialDecay, Recipe
-from voxfit.planning.recipes import recipe_named
+from voxfit.planning.planners.paper import make_plan
+from voxfit.planning.recipes import PolynomialDecay, Recipe, recipe_named
 from voxfit.planning.settings import Settings
 
 LABELS = Labels(classes=(Label(name="liver", value=1), Label(name="tumour <b>&\"'", value=4)))

@@ -16,7 +16,7 @@ from builders import begin
 from voxfit.core.errors import DatasetError
 from voxfit.imaging.dataset import Dataset
 from voxfit.planning.plan import Limits
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 from voxfit.running.fit import fit
 
 LIMITS = Limits(voxel_budget=4096, plane_voxels=2048, base_features=4)

@@ -3,35 +3,33 @@
 The tolerance is of values of about 1: both sides calculate in single precision and add up in another order.
 """
 
+import numpy as np
 import pytest
 import torch
 
+from augmented import augmented
 from golden.files import Golden, read_json
 from golden.inputs import CHANGED, FLIPS, SIGMAS, mask_of, sample
-from voxfit.learning.augmentation import Augmentation, adjust_gamma, mirror
-from voxfit.learning.intensity import Intensity, Noise, adjust_intensity, clear_outside
-from voxfit.planning.recipe import IntensitySet
-from voxfit.planning.recipes import recipe_named
+from voxfit.learning.intensity import Noise
+from voxfit.planning.recipes import IntensitySet, recipe_named
 
 TOLERANCE = 1e-5
 OURS = {
-    "noise": Intensity(noise=Noise(0.08, 5)),
-    "blur": Intensity(blur=(SIGMAS, None)),
-    "brightness": Intensity(brightness=(0.75, 1.2)),
-    "contrast": Intensity(contrast=(1.25, 0.8)),
-    "low resolution": Intensity(resolution=(0.6, None)),
-    "low resolution of slices": Intensity(resolution=(None, 0.7)),
-    "gamma": Augmentation(gamma=(0.7, 1.4)),
-    "inverted gamma": Intensity(inverted_gamma=(1.5, 0.8)),
+    "noise": {"noise": Noise(0.08, 5)},
+    "blur": {"blur": (SIGMAS, None)},
+    "brightness": {"brightness": (0.75, 1.2)},
+    "contrast": {"contrast": (1.25, 0.8)},
+    "low resolution": {"low_resolution": (0.6, None)},
+    "low resolution of slices": {"low_resolution": (None, 0.7)},
+    "gamma": {"gamma": (0.7, 1.4)},
+    "inverted gamma": {"inverted_gamma": (1.5, 0.8)},
 }
 
 
 def changed(image, change):
     """A sample of (channel, *patch)."""
-    batch, drawn = torch.from_numpy(image.copy())[None], OURS[change]
-    if isinstance(drawn, Augmentation):
-        return adjust_gamma(batch, [drawn])[0]
-    return adjust_intensity(batch, [drawn], 0 if change.endswith("slices") else None)[0]
+    batch, axis = torch.from_numpy(image.copy())[None], 0 if change.endswith("slices") else None
+    return augmented(batch, [OURS[change]], through_plane_axis=axis)[0][0]
 
 
 def close(ours, theirs):
@@ -49,17 +47,17 @@ def test_changes_of_intensity(change, shape):
 def test_what_is_outside():
     image, label = sample((6, 7, 8)), mask_of((6, 7, 8))
     expected = Golden("augmentation").expected("mask", image, label)
-    found = clear_outside(torch.from_numpy(image.copy())[None], torch.from_numpy(label), [Intensity()], [1])[0]
-    close(found, expected)
+    batch, layers = torch.from_numpy(image.copy())[None], torch.from_numpy(label)[None]
+    found, _ = augmented(batch, [{"nonzero_mask": None}], layers, masked_channels=[1])
+    close(found[0], expected)
 
 
 def test_several_changes():
     """Theirs were made of the mirrored image."""
+    drawn = {"contrast": (0.8, 1.1), "inverted_gamma": (1.2, 0.9), "mirroring": tuple(np.flatnonzero(FLIPS))}
     image = sample((6, 7, 8))
-    drawn = Intensity(contrast=(0.8, 1.1), inverted_gamma=(1.2, 0.9))
-    found = adjust_intensity(torch.from_numpy(image.copy())[None], [drawn])
-    found = mirror(found, [Augmentation(mirrored=FLIPS, intensity=drawn)], 2)[0]
-    close(found, Golden("augmentation").expected("several, mirrored", image))
+    found, _ = augmented(torch.from_numpy(image.copy())[None], [drawn])
+    close(found[0], Golden("augmentation").expected("several, mirrored", image))
 
 
 def test_order_probabilities_and_ranges():

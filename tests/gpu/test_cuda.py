@@ -20,15 +20,14 @@ from voxfit.imaging.labels import Label, Labels
 from voxfit.inference.predictor import Predictor
 from voxfit.inference.torch_networks import TorchArrays, TorchNetwork, by_torch
 from voxfit.learning.engine import Engine, StepMode, determinism, free_bytes, is_out_of_memory, release_memory
-from voxfit.learning.loading import Prefetcher, ResidentStore, resident
+from voxfit.learning.prefetch import Prefetcher, ResidentStore, resident
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler
 from voxfit.learning.task import TrainingTask, measure_step, task_loss
 from voxfit.learning.training import Training
 from voxfit.networks.unet import build_network
 from voxfit.planning.architecture import Topology, paper_stages
 from voxfit.planning.plan import Limits
-from voxfit.planning.recipe import PolynomialDecay, Recipe
-from voxfit.planning.recipes import recipe_named
+from voxfit.planning.recipes import PolynomialDecay, Recipe, recipe_named
 
 DEVICE = os.environ.get("VOXFIT_GPU_TESTS", "cuda")
 GPU = DEVICE == "cuda"

@@ -29,7 +29,7 @@ from voxfit.inference.torch_networks import TorchArrays, TorchNetwork, by_torch
 from voxfit.networks.unet import build_network, inference_weights
 from voxfit.planning.architecture import Topology, paper_stages
 from voxfit.planning.plan import Limits
-from voxfit.planning.planner import make_plan
+from voxfit.planning.planners.paper import make_plan
 
 IMPORTED = {
     "downsampling": "strided",

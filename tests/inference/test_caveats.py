@@ -13,7 +13,7 @@ from voxfit.imaging.volume import Volume
 from voxfit.inference.caveats import TrainingRanges, caveats_of, percentiles, ranges_of
 from voxfit.inference.description import Member, ModelDescription, model_folder
 from voxfit.planning.grid import ClipAndScale
-from voxfit.planning.planner import make_plan
+from voxfit.planning.planners.paper import make_plan
 from voxfit.preprocessing.case import prepare
 
 SHAPE, SPACING = (20, 30, 40), (3.0, 1.0, 0.5)

@@ -19,7 +19,7 @@ from voxfit.inference.model import Model
 from voxfit.inference.predictor import Predictor
 from voxfit.networks.unet import build_network
 from voxfit.planning.plan import Limits
-from voxfit.planning.planner import make_plan
+from voxfit.planning.planners.paper import make_plan
 
 CLASSES, SHAPE = 60, (32, 64, 64)
 

@@ -22,7 +22,7 @@ from voxfit.inference.model import Model
 from voxfit.networks.unet import build_network
 from voxfit.planning.grid import ClipAndScale
 from voxfit.planning.plan import Limits
-from voxfit.planning.planner import make_plan
+from voxfit.planning.planners.paper import make_plan
 
 CENTRE = np.array([13.0, -41.0, 7.0])
 RADIUS = 11.0

@@ -8,7 +8,7 @@ from voxfit.imaging.geometry import Box, Geometry
 from voxfit.imaging.labels import Label, Labels, Region
 from voxfit.inference.postprocessing import segment, to_values
 from voxfit.planning.plan import Inference
-from voxfit.planning.planner import make_plan
+from voxfit.planning.planners.paper import make_plan
 from voxfit.preprocessing.case import PreprocessingGeometry
 from voxfit.preprocessing.output_resampling import Computed
 

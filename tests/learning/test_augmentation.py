@@ -9,20 +9,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from augmented import augmented
 from voxfit.imaging.geometry import Box, cut
-from voxfit.learning.augmentation import Augmentation, Elastic, adjust_gamma, draw, mirror, rotation
-from voxfit.learning.warping import gather, sample_grid, transform
-from voxfit.planning.recipe import Recipe
+from voxfit.learning.augmentation import draw_parameters, list_transforms
+from voxfit.learning.randomness import RandomStreams
+from voxfit.learning.spatial import Elastic, Spatial, draw_spatial, rotation
+from voxfit.learning.warping import gather, sample_grid, warp
+from voxfit.planning.recipes import Recipe, recipe_named
 
 RECIPE = Recipe()
 
 
-def apply(image, label, augmentation, patch):
+def apply(image, label, spatial, patch):
     """Cut what is needed from a whole case and transform it."""
-    box = augmentation.source_box(patch)
+    box = spatial.source_box(patch)
     source = torch.from_numpy(cut(image, box))[None]
     layer = torch.from_numpy(cut(label, box))[None]
-    moved, labels = transform([source], [layer], [augmentation], patch.shape)
+    moved, labels = warp([source], [layer], [spatial], patch.shape)
     return moved[0, 0].numpy(), labels[0, 0].numpy()
 
 
@@ -37,14 +40,14 @@ PATCH = Box((4, 5, 6), (14, 15, 16))
 
 def test_the_identity_is_the_patch(case):
     image, label = case
-    moved, labels = apply(image, label, Augmentation(), PATCH)
+    moved, labels = apply(image, label, Spatial(), PATCH)
     assert np.array_equal(moved, image[PATCH.to_slices()])
     assert np.array_equal(labels, label[PATCH.to_slices()])
 
 
 def test_an_identity_matrix_is_the_patch_too(case):
     image, label = case
-    moved, labels = apply(image, label, Augmentation(matrix=np.eye(3)), PATCH)
+    moved, labels = apply(image, label, Spatial(matrix=np.eye(3)), PATCH)
     assert moved == pytest.approx(image[PATCH.to_slices()], abs=1e-4)
     assert np.array_equal(labels, label[PATCH.to_slices()])
 
@@ -55,7 +58,7 @@ def test_quarter_turns_equal_numpy(case, axis, plane, turns):
     image, label = case
     angles = np.zeros(3)
     angles[axis] = turns * np.pi / 2
-    moved, labels = apply(image, label, Augmentation(matrix=rotation(angles)), PATCH)
+    moved, labels = apply(image, label, Spatial(matrix=rotation(angles)), PATCH)
     inner = image[PATCH.to_slices()], label[PATCH.to_slices()]
     matches = [
         sign
@@ -69,7 +72,7 @@ def test_quarter_turns_equal_numpy(case, axis, plane, turns):
 def test_a_plane_turns_like_numpy():
     image = np.random.default_rng(0).normal(size=(15, 15)).astype(np.float32)
     moved, _ = apply(
-        image, np.zeros((15, 15), np.int16), Augmentation(matrix=rotation(np.array([np.pi / 2]))), Box((2, 2), (13, 13))
+        image, np.zeros((15, 15), np.int16), Spatial(matrix=rotation(np.array([np.pi / 2]))), Box((2, 2), (13, 13))
     )
     inner = image[2:13, 2:13]
     assert any(np.allclose(moved, np.rot90(inner, turn), atol=1e-3) for turn in (1, -1))
@@ -86,7 +89,7 @@ def test_any_draw_equals_scipy_on_the_whole_case(seed):
     matrix = rotation(rng.uniform(-0.3, 0.3, 3)) * rng.uniform(0.85, 1.25)
     noise = rng.random((3, *patch.shape), dtype=np.float32) * 2 - 1
     elastic = Elastic(float(rng.uniform(0, 900)), float(rng.uniform(9, 13)), noise)
-    moved, labels = apply(image, label, Augmentation(matrix, elastic), patch)
+    moved, labels = apply(image, label, Spatial(matrix, elastic), patch)
 
     field = np.stack(
         [
@@ -112,7 +115,7 @@ def test_gathering_equals_grid_sample(patch):
     """Both ways through a volume, with two channels and two layers, over several slabs."""
     rng = np.random.default_rng(3)
     noise = rng.random((3, *patch), dtype=np.float32) * 2 - 1
-    item = Augmentation(rotation(np.array([0.3, -0.2, 0.1])) * 0.9, Elastic(500.0, 9.0, noise))
+    item = Spatial(rotation(np.array([0.3, -0.2, 0.1])) * 0.9, Elastic(500.0, 9.0, noise))
     box = item.source_box(Box((0, 0, 0), patch))
     image = torch.from_numpy(rng.normal(size=(2, *box.shape)).astype(np.float32))
     label = torch.from_numpy(rng.integers(-2, 4, (2, *box.shape)).astype(np.int16))
@@ -127,16 +130,16 @@ def test_gathering_equals_grid_sample(patch):
 def test_labels_are_never_invented(case):
     image, label = case
     label = label * 7
-    moved = Augmentation(matrix=rotation(np.array([0.2, -0.1, 0.3])) * 1.1)
+    moved = Spatial(matrix=rotation(np.array([0.2, -0.1, 0.3])) * 1.1)
     _, labels = apply(image, label, moved, PATCH)
     assert set(np.unique(labels)) <= set(np.unique(label))
 
 
 def test_samples_of_different_boxes_do_not_touch_each_other(case):
     image, label = case
-    draws = [Augmentation(matrix=rotation(np.array([angle, 0, 0]))) for angle in (0.1, 0.7)] + [Augmentation()]
+    draws = [Spatial(matrix=rotation(np.array([angle, 0, 0]))) for angle in (0.1, 0.7)] + [Spatial()]
     boxes = [item.source_box(PATCH) for item in draws]
-    together, _ = transform(
+    together, _ = warp(
         [torch.from_numpy(cut(image, box))[None] for box in boxes],
         [torch.from_numpy(cut(label, box))[None] for box in boxes],
         draws,
@@ -148,19 +151,21 @@ def test_samples_of_different_boxes_do_not_touch_each_other(case):
 
 
 def test_mirroring_equals_numpy():
+    """Images and labels."""
     batch = np.random.default_rng(0).normal(size=(3, 2, 4, 5, 6)).astype(np.float32)
-    flips = [(True, False, True), (False, False, False), (False, True, False)]
-    result = mirror(torch.from_numpy(batch.copy()), [Augmentation(mirrored=flip) for flip in flips], 2)
-    for index, flip in enumerate(flips):
-        axes = [axis + 1 for axis, on in enumerate(flip) if on]
-        assert np.array_equal(result[index].numpy(), np.flip(batch[index], axes))
+    labels = np.random.default_rng(1).integers(0, 9, (3, 2, 4, 5, 6)).astype(np.int16)
+    flips = [(0, 2), (), (1,)]
+    drawn = [{"mirroring": axes} for axes in flips]
+    image, label = augmented(torch.from_numpy(batch.copy()), drawn, torch.from_numpy(labels.copy()))
+    for index, axes in enumerate(flips):
+        assert np.array_equal(image[index].numpy(), np.flip(batch[index], [axis + 1 for axis in axes]))
+        assert np.array_equal(label[index].numpy(), np.flip(labels[index], [axis + 1 for axis in axes]))
 
 
 @pytest.mark.parametrize("exponent", [0.7, 1.0, 1.5])
 def test_gamma_keeps_mean_and_deviation(exponent):
     batch = np.random.default_rng(0).gamma(2, 1, size=(2, 2, 8, 8, 8)).astype(np.float32)
-    draws = [Augmentation(gamma=(exponent, 1.0)), Augmentation()]
-    result = adjust_gamma(torch.from_numpy(batch.copy()), draws).numpy()
+    result = augmented(torch.from_numpy(batch.copy()), [{"gamma": (exponent, 1.0)}, {}])[0].numpy()
     assert np.array_equal(result[1], batch[1])
     part = batch[0, 0]
     bent = ((part - part.min()) / np.ptp(part)) ** exponent
@@ -175,19 +180,21 @@ def test_gamma_keeps_mean_and_deviation(exponent):
 )
 def test_draws_keep_to_their_probabilities_and_ranges(settings_, patch):
     count = 3000
-    draws = [draw(np.random.default_rng([index]), settings_, patch, len(patch), 1) for index in range(count)]
+    draws = [draw_spatial(RandomStreams([index]), settings_, patch) for index in range(count)]
+    transforms = list_transforms(settings_, channels=1, mirror_axes=len(patch))
+    others = [draw_parameters(transforms, RandomStreams([index])) for index in range(count)]
     # Rotation or scaling: 1 - 0.8^2; six standard deviations of a binomial.
     for share, expected in (
         (sum(item.matrix is not None for item in draws) / count, 0.36),
         (sum(item.elastic is not None for item in draws) / count, 0.2),
-        (sum(item.gamma is not None for item in draws) / count, 0.3),
-        *((sum(item.mirrored[axis] for item in draws) / count, 0.5) for axis in range(len(patch))),
+        (sum("gamma" in item for item in others) / count, 0.3),
+        *((sum(axis in item["mirroring"] for item in others) / count, 0.5) for axis in range(len(patch))),
     ):
         assert abs(share - expected) < 6 * np.sqrt(expected * (1 - expected) / count)
     scales = [abs(np.linalg.det(item.matrix)) ** (1 / len(patch)) for item in draws if item.matrix is not None]
     assert min(scales) >= 0.85 - 1e-9
     assert max(scales) <= 1.25 + 1e-9
-    gammas = [item.gamma[0] for item in draws if item.gamma]
+    gammas = [item["gamma"][0] for item in others if "gamma" in item]
     assert 0.7 <= min(gammas) < 0.8
     assert 1.4 < max(gammas) <= 1.5
     amplitudes = [item.elastic.amplitude for item in draws if item.elastic]
@@ -199,7 +206,7 @@ def test_draws_keep_to_their_probabilities_and_ranges(settings_, patch):
 )
 def test_turns_go_both_ways(settings_, patch):
     """About each axis: the sign of what takes one axis to another."""
-    draws = [draw(np.random.default_rng([index]), settings_, patch, len(patch), 1) for index in range(2000)]
+    draws = [draw_spatial(RandomStreams([index]), settings_, patch) for index in range(2000)]
     turned = np.array([item.matrix - item.matrix.T for item in draws if item.matrix is not None])
     for one, other in itertools.combinations(range(len(patch)), 2):
         senses = np.sign(turned[:, one, other])
@@ -210,8 +217,60 @@ def test_turns_go_both_ways(settings_, patch):
 
 @pytest.mark.parametrize(("patch", "largest"), [((56, 40), 180), ((80, 40), 15)])
 def test_stretched_planes_turn_less(patch, largest):
-    draws = [draw(np.random.default_rng([index]), RECIPE.augmentation_2d, patch, 2, 1) for index in range(2000)]
+    draws = [draw_spatial(RandomStreams([index]), RECIPE.augmentation_2d, patch) for index in range(2000)]
     angles = [
         abs(np.degrees(np.arctan2(item.matrix[1, 0], item.matrix[0, 0]))) for item in draws if item.matrix is not None
     ]
     assert 0.9 * largest < max(angles) <= largest + 1e-6
+
+
+TRANSFORMS = list_transforms(
+    recipe_named("nnunet-v2").augmentation_3d,
+    channels=2,
+    mirror_axes=3,
+    masked_channels=(1,),
+    added={"mine": lambda image, label, rng: (image, label), "noise": lambda image, label, rng: (image, label)},
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.permutations(TRANSFORMS), st.integers(0, len(TRANSFORMS)), st.integers(0, 10_000))
+def test_an_augmentation_draws_the_same_whatever_others_there_are(order, kept, seed):
+    """Removed, added or reordered: those of voxfit and those of other packages alike."""
+    every = draw_parameters(TRANSFORMS, RandomStreams([seed]))
+    names = {transform.name for transform in order[:kept]}
+    assert len({transform.name for transform in TRANSFORMS}) == len(TRANSFORMS)
+    assert draw_parameters(order[:kept], RandomStreams([seed])) == {
+        name: value for name, value in every.items() if name in names
+    }
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sets(st.sampled_from(["rotation", "scale", "elastic"])), st.integers(0, 10_000))
+def test_a_spatial_augmentation_draws_the_same_whatever_others_there_are(removed, seed):
+    always = RECIPE.augmentation_2d.revised(rotation_probability=1.0, scale_probability=1.0, elastic_probability=1.0)
+    some = always.revised(**{f"{name}_probability": 0.0 for name in removed})
+    all_of_them, left = (draw_spatial(RandomStreams([seed]), chosen, (9, 7)) for chosen in (always, some))
+    factor = np.sqrt(np.linalg.det(all_of_them.matrix))
+    expected = np.eye(2) if "rotation" in removed else all_of_them.matrix / factor
+    if "scale" not in removed:
+        expected = expected * factor
+    assert (left.matrix is None) == ({"rotation", "scale"} <= removed)
+    assert left.matrix is None or left.matrix == pytest.approx(expected)
+    assert (left.elastic is None) == ("elastic" in removed)
+    assert left.elastic is None or np.array_equal(left.elastic.noise, all_of_them.elastic.noise)
+
+
+@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=5), st.lists(st.text(max_size=5), max_size=6))
+def test_a_stream_follows_from_counters_and_name_alone(counters, names):
+    """Whatever was drawn from it, and from others, before."""
+    used = RandomStreams(counters)
+    for name in names:
+        rng = used.of(name)
+        rng.random(3, dtype=np.float32)
+        rng.integers(2**20)
+    for name in names:
+        fresh = RandomStreams(counters).of(name).random(5)
+        assert np.array_equal(used.of(name).random(5), fresh)
+        assert not np.array_equal(RandomStreams([*counters, 1]).of(name).random(5), fresh)
+        assert not np.array_equal(RandomStreams(counters).of(name + "2").random(5), fresh)

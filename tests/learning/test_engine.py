@@ -24,7 +24,7 @@ from voxfit.learning.engine import (
 )
 from voxfit.networks.unet import build_network, inference_weights
 from voxfit.planning.architecture import Topology, paper_stages
-from voxfit.planning.recipe import SGD, Adam, Plateau, PolynomialDecay, Recipe
+from voxfit.planning.recipes import SGD, Adam, Plateau, PolynomialDecay, Recipe
 
 COMPILED, LAST = StepMode(compiled=True), StepMode(channels_last=True)
 BOTH = StepMode(compiled=True, channels_last=True)

@@ -1,7 +1,6 @@
 """Changes of intensity with known parameters, against NumPy and SciPy; their draws, counted."""
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,25 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from augmented import augmented
 from builders import configuration_of, write_store
 from voxfit.core.errors import RecordError
 from voxfit.imaging.labels import Label, Labels
-from voxfit.learning.augmentation import adjust_gamma, draw, mirror
+from voxfit.learning.augmentation import draw_parameters, list_transforms
 from voxfit.learning.intensity import (
-    Intensity,
     Noise,
     add_noise,
-    adjust_intensity,
     blur,
-    clear_outside,
-    draw_intensity,
     gamma_correct,
     simulate_low_resolution,
     stretch_contrast,
 )
+from voxfit.learning.randomness import RandomStreams
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler
+from voxfit.learning.spatial import draw_spatial
 from voxfit.planning.grid import ZScore
-from voxfit.planning.recipe import IntensitySet, Recipe
+from voxfit.planning.recipes import IntensitySet, Recipe
 from voxfit.preprocessing.case import OUTSIDE
 
 PAPER = Recipe()
@@ -55,6 +53,17 @@ def sample(shape, seed=0):
 
 def tensor(array):
     return torch.from_numpy(array.copy())
+
+
+def draw(seed, settings_, axes=3, channels=1):
+    """All but the spatial parameters of a sample."""
+    return draw_parameters(list_transforms(settings_, channels=channels, mirror_axes=axes), RandomStreams([seed]))
+
+
+def draw_intensity(seed, intensity, channels):
+    """Only the changes of intensity."""
+    drawn = draw(seed, PAPER.augmentation_3d.revised(intensity=intensity), channels=channels)
+    return {name: value for name, value in drawn.items() if name not in ("mirroring", "gamma")}
 
 
 # Written without torch, as the formulas are described.
@@ -96,38 +105,47 @@ def either_side(rng, low, high):
     return rng.uniform(low, 1) if rng.random() < 0.5 else rng.uniform(1, high)
 
 
-def paper_draw(rng, patch, axes, channels, degrees, amplitude):
+def paper_draw(streams, patch, axes, channels, degrees, amplitude):
     """What method.md [T5] says, written out: matrix, elastic (amplitude, sigma, noise), gamma, mirrored axes."""
     matrix = elastic = gamma = None
+    rng = streams.of("rotation")
     if rng.random() < 0.2:
         angles = rng.uniform(-degrees, degrees, 3 if len(patch) == 3 else 1)
         if len(patch) == 3:  # about z, y and x, one after another; scipy's y axis points the other way
             matrix = Rotation.from_euler("XYZ", angles * (1, -1, 1), degrees=True).as_matrix()
         else:
             matrix = Rotation.from_euler("z", angles[0], degrees=True).as_matrix()[:2, :2]
+    rng = streams.of("scaling")
     if rng.random() < 0.2:
         matrix = (np.eye(len(patch)) if matrix is None else matrix) * either_side(rng, 0.85, 1.25)
+    rng = streams.of("elastic")
     if rng.random() < 0.2:
         elastic = (rng.uniform(0, amplitude), rng.uniform(9, 13), rng.random((len(patch), *patch), np.float32) * 2 - 1)
+    rng = streams.of("gamma")
     if rng.random() < 0.3:
         gamma = tuple(either_side(rng, 0.7, 1.5) for _ in range(channels))
-    return matrix, elastic, gamma, tuple(rng.random(axes) < 0.5)
+    rng = streams.of("mirroring")
+    assert rng.random() < 1
+    return matrix, elastic, gamma, tuple(np.flatnonzero(rng.random(axes) < 0.5))
 
 
 @pytest.mark.parametrize(("kind", "degrees", "amplitude"), [("3d", 15, 900), ("2d", 180, 200), ("slices", 180, 200)])
 def test_the_papers_sets_draw_what_the_method_says(kind, degrees, amplitude):
-    """Each number of 200 draws, and the number that follows: nothing is drawn beside."""
+    """Each number of 200 draws."""
     moved = turned = 0
+    chosen, patch, axes, channels = KINDS[kind]
+    transforms = list_transforms(chosen, channels=channels, mirror_axes=axes)
     for seed in range(200):
-        ours, theirs = (np.random.default_rng([7, seed]) for _ in range(2))
-        found = draw(ours, *KINDS[kind])
-        matrix, elastic, gamma, mirrored = paper_draw(theirs, *KINDS[kind][1:], degrees, amplitude)
-        assert ours.integers(2**32) == theirs.integers(2**32)
-        assert found.intensity is None
-        assert found.mirrored == mirrored
+        found = draw_spatial(RandomStreams([7, seed]), chosen, patch)
+        other = draw_parameters(transforms, RandomStreams([7, seed]))
+        matrix, elastic, gamma, mirrored = paper_draw(
+            RandomStreams([7, seed]), patch, axes, channels, degrees, amplitude
+        )
+        assert other.keys() <= {"mirroring", "gamma"}
+        assert other["mirroring"] == mirrored
         assert (found.matrix is None, found.elastic is None) == (matrix is None, elastic is None)
-        assert (found.gamma is None) == (gamma is None)
-        assert gamma is None or found.gamma == pytest.approx(gamma)
+        assert ("gamma" not in other) == (gamma is None)
+        assert gamma is None or other["gamma"] == pytest.approx(gamma)
         if elastic is not None:
             assert (found.elastic.amplitude, found.elastic.sigma) == pytest.approx(elastic[:2])
             assert np.array_equal(found.elastic.noise, elastic[2])
@@ -140,20 +158,11 @@ def test_the_papers_sets_draw_what_the_method_says(kind, degrees, amplitude):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(40))
-def test_old_parameters_do_not_change_with_the_new(kind, seed):
-    without, patch, axes, channels = KINDS[kind]
-    old = draw(np.random.default_rng(seed), without, patch, axes, channels)
-    new = draw(
-        np.random.default_rng(seed), without.model_copy(update={"intensity": IntensitySet()}), patch, axes, channels
-    )
-    assert new.intensity is not None
-    assert (old.mirrored, old.gamma) == (new.mirrored, new.gamma)
-    assert (old.matrix is None) == (new.matrix is None)
-    assert old.matrix is None or np.array_equal(old.matrix, new.matrix)
-    assert (old.elastic is None) == (new.elastic is None)
-    if old.elastic:
-        assert (old.elastic.amplitude, old.elastic.sigma) == (new.elastic.amplitude, new.elastic.sigma)
-        assert np.array_equal(old.elastic.noise, new.elastic.noise)
+def test_other_parameters_do_not_change_with_a_set_of_intensities(kind, seed):
+    without, _, axes, channels = KINDS[kind]
+    old, new = (draw(seed, chosen, axes, channels) for chosen in (without, without.revised(intensity=ALWAYS)))
+    assert {name: new[name] for name in old} == old
+    assert len(new) == len(old) + 6
 
 
 def test_the_paper_has_none_and_a_recipe_with_it_is_read_back():
@@ -176,35 +185,35 @@ def test_more_than_full_resolution_is_refused():
 def test_draws_keep_to_their_probabilities():
     """Six standard deviations of a binomial: a right one fails in fewer than 1 of 10^8 runs."""
     count, channels = 4000, 2
-    draws = [draw_intensity(np.random.default_rng([index]), IntensitySet(), channels) for index in range(count)]
-    fields = {"noise": 0.1, "blur": 0.2, "brightness": 0.15, "contrast": 0.15, "resolution": 0.25}
+    draws = [draw_intensity(index, IntensitySet(), channels) for index in range(count)]
+    fields = {"noise": 0.1, "blur": 0.2, "brightness": 0.15, "contrast": 0.15, "low_resolution": 0.25}
     for field, expected in (fields | {"inverted_gamma": 0.1}).items():
-        share = sum(getattr(item, field) is not None for item in draws) / count
+        share = sum(field in item for item in draws) / count
         assert abs(share - expected) < 6 * np.sqrt(expected * (1 - expected) / count), field
-    for field in ("blur", "resolution"):
-        each = [value is not None for item in draws for value in getattr(item, field) or ()]
+    for field in ("blur", "low_resolution"):
+        each = [value is not None for item in draws for value in item.get(field, ())]
         assert abs(np.mean(each) - 0.5) < 6 * np.sqrt(0.25 / len(each)), field
 
 
 def test_changes_are_drawn_apart():
     """No pair of changes comes together more or less often than its two probabilities say."""
     even = IntensitySet(**{name: 0.5 for name in IntensitySet.model_fields if name.endswith("_probability")})
-    draws = [draw_intensity(np.random.default_rng([index]), even, 1) for index in range(2000)]
-    names = ("noise", "blur", "brightness", "contrast", "resolution", "inverted_gamma")
+    draws = [draw_intensity(index, even, 1) for index in range(2000)]
+    names = ("noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma")
     for one, other in itertools.combinations(names, 2):
-        share = np.mean([getattr(item, one) is not None and getattr(item, other) is not None for item in draws])
+        share = np.mean([one in item and other in item for item in draws])
         assert abs(share - 0.25) < 6 * np.sqrt(0.25 * 0.75 / 2000), (one, other)
 
 
 def test_draws_keep_to_their_ranges():
-    draws = [draw_intensity(np.random.default_rng([index]), ALWAYS, 3) for index in range(500)]
+    draws = [draw_intensity(index, ALWAYS, 3) for index in range(500)]
     values = {
-        "noise": ([item.noise.deviation for item in draws], 0, 0.1),
-        "blur": ([sigma for item in draws for sigmas in item.blur if sigmas for sigma in sigmas], 0.5, 1),
-        "brightness": ([factor for item in draws for factor in item.brightness], 0.75, 1.25),
-        "contrast": ([factor for item in draws for factor in item.contrast], 0.75, 1.25),
-        "resolution": ([scale for item in draws for scale in item.resolution if scale], 0.5, 1),
-        "inverted_gamma": ([exponent for item in draws for exponent in item.inverted_gamma], 0.7, 1.5),
+        "noise": ([item["noise"].deviation for item in draws], 0, 0.1),
+        "blur": ([sigma for item in draws for sigmas in item["blur"] if sigmas for sigma in sigmas], 0.5, 1),
+        "brightness": ([factor for item in draws for factor in item["brightness"]], 0.75, 1.25),
+        "contrast": ([factor for item in draws for factor in item["contrast"]], 0.75, 1.25),
+        "low_resolution": ([scale for item in draws for scale in item["low_resolution"] if scale], 0.5, 1),
+        "inverted_gamma": ([exponent for item in draws for exponent in item["inverted_gamma"]], 0.7, 1.5),
     }
     for name, (found, low, high) in values.items():
         width = high - low
@@ -214,12 +223,12 @@ def test_draws_keep_to_their_ranges():
     # Below and above 1 come equally often, although the part below is narrower.
     below = np.mean([exponent < 1 for exponent in values["inverted_gamma"][0]])
     assert abs(below - 0.5) < 6 * np.sqrt(0.25 / 1500)
-    assert len({item.noise.seed for item in draws}) == len(draws)
+    assert len({item["noise"].seed for item in draws}) == len(draws)
 
 
 def test_nothing_is_drawn_with_probability_zero():
     never = IntensitySet(**{name: 0.0 for name in IntensitySet.model_fields if name.endswith("_probability")})
-    assert draw_intensity(np.random.default_rng(0), never, 2) == Intensity()
+    assert draw_intensity(0, never, 2) == {}
 
 
 # Single changes.
@@ -315,20 +324,20 @@ def test_inverted_gamma_equals_numpy_and_keeps_mean_and_deviation(shape, exponen
 
 def test_an_even_image_stays_finite():
     image = torch.full((2, 1, 4, 5, 6), 1.5)
-    draws = [draw_intensity(np.random.default_rng(seed), ALWAYS, 1) for seed in range(2)]
-    assert torch.isfinite(adjust_intensity(image, [replace(item, noise=None) for item in draws])).all()
+    draws = [draw_intensity(seed, ALWAYS.revised(noise_probability=0.0), 1) for seed in range(2)]
+    assert torch.isfinite(augmented(image, draws)[0]).all()
 
 
 # All of them.
 
-EVERYTHING = Intensity(
-    noise=Noise(0.08, 11),
-    blur=((0.6, 0.7, 0.8), None),
-    brightness=(0.8, 1.2),
-    contrast=(1.25, 0.75),
-    resolution=(None, 0.6),
-    inverted_gamma=(0.7, 1.5),
-)
+EVERYTHING = {
+    "noise": Noise(0.08, 11),
+    "blur": ((0.6, 0.7, 0.8), None),
+    "brightness": (0.8, 1.2),
+    "contrast": (1.25, 0.75),
+    "low_resolution": (None, 0.6),
+    "inverted_gamma": (0.7, 1.5),
+}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -340,24 +349,24 @@ def test_changes_follow_one_another_in_order(shape):
     expected = np.stack([numpy_contrast(expected[0], 1.25), numpy_contrast(expected[1], 0.75)])
     expected[1] = numpy_coarse(expected[1], [round(size * 0.6) for size in shape])
     expected = np.stack([-numpy_gamma(-expected[0], 0.7), -numpy_gamma(-expected[1], 1.5)])
-    changed = adjust_intensity(tensor(image)[None], [EVERYTHING])
+    changed, _ = augmented(tensor(image)[None], [EVERYTHING])
     assert changed[0].numpy() == pytest.approx(expected, abs=2e-3)
     # Two neighbours turned round would be seen; but blur, brightness and contrast are linear where nothing is cut.
-    parts = [Intensity(**{name: getattr(EVERYTHING, name)}) for name in EVERYTHING.__dataclass_fields__]
+    parts = [{name: value} for name, value in EVERYTHING.items()]
     for first in (0, 3, 4):
         turned = tensor(image)[None]
         for part in [*parts[:first], parts[first + 1], parts[first], *parts[first + 2 :]]:
-            turned = adjust_intensity(turned, [part])
+            turned, _ = augmented(turned, [part])
         assert (turned - changed).abs().max() > 4e-3, first
 
 
 def test_samples_do_not_touch_each_other():
     batch = sample((4, 2, 7, 9, 11))
-    draws = [draw_intensity(np.random.default_rng(seed), ALWAYS, 2) for seed in range(3)]
-    draws = [draws[0], None, draws[1], Intensity()]
-    together = adjust_intensity(tensor(batch), draws).numpy()
-    for index, drawn in enumerate(draws):
-        alone = adjust_intensity(tensor(batch[index : index + 1]), [drawn]).numpy()
+    drawn = [draw_intensity(seed, ALWAYS, 2) for seed in range(2)]
+    draws = [drawn[0], {}, drawn[1], {"blur": (None, None)}]
+    together = augmented(tensor(batch), draws)[0].numpy()
+    for index, one in enumerate(draws):
+        alone = augmented(tensor(batch[index : index + 1]), [one])[0].numpy()
         assert np.array_equal(together[index], alone[0])
     assert np.array_equal(together[1], batch[1])
     assert np.array_equal(together[3], batch[3])
@@ -369,17 +378,17 @@ def test_a_turned_view_is_changed_like_its_copy():
     batch = sample((2, 2, 7, 9, 11))
     view = tensor(batch).movedim(2, 4).contiguous().movedim(4, 2)
     assert not view.is_contiguous()
-    changed = adjust_intensity(view, [EVERYTHING, None], 0)
-    assert changed.numpy() == pytest.approx(adjust_intensity(tensor(batch), [EVERYTHING, None], 0).numpy(), abs=1e-4)
+    changed, expected = (augmented(item, [EVERYTHING, {}], through_plane_axis=0)[0] for item in (view, tensor(batch)))
+    assert changed.numpy() == pytest.approx(expected.numpy(), abs=1e-4)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_gpu_gives_the_same(shape):
     batch = sample((2, 2, *shape))
-    there = adjust_intensity(tensor(batch).cuda(), [EVERYTHING, None])
-    assert there.cpu().numpy() == pytest.approx(adjust_intensity(tensor(batch), [EVERYTHING, None]).numpy(), abs=1e-4)
-    again = adjust_intensity(tensor(batch).cuda(), [EVERYTHING, None])
+    there, again = (augmented(tensor(batch).cuda(), [EVERYTHING, {}])[0] for _ in range(2))
+    here, _ = augmented(tensor(batch), [EVERYTHING, {}])
+    assert there.cpu().numpy() == pytest.approx(here.numpy(), abs=1e-4)
     assert torch.equal(there, again)
 
 
@@ -388,11 +397,12 @@ def test_voxels_beyond_the_mask_are_cleared_in_masked_channels_of_changed_sample
     label = np.zeros((2, 4, 5), np.int16)
     label[:, 0, :3] = OUTSIDE
     label[:, 1, 1] = -2  # without annotation, but inside
-    cleared = clear_outside(tensor(image), tensor(label), [Intensity(), None], [0, 2]).numpy()
+    drawn, layer = [{"nonzero_mask": None}, {}], tensor(label)[:, None]
+    cleared, _ = augmented(tensor(image), drawn, layer, masked_channels=[0, 2])
     expected = image.copy()
     expected[0, [0, 2], 0, :3] = 0
-    assert np.array_equal(cleared, expected)
-    assert np.array_equal(clear_outside(tensor(image), tensor(label), [Intensity(), None], ()).numpy(), image)
+    assert np.array_equal(cleared.numpy(), expected)
+    assert np.array_equal(augmented(tensor(image), drawn, layer)[0].numpy(), image)
 
 
 # In the sampler.
@@ -416,7 +426,7 @@ def store(tmp_path_factory):
     return write_store(folder, {"a": (image, label)}, 2, (ZScore(), ZScore(inside_mask=True)))
 
 
-def sampler(store, kind, intensity):
+def sampler(store, kind, intensity, masked_channels=()):
     fields = dict(CONFIGURATIONS[kind])
     configuration = configuration_of(fields.pop("patch"), 4, **fields)
     name = "augmentation_3d" if kind == "3d" else "augmentation_2d"
@@ -425,23 +435,23 @@ def sampler(store, kind, intensity):
     changed = getattr(PAPER, name).model_copy(update={**silent, "gamma_probability": 0.5, "intensity": intensity})
     labels = Labels(classes=(Label(name="a", value=1),))
     recipe = PAPER.model_copy(update={name: changed})
-    return PatchSampler(store, ["a"], configuration, recipe, labels=labels, channels=2, seed=0)
+    return PatchSampler(
+        store, ["a"], configuration, recipe, labels=labels, channels=2, seed=0, masked_channels=masked_channels
+    )
 
 
 @pytest.mark.parametrize("kind", CONFIGURATIONS)
 def test_the_sampler_changes_intensities_before_it_mirrors_and_clears_at_last(store, kind):
-    drawn = sampler(store, kind, ALWAYS)
+    drawn = sampler(store, kind, ALWAYS, (1,))
     samples = drawn.batch(TRAINING, 0, 0)
-    image, label = drawn.finish(samples, torch.device("cpu"), (1,))
-    draws = [item.augmentation for item in samples]
-    arrays = [(item.image.numpy(), item.label.numpy()) for item in samples]
-    squeezed = [(image[:, 0], label[:, 0]) if kind == "2d" else (image, label) for image, label in arrays]
-    expected = torch.stack([tensor(part) for part, _ in squeezed])
+    image, label = drawn.finish(samples, torch.device("cpu"))
+    squeezed = [(one.image[:, 0], one.label[:, 0]) if kind == "2d" else (one.image, one.label) for one in samples]
+    expected, layers = (torch.stack(parts).clone() for parts in zip(*squeezed, strict=True))
     still = {"slices": 0, "slices along x": 2}.get(kind)
-    expected = adjust_intensity(expected, [item.intensity for item in draws], still)
-    expected = adjust_gamma(mirror(expected, draws, 2), draws)
-    layers = mirror(torch.stack([tensor(part) for _, part in squeezed]), draws, 2)[:, 0]
-    assert torch.equal(label, layers)
+    for names in (EVERYTHING, ["mirroring"], ["gamma"]):
+        part = [{name: one.drawn[name] for name in names if name in one.drawn} for one in samples]
+        expected, layers = augmented(expected, part, layers, through_plane_axis=still)
+    assert torch.equal(label, layers[:, 0])
     assert (label == OUTSIDE).any()
     expected[:, 1][label == OUTSIDE] = 0
     assert image.numpy() == pytest.approx(expected.numpy(), abs=1e-4)
@@ -462,9 +472,8 @@ def test_a_batch_follows_from_its_counters(store, kind):
 
 @pytest.mark.parametrize("kind", CONFIGURATIONS)
 def test_masked_channels_mean_nothing_without_the_set_or_in_validation(store, kind):
-    plain, changing = sampler(store, kind, None), sampler(store, kind, ALWAYS)
-    batch = plain.batch(TRAINING, 0, 0)
     cpu = torch.device("cpu")
-    assert torch.equal(plain.finish(batch, cpu)[0], plain.finish(batch, cpu, (0, 1))[0])
-    batch = plain.batch(VALIDATION, 0, 0)
-    assert torch.equal(plain.finish(batch, cpu)[0], changing.finish(changing.batch(VALIDATION, 0, 0), cpu, (0, 1))[0])
+    for stream, intensity in ((TRAINING, None), (VALIDATION, ALWAYS)):
+        plain, masked = (sampler(store, kind, *more) for more in ((None,), (intensity, (0, 1))))
+        one, other = (drawn.finish(drawn.batch(stream, 0, 0), cpu)[0] for drawn in (plain, masked))
+        assert torch.equal(one, other)

@@ -6,7 +6,7 @@ import scipy.ndimage
 import skimage.morphology
 
 from voxfit.learning.previous_stage import closed, corrupt_segmentation, dilate, erode, opened
-from voxfit.planning.recipe import PreviousStageAugmentation
+from voxfit.planning.recipes import PreviousStageAugmentation
 
 
 def blobs(seed, shape=(24, 26, 28), level=0.3):

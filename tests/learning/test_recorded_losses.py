@@ -14,7 +14,7 @@ from voxfit.learning.task import TrainingTask, task_loss
 from voxfit.learning.training import Training
 from voxfit.networks.unet import build_network
 from voxfit.planning.architecture import Topology, paper_stages
-from voxfit.planning.recipe import PolynomialDecay, Recipe
+from voxfit.planning.recipes import PolynomialDecay, Recipe
 
 SHAPE = (10, 12, 14)
 NAMES = ("a", "b", "c")

@@ -11,10 +11,10 @@ from builders import configuration_of, write_store
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import IGNORED, Label, Labels, Region
 from voxfit.imaging.volume import Volume
-from voxfit.learning.loading import Prefetcher, ResidentStore, stored_bytes
+from voxfit.learning.prefetch import Prefetcher, ResidentStore, stored_bytes
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Previous
 from voxfit.planning.grid import Divide, Grid, ZScore
-from voxfit.planning.recipe import AugmentationSet, PreviousStageAugmentation, Recipe
+from voxfit.planning.recipes import AugmentationSet, PreviousStageAugmentation, Recipe
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import Store, write_case, write_manifest
 
@@ -127,7 +127,7 @@ def test_the_chosen_foreground_voxel_is_uniform(store):
     label = store.label("a")
     total = 6000
     for number in range(total):
-        voxel = drawn.places.foreground_voxel(np.random.default_rng([number]), "a", label)
+        voxel = drawn.locations.foreground_voxel(np.random.default_rng([number]), "a", label)
         counts[voxel] += 1
     for value in (1, 2):
         hits = counts[label == value]
@@ -148,7 +148,7 @@ def test_a_case_without_foreground_is_sampled_anywhere(store):
             return np.stack([(empty == value).sum(axis=(1, 2)) for value in range(3)])
 
     drawn = PatchSampler(Empty(), ["a"], KINDS["3d"], Recipe(), labels=LABELS, channels=1, seed=0)
-    assert drawn.places.foreground_voxel(np.random.default_rng(0), "a", empty) is None
+    assert drawn.locations.foreground_voxel(np.random.default_rng(0), "a", empty) is None
 
 
 @pytest.mark.parametrize(("kind", "axis"), [("slices", 0), ("slices along x", 2)])
@@ -221,7 +221,7 @@ def test_regions_are_equally_likely_whatever_their_size(sparse):
     labels = LABELS.model_copy(update={"regions": regions})
     drawn = PatchSampler(sparse, ["a"], KINDS["3d"], Recipe(), labels=labels, channels=1, seed=0)
     label = sparse.label("a")
-    found = [label[drawn.places.foreground_voxel(np.random.default_rng(seed), "a", label)] for seed in range(600)]
+    found = [label[drawn.locations.foreground_voxel(np.random.default_rng(seed), "a", label)] for seed in range(600)]
     # Half of the draws are from the core (2 voxels); a third of the other half (2 of 6) hits it by chance.
     assert np.mean(np.array(found) == 2) == pytest.approx(1 / 2 + 1 / 6, abs=0.08)  # four standard deviations
 
@@ -229,7 +229,8 @@ def test_regions_are_equally_likely_whatever_their_size(sparse):
 def content(samples):
     """All that a batch is made of."""
     return [
-        (one.case, one.image.numpy().tobytes(), one.label.numpy().tobytes(), repr(one.augmentation)) for one in samples
+        (one.case, one.image.numpy().tobytes(), one.label.numpy().tobytes(), repr((one.spatial, one.drawn)))
+        for one in samples
     ]
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from voxfit.learning.schedule import advance, begin, polynomial_rate
-from voxfit.planning.recipe import Plateau, PolynomialDecay
+from voxfit.planning.recipes import Plateau, PolynomialDecay
 
 RULE = Plateau()
 

@@ -35,8 +35,7 @@ from voxfit.learning.task import TrainingTask, measure_step, task_loss
 from voxfit.learning.training import Training
 from voxfit.networks.unet import build_network, inference_weights
 from voxfit.planning.architecture import Topology, paper_stages
-from voxfit.planning.recipe import SGD, Plateau, PolynomialDecay, Recipe
-from voxfit.planning.recipes import recipe_named
+from voxfit.planning.recipes import SGD, Plateau, PolynomialDecay, Recipe, recipe_named
 from voxfit.preprocessing.store import Store, write_manifest
 
 NAMES = ("a", "b", "c")

@@ -12,15 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from augmented import augmented
 from golden.files import read_json
-from voxfit.learning.augmentation import Augmentation, adjust_gamma, mirror
 from voxfit.learning.intensity import (
-    Intensity,
     Noise,
     add_noise,
-    adjust_intensity,
     blur,
-    clear_outside,
     gamma_correct,
     simulate_low_resolution,
     stretch_contrast,
@@ -136,8 +133,8 @@ def test_blur_ends_where_theirs_ends(sigma: float) -> None:
 def test_brightness_and_contrast(shape: tuple[int, ...], factor: float) -> None:
     image = sample((2, *shape)) + 1
     factors = (factor, 1.2)
-    ours = adjust_intensity(image.clone()[None], [Intensity(brightness=factors)])[0]
-    assert close(ours, peer_brightness(image, list(factors)))
+    ours, _ = augmented(image.clone()[None], [{"brightness": factors}])
+    assert close(ours[0], peer_brightness(image, list(factors)))
     assert close(stretch_contrast(image[:1].clone(), [factor])[0], peer_contrast(image[:1], [factor])[0])
 
 
@@ -165,15 +162,16 @@ def test_both_gammas(shape: tuple[int, ...], exponent: float) -> None:
     assert close(
         gamma_correct(image.clone(), exponents, inverted=True), peer_gamma(image, list(exponents), inverted=True)
     )
-    ours = adjust_gamma(image.clone()[None], [Augmentation(gamma=exponents)])[0]
-    assert close(ours, peer_gamma(image, list(exponents), inverted=False))
+    ours, _ = augmented(image.clone()[None], [{"gamma": exponents}])
+    assert close(ours[0], peer_gamma(image, list(exponents), inverted=False))
 
 
 def test_masking() -> None:
     image = sample((3, 9, 16, 13))
     label = torch.randint(-1, 3, (1, 9, 16, 13), generator=torch.Generator().manual_seed(0))
     theirs = MaskImageTransform([0, 2]).apply({"image": image.clone(), "segmentation": label})["image"]
-    assert torch.equal(clear_outside(image.clone()[None], label, [Intensity()], [0, 2])[0], theirs)
+    ours, _ = augmented(image.clone()[None], [{"nonzero_mask": None}], label[None], masked_channels=[0, 2])
+    assert torch.equal(ours[0], theirs)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -181,18 +179,25 @@ def test_the_whole_row(shape: tuple[int, ...]) -> None:
     """All changes one after another; mirroring before our gamma makes no difference. Each adds its own roundings."""
     image = sample((2, *shape))
     sigmas = (0.6, 0.7, 0.8)
-    drawn = Intensity(Noise(0.08, 3), (sigmas, None), (0.8, 1.2), (1.25, 0.75), (None, 0.6), (0.8, 1.3))
-    flips = (True, False, True)[: len(shape)]
-    augmentation = Augmentation(mirrored=flips, gamma=(1.4, 0.75), intensity=drawn)
-    ours = adjust_intensity(image.clone()[None], [drawn])
-    ours = adjust_gamma(mirror(ours, [augmentation], 2), [augmentation])[0]
+    flips = (0, 2)[: len(shape) - 1]
+    drawn = {
+        "noise": Noise(0.08, 3),
+        "blur": (sigmas, None),
+        "brightness": (0.8, 1.2),
+        "contrast": (1.25, 0.75),
+        "low_resolution": (None, 0.6),
+        "inverted_gamma": (0.8, 1.3),
+        "mirroring": flips,
+        "gamma": (1.4, 0.75),
+    }
+    ours, _ = augmented(image.clone()[None], [drawn])
 
     theirs = peer_blur(peer_noise(image, 0.08, 3), [list(sigmas[-len(shape) :]), None])
     theirs = peer_contrast(peer_brightness(theirs, [0.8, 1.2]), [1.25, 0.75])
     theirs = peer_gamma(peer_low_resolution(theirs, [None, 0.6]), [0.8, 1.3], inverted=True)
     theirs = peer_gamma(theirs, [1.4, 0.75], inverted=False)
-    theirs = theirs.flip([axis + 1 for axis, flip in enumerate(flips) if flip])
-    assert (ours - theirs).abs().max() < 5 * TOLERANCE
+    theirs = theirs.flip([axis + 1 for axis in flips])
+    assert (ours[0] - theirs).abs().max() < 5 * TOLERANCE
 
 
 def their_row() -> dict[str, Any]:

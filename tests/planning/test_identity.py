@@ -6,7 +6,7 @@ from builders import configuration_of
 from voxfit.imaging.labels import Label, Labels
 from voxfit.planning.architecture import Topology, paper_stages
 from voxfit.planning.identity import digest_of_training, training_seed
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 
 LABELS = Labels(classes=(Label(name="box", value=1),))
 CONFIGURATION = configuration_of((12, 12, 12), 2, median_shape=(14, 16, 18))

@@ -17,7 +17,7 @@ from voxfit.planning.architecture import paper_stages
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.intensities import Intensities
 from voxfit.planning.plan import Configuration, Limits, Plan
-from voxfit.planning.planner import make_plan
+from voxfit.planning.planners.paper import make_plan
 
 
 @pytest.fixture

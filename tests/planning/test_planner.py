@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from builders import case_of, fingerprint_of
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint, load_fingerprint
-from voxfit.planning.grid import ClipAndScale, Unmeasured, ZScore
+from voxfit.planning.grid import ClipAndScale, MissingCTStatistics, ZScore
 from voxfit.planning.intensities import Intensities
 from voxfit.planning.plan import Configuration, ConfigurationName, Limits
-from voxfit.planning.planner import Extent, make_plan, plan_configurations
 from voxfit.planning.planners import plan_by
+from voxfit.planning.planners.paper import Extent, make_plan, plan_configurations
 
 TASKS = ("BrainTumour", "Heart", "Liver", "Hippocampus", "Prostate", "Lung", "Pancreas")
 FIELDS = ("patch_size", "batch_size", "num_pool", "median_shape")
@@ -84,7 +84,7 @@ def test_table_1_comes_out_of_the_real_cases(decathlon: Path, table_1: dict[str,
         (5, "Prostate", [ZScore] * 2, False),
         (4, "Hippocampus", [ZScore], False),
         # Published without intensities: shapes can be planned.
-        (3, "Liver", [Unmeasured], None),
+        (3, "Liver", [MissingCTStatistics], None),
     ],
 )
 def test_how_the_decathlon_is_normalised(
@@ -227,7 +227,7 @@ def test_normalisation_of_each_channel(kept: int, masked: bool) -> None:
     assert plan.normalization == (
         ClipAndScale(lower=-1.0, upper=5.0, mean=2.0, standard_deviation=0.5),
         ZScore(inside_mask=masked),
-        Unmeasured(),
+        MissingCTStatistics(),
     )
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from builders import case_of, fingerprint_of
+from voxfit.core.errors import RecordError
 from voxfit.planning.fingerprint import Fingerprint, load_fingerprint
 from voxfit.planning.grid import ClipAndScale, Divide, UnitRange, ZScore
 from voxfit.planning.intensities import Intensities
-from voxfit.planning.plan import Limits, Plan
-from voxfit.planning.planners import plan_by, plan_origin
-from voxfit.planning.recipe import PAPER, PLANNERS, SGD, Planner, PolynomialDecay, Recipe
-from voxfit.planning.recipes import recipe_named
+from voxfit.planning.plan import PAPER, Limits, Plan
+from voxfit.planning.planners import PLANNERS, plan_by, plan_origin
+from voxfit.planning.recipes import SGD, PolynomialDecay, Recipe, recipe_named
 
 TASKS = ("BrainTumour", "Heart", "Liver", "Hippocampus", "Prostate", "Lung", "Pancreas")
 
@@ -39,7 +39,7 @@ def test_the_records_say_what_nnunet_published(decathlon: Path, task: str) -> No
 
 
 @pytest.mark.parametrize("planner", PLANNERS)
-def test_every_plan_is_a_record_that_a_network_can_be_built_from(planner: Planner, tmp_path: Path) -> None:
+def test_every_plan_is_a_record_that_a_network_can_be_built_from(planner: str, tmp_path: Path) -> None:
     plan = plan_by(planner, facts("MRI"))
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
@@ -109,7 +109,7 @@ def test_cases_are_brought_to_the_grid_as_nnunet_v2_does() -> None:
 
 def test_recipes_by_name() -> None:
     assert recipe_named(PAPER) == Recipe()
-    for planner in PLANNERS[1:]:
+    for planner in list(PLANNERS)[1:]:
         recipe = recipe_named(planner)
         assert recipe.planner == planner
         # nnU-Net v2.8, nnUNetTrainer: initial_lr, weight_decay, num_epochs, num_iterations_per_epoch and
@@ -124,3 +124,16 @@ def test_recipes_by_name() -> None:
         assert isinstance(recipe.optimizer, SGD)
         assert (recipe.optimizer.momentum, recipe.optimizer.weight_decay) == (0.99, 3e-5)
         assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_a_planner_is_added_by_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(fingerprint: Fingerprint, limits: Limits) -> Plan:
+        return PLANNERS[PAPER](fingerprint, limits.revised(base_features=4))
+
+    with pytest.raises(RecordError, match=r"planner.*there is no such planner; there are nnunet-2018, nnunet-v2"):
+        Recipe().revised(planner="small")
+    monkeypatch.setitem(PLANNERS, "small", small)
+    recipe = recipe_named("small")
+    plan = plan_by(recipe.planner, facts("MRI"))
+    assert (plan.planner, plan.topology("3d").features[0]) == ("small", 4)
+    assert recipe == Recipe().revised(name="small", planner="small")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from voxfit.core.errors import RecordError
-from voxfit.planning.recipe import Adam, Plateau, PolynomialDecay, Recipe
+from voxfit.planning.recipes import Adam, Plateau, PolynomialDecay, Recipe
 
 RECIPE = Recipe()
 assert isinstance(RECIPE.schedule, Plateau)

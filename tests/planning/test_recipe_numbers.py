@@ -3,9 +3,8 @@
 import pytest
 
 from builders import case_of, fingerprint_of
-from voxfit.planning.planners import plan_by
-from voxfit.planning.recipe import PLANNERS, SGD, Adam, Plateau, PolynomialDecay
-from voxfit.planning.recipes import recipe_named
+from voxfit.planning.planners import PLANNERS, plan_by
+from voxfit.planning.recipes import SGD, Adam, Plateau, PolynomialDecay, recipe_named
 
 
 def test_the_papers_optimiser_and_schedule():

@@ -9,10 +9,10 @@ from voxfit.imaging.labels import IGNORED, Label, Labels, Region
 from voxfit.imaging.verification import LabelledVolume
 from voxfit.planning.fingerprint import Measurements, measure_case, summarize
 from voxfit.planning.grid import ZScore
-from voxfit.planning.nnunet_v2 import divide
 from voxfit.planning.patch_rules import volume_rule
 from voxfit.planning.plan import Limits
-from voxfit.planning.planner import make_plan, normalization_of
+from voxfit.planning.planners.nnunet_v2 import divide
+from voxfit.planning.planners.paper import make_plan, normalization_of
 
 # Task, median shape (voxels) and spacing (mm), cases; patch, batch and poolings as printed.
 ROWS = [

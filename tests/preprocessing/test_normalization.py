@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from voxfit.core.errors import UsageError
-from voxfit.planning.grid import ClipAndScale, Divide, UnitRange, Unmeasured, ZScore
+from voxfit.planning.grid import ClipAndScale, Divide, MissingCTStatistics, UnitRange, ZScore
 from voxfit.preprocessing.normalization import normalize
 
 
@@ -43,4 +43,4 @@ def test_a_constant_image_becomes_zero():
 
 def test_unmeasured_intensities_are_named(image):
     with pytest.raises(UsageError, match="CT channel without measured intensities"):
-        normalize(image, [Unmeasured(), ZScore()], None)
+        normalize(image, [MissingCTStatistics(), ZScore()], None)

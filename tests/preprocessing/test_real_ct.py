@@ -15,7 +15,7 @@ from voxfit.imaging.labels import Label, Labels
 from voxfit.imaging.volume import Volume, read_image, read_label
 from voxfit.imaging.writing import write_image, write_label
 from voxfit.planning.fingerprint import resampled_shape
-from voxfit.planning.planner import make_plan
+from voxfit.planning.planners.paper import make_plan
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.resampling import resample
 from voxfit.running.cases import measure_dataset

@@ -9,8 +9,8 @@ from voxfit.core.errors import UsageError
 from voxfit.imaging.labels import Label, Labels
 from voxfit.planning.grid import ZScore
 from voxfit.planning.plan import Plan
-from voxfit.planning.planner import make_plan
-from voxfit.planning.recipe import PolynomialDecay, Recipe
+from voxfit.planning.planners.paper import make_plan
+from voxfit.planning.recipes import PolynomialDecay, Recipe
 from voxfit.running.budget import ENOUGH_STEPS, SMALLEST_PATCH, counted_recipe, fit_to_budget, share_again
 from voxfit.running.estimates import format_duration, training_seconds
 from voxfit.running.stopwatch import Stopwatch

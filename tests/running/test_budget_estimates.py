@@ -6,7 +6,7 @@ from builders import configuration_of
 from voxfit.imaging.labels import Label, Labels
 from voxfit.planning.grid import ZScore
 from voxfit.planning.plan import Inference, Plan
-from voxfit.planning.recipe import SGD, Recipe
+from voxfit.planning.recipes import SGD, Recipe
 from voxfit.running.budget import counted_recipe, fit_to_budget
 from voxfit.running.estimates import Fitted, prediction_seconds
 

@@ -17,7 +17,7 @@ from voxfit.inference.description import ModelDescription
 from voxfit.inference.predictor import NetworkInput
 from voxfit.planning.folds import Folds
 from voxfit.planning.plan import Limits, Plan
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 from voxfit.preprocessing.output_resampling import Computed
 from voxfit.preprocessing.store import Store
 

@@ -7,7 +7,7 @@ import voxfit
 from builders import begin
 from voxfit.assessment.selection import Candidate
 from voxfit.planning.plan import Limits
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 
 WINNER = Candidate(name="3d", configurations=("3d",), foreground_dice=0.5, label_dice={}, cases=6)
 

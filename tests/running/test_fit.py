@@ -23,7 +23,7 @@ from voxfit.inference.description import Member, ModelDescription
 from voxfit.inference.predictor import NetworkInput
 from voxfit.planning.folds import Folds
 from voxfit.planning.plan import Limits, Plan
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 from voxfit.planning.settings import Settings
 from voxfit.preprocessing.store import Store
 from voxfit.running.assembly import save_model

@@ -11,7 +11,7 @@ from voxfit.core.errors import TrainingError
 from voxfit.core.layout import Layout
 from voxfit.core.progress import Listener
 from voxfit.planning.plan import Limits
-from voxfit.planning.recipe import PolynomialDecay, Recipe
+from voxfit.planning.recipes import PolynomialDecay, Recipe
 from voxfit.planning.settings import Settings
 from voxfit.running.artefacts import trained_folds
 from voxfit.running.request import FitRequest
@@ -25,7 +25,7 @@ sys.path.insert(0, sys.argv[5])
 from builders import begin
 from voxfit.core.progress import Listener
 from voxfit.planning.plan import Limits
-from voxfit.planning.recipe import PolynomialDecay, Recipe
+from voxfit.planning.recipes import PolynomialDecay, Recipe
 from voxfit.running.request import FitRequest
 from voxfit.running.trainings import OutOfMemory, halve_batch, train
 
@@ -89,7 +89,7 @@ TRIAL = """
 import resource, sys
 import torch
 from voxfit.core.errors import TrainingError
-from voxfit.planning.recipe import PolynomialDecay, Recipe
+from voxfit.planning.recipes import PolynomialDecay, Recipe
 from voxfit.running.fit import fit
 from voxfit.running.request import FitRequest
 

@@ -14,7 +14,7 @@ from voxfit.inference.description import ModelDescription
 from voxfit.inference.model import Model
 from voxfit.planning.folds import Folds
 from voxfit.planning.plan import Limits
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 from voxfit.running.trainings import training_task
 
 

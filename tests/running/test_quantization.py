@@ -13,7 +13,7 @@ from voxfit.inference.model import Model
 from voxfit.inference.quantization import Quantization
 from voxfit.planning.folds import Folds
 from voxfit.planning.plan import Limits
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 from voxfit.running.quantization import quantize
 
 

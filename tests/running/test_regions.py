@@ -11,7 +11,7 @@ import voxfit
 from voxfit.assessment.scores import Scores
 from voxfit.core.layout import Layout
 from voxfit.planning.plan import Limits, Plan
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 
 LIMITS = Limits(voxel_budget=16**3, plane_voxels=2048, base_features=4, cascade_factor=100)
 LABELS = {"background": 0, "both": [2, 5], "right": 5, "ignore": 9}
@@ -44,7 +44,7 @@ def finished(dataset, tmp_path_factory):
         run,
         configurations=("2d", "3d"),
         folds=(0,),
-        epochs=6,
+        epochs=10,
         limits=LIMITS,
         recipe=recipe,
         device="cpu",

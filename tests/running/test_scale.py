@@ -43,10 +43,10 @@ from voxfit.learning.training import Training
 from voxfit.planning.architecture import Topology, paper_stages
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.folds import Folds, split
-from voxfit.planning.nnunet_v2 import PRESETS
-from voxfit.planning.plan import Configuration, Limits
+from voxfit.planning.plan import PAPER, Configuration, Limits
 from voxfit.planning.planners import plan_by, plan_origin
-from voxfit.planning.recipe import PAPER, PolynomialDecay, Recipe
+from voxfit.planning.planners.nnunet_v2 import PRESETS
+from voxfit.planning.recipes import PolynomialDecay, Recipe
 from voxfit.preprocessing.case import PreparedCase, PreprocessingGeometry
 from voxfit.preprocessing.store import Store, write_case, write_manifest
 from voxfit.running.cases import measure_dataset

@@ -12,8 +12,7 @@ from voxfit.core.progress import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.inference.model import Model
 from voxfit.planning.plan import Limits, Plan
-from voxfit.planning.recipe import Recipe
-from voxfit.planning.recipes import recipe_named
+from voxfit.planning.recipes import Recipe, recipe_named
 from voxfit.running.prediction import find_cases, predict_cases
 from voxfit.running.preparation import prepare_only
 

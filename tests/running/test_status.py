@@ -14,7 +14,7 @@ import voxfit
 from builders import begin
 from voxfit.cli import main
 from voxfit.core.layout import Layout
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 from voxfit.running.command import FitCommand, record_command
 from voxfit.running.status import describe
 

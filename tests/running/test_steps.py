@@ -20,7 +20,7 @@ from voxfit.inference.description import Member, ModelDescription
 from voxfit.inference.model import Model
 from voxfit.networks.unet import build_network, inference_weights
 from voxfit.planning.plan import ConfigurationName, Limits
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 from voxfit.planning.settings import Settings
 from voxfit.running.assembly import save_model
 from voxfit.running.budget import counted_recipe

@@ -1,154 +1,233 @@
-"""Augmentation in two halves: drawing parameters, and applying them in batches (method.md [T5]).
+"""Augmentations as a list: each draws its parameters for a sample, and is applied to a batch (method.md [T5]).
 
-`warping` applies the geometric half.
+`spatial` comes before them: it decides which voxels are cut.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from voxfit.imaging.geometry import Box
-from voxfit.learning.intensity import Intensity, about_one, draw_intensity, gamma_correct
-from voxfit.learning.rows import change_rows
-from voxfit.planning.recipe import AugmentationSet
+from voxfit.core.extensions import GROUPS
+from voxfit.learning.intensity import (
+    Noise,
+    add_noise,
+    blur,
+    gamma_correct,
+    scale_intensity,
+    simulate_low_resolution,
+    stretch_contrast,
+)
+from voxfit.learning.randomness import RandomStreams, about_one
+from voxfit.learning.row_operations import change_rows
+from voxfit.planning.recipes import AugmentationSet, IntensitySet
+from voxfit.preprocessing.case import OUTSIDE
 
-_ELASTIC_REACH = 5.0
-"""Displacements beyond this many standard deviations are clipped, so that the needed box is known beforehand."""
+Drawn = Sequence[tuple[int, Any]]
+"""Numbers of samples in a batch, and the parameters that were drawn for each."""
 
-
-@dataclass(frozen=True)
-class Elastic:
-    """A smooth random displacement: uniform noise in [-1, 1], smoothed by a Gaussian, multiplied.
-
-    Attributes:
-        amplitude: the factor, voxels.
-        sigma: of the Gaussian, voxels.
-        noise: (axis, *patch) float32.
-    """
-
-    amplitude: float
-    sigma: float
-    noise: NDArray[np.float32]
-
-    @property
-    def reach(self) -> int:
-        """Displacements are at most this long along an axis, voxels."""
-        axes = len(self.noise)
-        deviation = self.amplitude / math.sqrt(3) / math.pow(2 * math.sqrt(math.pi) * self.sigma, axes / 2)
-        return math.ceil(_ELASTIC_REACH * deviation)
+Images = tuple[torch.Tensor, torch.Tensor]
+"""Images (batch, channel, *patch) float32 and labels (batch, layer, *patch) int16 of a batch."""
 
 
 @dataclass(frozen=True)
-class Augmentation:
-    """What is done to one sample. Axes are those of the plane or volume that is transformed.
+class Transform:
+    """One augmentation.
 
     Attributes:
-        matrix: takes offsets from the patch's centre to offsets in the image; None for the identity.
-        elastic: added displacement; None for none.
-        mirrored: axes to flip.
-        gamma: exponent for each channel; None for none.
-        intensity: further changes of intensity; None for none.
+        name: its random numbers follow from it, and from no other augmentation.
+        probability: per sample.
+        draw: draws the parameters of a sample.
+        apply: takes images and labels of a batch, and what was drawn for some of its samples; may work in place.
     """
 
-    matrix: NDArray[np.float64] | None = None
-    elastic: Elastic | None = None
-    mirrored: tuple[bool, ...] = ()
-    gamma: tuple[float, ...] | None = None
-    intensity: Intensity | None = None
-
-    @property
-    def moves(self) -> bool:
-        """Whether voxels must be interpolated."""
-        return self.matrix is not None or self.elastic is not None
-
-    def source_box(self, patch: Box) -> Box:
-        """The voxels that are needed to fill a patch, interpolation included."""
-        if not self.moves:
-            return patch
-        size = np.asarray(patch.shape)
-        centre = np.asarray(patch.start) + (size - 1) / 2
-        matrix = np.eye(len(size)) if self.matrix is None else self.matrix
-        reach = np.abs(matrix) @ ((size - 1) / 2) + (self.elastic.reach if self.elastic else 0)
-        low = np.floor(centre - reach - 1e-6).astype(int)
-        high = np.ceil(centre + reach + 1e-6).astype(int) + 1
-        return Box(tuple(low.tolist()), tuple(high.tolist()))
+    name: str
+    probability: float
+    draw: Callable[[np.random.Generator], Any]
+    apply: Callable[[torch.Tensor, torch.Tensor, Drawn], Images]
 
 
-def draw(
-    rng: np.random.Generator, settings: AugmentationSet, patch: Sequence[int], mirror_axes: int, channels: int
-) -> Augmentation:
-    """Draw the parameters of one sample.
+class AddedAugmentation(Protocol):
+    """An augmentation of another package."""
+
+    def __call__(self, image: torch.Tensor, label: torch.Tensor, rng: np.random.Generator) -> Images:
+        """Change one sample, whose shapes stay.
+
+        Args:
+            image: (channel, *patch) normalised intensities.
+            label: (layer, *patch) int16 class indices; the second layer, if any, is the previous stage's segmentation.
+            rng: of this sample and this augmentation alone.
+        """
+
+
+def draw_parameters(transforms: Sequence[Transform], streams: RandomStreams) -> dict[str, Any]:
+    """The parameters of one sample by the name of the augmentation; only of those that are applied to it."""
+    drawn = {}
+    for transform in transforms:
+        rng = streams.of(transform.name)
+        if rng.random() < transform.probability:
+            drawn[transform.name] = transform.draw(rng)
+    return drawn
+
+
+def augment(
+    transforms: Sequence[Transform], image: torch.Tensor, label: torch.Tensor, drawn: Sequence[Mapping[str, Any]]
+) -> Images:
+    """Apply augmentations to a batch, one after another; in place where they can.
 
     Args:
-        rng: of this sample alone.
-        settings: ranges and probabilities.
-        patch: 2 or 3 edges of what is transformed.
-        mirror_axes: how many axes may be flipped.
-        channels: image channels.
+        transforms: in their order.
+        image: (batch, channel, *patch).
+        label: (batch, layer, *patch).
+        drawn: the parameters of each sample, from `draw_parameters`; empty for a sample that stays as it is.
     """
-    stretched = max(patch) > 1.5 * min(patch)
-    matrix = None
-    if rng.random() < settings.rotation_probability:
-        largest = settings.stretched_rotation_degrees if stretched else settings.rotation_degrees
-        matrix = rotation(np.deg2rad(rng.uniform(-largest, largest, 3 if len(patch) == 3 else 1)))
-    if rng.random() < settings.scale_probability:
-        matrix = (np.eye(len(patch)) if matrix is None else matrix) * about_one(rng, settings.scale)
-    elastic = None
-    if rng.random() < settings.elastic_probability:
-        amplitude, sigma = rng.uniform(*settings.elastic_amplitude), rng.uniform(*settings.elastic_sigma)
-        noise = rng.random((len(patch), *patch), dtype=np.float32) * 2 - 1
-        elastic = Elastic(float(amplitude), float(sigma), noise)
-    gamma = None
-    if rng.random() < settings.gamma_probability:
-        gamma = tuple(about_one(rng, settings.gamma) for _ in range(channels))
-    mirrored = tuple(bool(flip) for flip in rng.random(mirror_axes) < settings.mirror_probability)
-    # Last, so that what a seed draws without this part stays what it was.
-    intensity = draw_intensity(rng, settings.intensity, channels) if settings.intensity else None
-    return Augmentation(matrix, elastic, mirrored, gamma, intensity)
+    for transform in transforms:
+        some = [(sample, names[transform.name]) for sample, names in enumerate(drawn) if transform.name in names]
+        if some:
+            image, label = transform.apply(image, label, some)
+    return image, label
 
 
-def rotation(radians: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A rotation matrix: of the plane by one angle, or about the three axes one after another."""
-    if len(radians) == 1:
-        cosine, sine = math.cos(radians[0]), math.sin(radians[0])
-        return np.array([[cosine, -sine], [sine, cosine]])
-    result = np.eye(3)
-    for axis, angle in enumerate(radians):
-        single = np.eye(3)
-        plane = [other for other in range(3) if other != axis]
-        single[np.ix_(plane, plane)] = rotation(np.array([angle]))
-        result = result @ single
-    return result
+def list_transforms(
+    settings: AugmentationSet,
+    *,
+    channels: int,
+    mirror_axes: int,
+    through_plane_axis: int | None = None,
+    masked_channels: Sequence[int] = (),
+    added: Mapping[str, AddedAugmentation] | None = None,
+) -> list[Transform]:
+    """All augmentations but the spatial ones, in the order of their application.
+
+    Args:
+        settings: ranges and probabilities.
+        channels: image channels.
+        mirror_axes: how many axes may be flipped.
+        through_plane_axis: the axis of the patch whose resolution is kept; None for none.
+        masked_channels: those normalised inside the nonzero mask; a set with `intensity` keeps them 0 beyond it.
+        added: augmentations of other packages, by name.
+    """
+    mirroring = partial(_draw_flips, probability=settings.mirror_probability, axes=mirror_axes)
+    intensity = settings.intensity
+    return [
+        *(_intensity_transforms(intensity, channels, through_plane_axis) if intensity else ()),
+        Transform("mirroring", 1.0, mirroring, mirror),
+        _factor("gamma", settings.gamma_probability, settings.gamma, channels, gamma_correct),
+        *([_clear_outside(masked_channels)] if intensity and masked_channels else ()),
+        *(_added(name, change) for name, change in (added or {}).items()),
+    ]
 
 
-def mirror(tensor: torch.Tensor, draws: Sequence[Augmentation], first_axis: int) -> torch.Tensor:
-    """Flip each sample of (batch, ...) along its drawn axes, the first of which is `first_axis`; in place."""
+def _intensity_transforms(settings: IntensitySet, channels: int, through_plane_axis: int | None) -> list[Transform]:
+    """Changes of intensity alone, as in nnU-Net v2 (nnUNetTrainer, batchgeneratorsv2)."""
+
+    def noise(rng: np.random.Generator) -> Noise:
+        return Noise(float(rng.uniform(*settings.noise_deviation)), int(rng.integers(2**63)))
+
+    def sigmas(rng: np.random.Generator) -> tuple[tuple[float, ...] | None, ...]:
+        chosen = rng.random(channels) < settings.blur_channel_probability
+        drawn = rng.uniform(*settings.blur_sigma, size=(channels, 3)).tolist()
+        return tuple(tuple(sigma) if here else None for here, sigma in zip(chosen, drawn, strict=True))
+
+    def scales(rng: np.random.Generator) -> tuple[float | None, ...]:
+        chosen = rng.random(channels) < settings.resolution_channel_probability
+        drawn = rng.uniform(*settings.resolution, size=channels).tolist()
+        return tuple(scale if here else None for here, scale in zip(chosen, drawn, strict=True))
+
+    coarsen = partial(simulate_low_resolution, through_plane_axis=through_plane_axis)
+    invert = partial(gamma_correct, inverted=True)
+    return [
+        Transform("noise", settings.noise_probability, noise, _add_noise),
+        Transform("blur", settings.blur_probability, sigmas, _by_channel(blur)),
+        _factor("brightness", settings.brightness_probability, settings.brightness, channels, scale_intensity),
+        _factor("contrast", settings.contrast_probability, settings.contrast, channels, stretch_contrast),
+        Transform("low_resolution", settings.resolution_probability, scales, _by_channel(coarsen)),
+        _factor("inverted_gamma", settings.inverted_gamma_probability, settings.inverted_gamma, channels, invert),
+    ]
+
+
+def _factor(
+    name: str,
+    probability: float,
+    limits: tuple[float, float],
+    channels: int,
+    change: Callable[[torch.Tensor, list[Any]], torch.Tensor],
+) -> Transform:
+    """A change of rows by a number about one, drawn for each channel."""
+
+    def draw(rng: np.random.Generator) -> tuple[float, ...]:
+        return tuple(about_one(rng, limits) for _ in range(channels))
+
+    return Transform(name, probability, draw, _by_channel(change))
+
+
+def _draw_flips(rng: np.random.Generator, probability: float, axes: int) -> tuple[int, ...]:
+    return tuple(np.flatnonzero(rng.random(axes) < probability).tolist())
+
+
+def _by_channel(
+    change: Callable[[torch.Tensor, list[Any]], torch.Tensor],
+) -> Callable[[torch.Tensor, torch.Tensor, Drawn], Images]:
+    """Apply a change of rows to the channels for which something was drawn; None leaves a channel as it is."""
+
+    def apply(image: torch.Tensor, label: torch.Tensor, drawn: Drawn) -> Images:
+        rows = [
+            (sample * image.shape[1] + channel, value)
+            for sample, values in drawn
+            for channel, value in enumerate(values)
+            if value is not None
+        ]
+        change_rows(image.view(-1, *image.shape[2:]), rows, change)
+        return image, label
+
+    return apply
+
+
+def _add_noise(image: torch.Tensor, label: torch.Tensor, drawn: Drawn) -> Images:
+    for sample, noise in drawn:
+        add_noise(image[sample], noise)
+    return image, label
+
+
+def mirror(image: torch.Tensor, label: torch.Tensor, drawn: Drawn) -> Images:
+    """Flip images and labels along the drawn axes of the patch; in place."""
     alike: dict[tuple[int, ...], list[tuple[int, None]]] = {}
-    for index, item in enumerate(draws):
-        axes = tuple(first_axis + offset for offset, flip in enumerate(item.mirrored) if flip)
-        alike.setdefault(axes, []).append((index, None))
+    for sample, axes in drawn:
+        alike.setdefault(tuple(axis + 2 for axis in axes), []).append((sample, None))
     for axes, samples in alike.items():
         if axes:
-            change_rows(tensor, samples, partial(_flipped, axes=axes))
-    return tensor
+            for tensor in (image, label):
+                change_rows(tensor, samples, partial(_flipped, axes=axes))
+    return image, label
 
 
 def _flipped(samples: torch.Tensor, _: Sequence[None], axes: tuple[int, ...]) -> torch.Tensor:
     return samples.flip(axes)
 
 
-def adjust_gamma(image: torch.Tensor, draws: Sequence[Augmentation]) -> torch.Tensor:
-    """Gamma correction of (batch, channel, *patch) with mean and deviation of each channel retained; in place."""
-    channels = image.shape[1]
-    values = itertools.chain(*(item.gamma or (None,) * channels for item in draws))
-    chosen = [(row, exponent) for row, exponent in enumerate(values) if exponent is not None]
-    change_rows(image.view(-1, *image.shape[2:]), chosen, gamma_correct)
-    return image
+def _clear_outside(masked_channels: Sequence[int]) -> Transform:
+    """Sets voxels beyond the nonzero mask to 0 in some channels, whatever other changes made of them."""
+
+    def apply(image: torch.Tensor, label: torch.Tensor, drawn: Drawn) -> Images:
+        for sample, _ in drawn:
+            for channel in masked_channels:
+                image[sample, channel].masked_fill_(label[sample, 0] == OUTSIDE, 0)
+        return image, label
+
+    return Transform("nonzero_mask", 1.0, lambda rng: None, apply)
+
+
+def _added(name: str, change: AddedAugmentation) -> Transform:
+    """An augmentation of another package, sample by sample."""
+
+    def apply(image: torch.Tensor, label: torch.Tensor, drawn: Drawn) -> Images:
+        for sample, seed in drawn:
+            image[sample], label[sample] = change(image[sample], label[sample], np.random.default_rng(seed))
+        return image, label
+
+    return Transform(f"{GROUPS['augmentation']}:{name}", 1.0, lambda rng: int(rng.integers(2**63)), apply)

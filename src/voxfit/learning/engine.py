@@ -20,7 +20,8 @@ from voxfit.core.memory import trim_memory
 from voxfit.core.records import Record
 from voxfit.networks.unet import build_network
 from voxfit.planning.architecture import Topology
-from voxfit.planning.recipe import SGD, Adam, PolynomialDecay, Recipe
+from voxfit.planning.recipes import SGD, Adam, Recipe
+from voxfit.planning.settings import given_seconds
 
 _PEAK_SECONDS = 0.2
 _WORTH_SECONDS = {"cpu": 7200.0, "cuda": 900.0}
@@ -109,7 +110,7 @@ class Engine:
             return cast(torch.Tensor, self.network(image.contiguous(memory_format=self._format)))
 
     def update(self, loss: torch.Tensor) -> bool:
-        """Take a step down the gradient of a loss; whether that was done: not if either is not finite."""
+        """Take a step down the gradient of a loss; False, and no step, where loss or gradient are not finite."""
         if not torch.isfinite(loss):
             return False
         loss.backward()
@@ -125,7 +126,7 @@ class Engine:
         return finite
 
     def synchronize(self) -> None:
-        """Wait until the device has done what it was told."""
+        """Wait until the device has finished all operations."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -170,7 +171,7 @@ def choose_execution(
     """
     begun, schedule = perf_counter(), recipe.schedule
     worth = _WORTH_SECONDS.get(device.split(":", maxsplit=1)[0], _WORTH_SECONDS["cpu"])
-    timed = schedule.seconds if isinstance(schedule, PolynomialDecay) else None
+    timed = given_seconds(recipe)
     steps = (schedule.epochs or 0) * recipe.steps_per_epoch
     if (timed or math.inf) < worth or (timed is None and steps < _FEWEST_STEPS):
         return PLAIN, ""
@@ -207,8 +208,8 @@ def _try(way: StepMode, measure: Callable[[StepMode], float], warn: Callable[[st
 def determinism(wanted: bool) -> Iterator[None]:
     """Let the operations of the block give the same bits every time, on a GPU too, if that is wanted.
 
-    Where torch knows no such way, it warns. Of ours that is the gradient of max pooling: its sums are in an order of
-    chance, but windows that do not overlap have nothing to sum.
+    Where torch has no deterministic operation, it warns. Here that is the gradient of max pooling: its sums are
+    nondeterministic, but windows that do not overlap have nothing to sum.
     """
     if not wanted:
         yield
@@ -243,7 +244,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Give back what nobody uses any more, after a step that did not fit."""
+    """Give unused memory back to the system and the device, after a step that did not fit."""
     gc.collect()
     trim_memory()
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Dice and cross-entropy (method.md [T2]); for regions, binary cross-entropy; nothing where nobody annotated."""
+"""Dice and cross-entropy (method.md [T2]), binary for regions; voxels without annotation do not count."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def segmentation_loss(
     else:
         index = label.clamp(min=0).long()
         target = torch.zeros_like(logits).scatter_(1, index[:, None], 1.0)[:, 1:]
-        # Reduced apart: on a GPU, the sum inside of `cross_entropy` is in an order of chance.
+        # Not reduced here: the reduction inside `cross_entropy` is nondeterministic on GPUs.
         entropy = functional.cross_entropy(logits, index, reduction="none")
         probabilities = logits.softmax(dim=1)[:, 1:]
     return _mean_of(entropy, known) + soft_dice_loss(

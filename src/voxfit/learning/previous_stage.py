@@ -1,4 +1,4 @@
-"""Disturbing the previous stage's segmentation, so that the second stage does not just copy it (method.md [T7])."""
+"""Corrupting the previous stage's segmentation, so that the second stage does not just copy it (method.md [T7])."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from voxfit.planning.recipe import PreviousStageAugmentation
+from voxfit.planning.recipes import PreviousStageAugmentation
 
 Mask = NDArray[np.bool_]
 

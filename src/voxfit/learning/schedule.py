@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from voxfit.core.records import Record
-from voxfit.planning.recipe import Plateau, PolynomialDecay
+from voxfit.planning.recipes import Plateau, PolynomialDecay
 
 
 class Pace(Record):
@@ -145,7 +145,7 @@ def _average(old: float | None, new: float, memory: float) -> float:
 
 
 def _wait(best: float | None, value: float, waited: int, min_delta: float) -> tuple[float, int]:
-    """The average to beat, and the epochs since it was beaten by `improvement`."""
+    """The average to beat, and the epochs since it was beaten by `min_delta`."""
     if best is None or value <= best - min_delta:
         return value, 0
     return best, waited + 1

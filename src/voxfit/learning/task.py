@@ -16,7 +16,7 @@ from voxfit.learning.losses import Loss, segmentation_loss, shrunk
 from voxfit.planning.architecture import Topology
 from voxfit.planning.identity import digest_of_training
 from voxfit.planning.plan import Configuration
-from voxfit.planning.recipe import DICE_CROSS_ENTROPY, Recipe
+from voxfit.planning.recipes import DICE_CROSS_ENTROPY, Recipe
 
 _MEASURED_SECONDS = 1.0
 

@@ -15,13 +15,14 @@ from voxfit.core.progress import EpochReport, Listener
 from voxfit.learning.checkpoint import load_checkpoint, save_checkpoint
 from voxfit.learning.engine import StepMode, peak_flops
 from voxfit.learning.history import cut_history, record_epoch
-from voxfit.learning.loading import Batch, BatchError, Prefetcher, resident
 from voxfit.learning.losses import overlaps
+from voxfit.learning.prefetch import Batch, BatchError, Prefetcher, resident
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler, Previous
 from voxfit.learning.schedule import advance, begin, polynomial_rate
 from voxfit.learning.task import TrainingTask, checkpoint_folder, start_engine, task_loss
 from voxfit.planning.architecture import multiplications
-from voxfit.planning.recipe import Plateau, PolynomialDecay
+from voxfit.planning.recipes import Plateau, PolynomialDecay
+from voxfit.planning.settings import given_seconds
 from voxfit.preprocessing.store import Store
 
 _CHECKPOINT_SECONDS = 600.0
@@ -61,7 +62,7 @@ class Training:
         self.progress = begin(task.recipe.schedule)
         begun = perf_counter()
         self.engine = start_engine(task, folder, device, listener, execution)
-        if isinstance(task.recipe.schedule, PolynomialDecay) and task.recipe.schedule.seconds:
+        if given_seconds(task.recipe):
             self.progress = self.progress.model_copy(update={"seconds": perf_counter() - begun})
         self.network = self.engine.network
         channels = task.topology.in_channels - (previous.classes if previous else 0)
@@ -76,6 +77,7 @@ class Training:
                 labels=task.labels,
                 channels=channels,
                 seed=task.seed,
+                masked_channels=task.masked_channels,
                 previous=previous,
                 patches=patches,
             )
@@ -84,7 +86,7 @@ class Training:
         self._loaders: dict[int, Prefetcher] = {}
         self._saved = perf_counter()
         self._measured = perf_counter(), 0.0
-        self._told = False
+        self._speed_reported = False
 
     def run(self) -> torch.nn.Module:
         """Train to the end of the schedule, from the newest checkpoint where there is one; returns the network.
@@ -95,7 +97,7 @@ class Training:
         """
         self._resume()
         self._loaders = {
-            stream: Prefetcher(sampler, self.engine.device, self.task.masked_channels, retried=self._warn_of)
+            stream: Prefetcher(sampler, self.engine.device, retried=self._warn_of)
             for stream, sampler in self.samplers.items()
         }
         try:
@@ -103,7 +105,7 @@ class Training:
                 while not self.progress.finished and not interruption:
                     report = self._epoch(interruption)
                     if report:
-                        self._tell_speed(report)
+                        self._report_speed(report)
                         self.listener.epoch(report)
         finally:
             for loader in self._loaders.values():
@@ -169,9 +171,8 @@ class Training:
             teraflops=None if speed is None else speed / 1e12,
             peak_share=None if speed is None else speed / peak_flops(self.device),
         )
-        record_epoch(
-            self.folder, report, total
-        )  # first: of a history that is longer than the training, the rest is cut off
+        # The history comes first: where it is longer than the training, the rest is cut off.
+        record_epoch(self.folder, report, total)
         self._save()
         return report
 
@@ -202,14 +203,14 @@ class Training:
         configuration = self.task.configuration
         return 6 * multiplications(self.task.topology, configuration.patch_size) * configuration.batch_size
 
-    def _tell_speed(self, report: EpochReport) -> None:
-        if self._told or report.teraflops is None or report.peak_share is None:
+    def _report_speed(self, report: EpochReport) -> None:
+        if self._speed_reported or report.teraflops is None or report.peak_share is None:
             return
         self.listener.say(
             f"{self.task.name}: {report.teraflops:.3g} TFLOP/s, {report.peak_share:.0%} of what a convolution of "
             f"many channels reaches on this device; {report.wait_share:.1%} of the time waiting for batches."
         )
-        self._told = True
+        self._speed_reported = True
 
     def _train(self, interruption: Pending) -> None:
         """The training steps of one epoch, from the one in `progress` on.
@@ -263,10 +264,10 @@ class Training:
 
     def _share_done(self, seconds: float, steps: int) -> float:
         """Share of the training that is done, `steps` and `seconds` into the current epoch."""
-        schedule, progress = self.task.recipe.schedule, self.progress
-        if isinstance(schedule, PolynomialDecay) and schedule.seconds:
-            return min((progress.seconds + seconds) / schedule.seconds, 1.0)
-        return min((progress.epoch + steps / self.task.recipe.steps_per_epoch) / (schedule.epochs or 1), 1.0)
+        recipe, progress = self.task.recipe, self.progress
+        if whole := given_seconds(recipe):
+            return min((progress.seconds + seconds) / whole, 1.0)
+        return min((progress.epoch + steps / recipe.steps_per_epoch) / (recipe.schedule.epochs or 1), 1.0)
 
     def _set_rate(self, share: float, step: int) -> float:
         schedule = self.task.recipe.schedule

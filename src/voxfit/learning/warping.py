@@ -1,4 +1,4 @@
-"""Applying the geometric half of augmentation (method.md [T5]).
+"""Applying the spatial augmentation (method.md [T5]).
 
 Rotation, scaling and elastic deformation are one resampling of exactly the voxels that the patch needs. Images are
 interpolated linearly, because `grid_sample` does that on every device in two and three dimensions, and cubic only in
@@ -16,17 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from voxfit.learning.augmentation import Augmentation, Elastic
-from voxfit.learning.rows import along_axes, column
+from voxfit.learning.row_operations import along_axes, column
+from voxfit.learning.spatial import Elastic, Spatial
 
 _SLAB = 1 << 16
 """Volumes are resampled in slabs of about this many voxels: what is computed for one stays in a core's cache."""
 
 
-def transform(
-    images: Sequence[torch.Tensor], labels: Sequence[torch.Tensor], draws: Sequence[Augmentation], patch: Sequence[int]
+def warp(
+    images: Sequence[torch.Tensor], labels: Sequence[torch.Tensor], draws: Sequence[Spatial], patch: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Apply the geometric half (without mirroring) to a batch.
+    """Apply the spatial augmentation to a batch.
 
     Args:
         images: one (channel, *box) for each sample, cut at `draw.source_box`; boxes may differ.
@@ -40,31 +40,25 @@ def transform(
     image = images[0].new_empty((len(images), images[0].shape[0], *patch))
     label = labels[0].new_empty((len(labels), labels[0].shape[0], *patch))
     by_gathering = len(patch) == 3 and image.device.type == "cpu"
-    still = [index for index, item in enumerate(draws) if not item.moves]
-    moving = [index for index, item in enumerate(draws) if item.moves]
-
-    def those(tensors: Sequence[torch.Tensor], chosen: Sequence[int]) -> list[torch.Tensor]:
-        return [tensors[index] for index in chosen]
-
-    if len(still) == 1:
-        image[still[0]], label[still[0]] = images[still[0]], labels[still[0]]
-    elif still:
-        rows = torch.tensor(still, device=image.device)
-        image[rows], label[rows] = torch.stack(those(images, still)), torch.stack(those(labels, still))
-    if moving and by_gathering:
-        for index in moving:
-            gather(images[index], labels[index], draws[index], image[index], label[index])
-    elif moving:
-        rows = torch.tensor(moving, device=image.device)
-        drawn = [draws[index] for index in moving]
-        image[rows], label[rows] = sample_grid(those(images, moving), those(labels, moving), drawn, patch)
+    together = []
+    for index, item in enumerate(draws):
+        if not item.moves:
+            image[index], label[index] = images[index], labels[index]
+        elif by_gathering:
+            gather(images[index], labels[index], item, image[index], label[index])
+        else:
+            together.append(index)
+    if together:
+        rows = torch.tensor(together, device=image.device)
+        sources, layers = ([each[index] for index in together] for each in (images, labels))
+        image[rows], label[rows] = sample_grid(sources, layers, [draws[index] for index in together], patch)
     return image, label
 
 
 def sample_grid(
-    images: Sequence[torch.Tensor], labels: Sequence[torch.Tensor], draws: Sequence[Augmentation], patch: Sequence[int]
+    images: Sequence[torch.Tensor], labels: Sequence[torch.Tensor], draws: Sequence[Spatial], patch: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Resample planes or volumes together by `grid_sample`; arguments and results are those of `transform`."""
+    """Resample planes or volumes together by `grid_sample`; arguments and results are those of `warp`."""
     sources = _stack(images)
     grid = _sampling_grid(draws, images, sources, patch)
     image = functional.grid_sample(sources, grid, mode="bilinear", align_corners=False)
@@ -72,9 +66,7 @@ def sample_grid(
     return image, nearest.to(labels[0].dtype)
 
 
-def gather(
-    image: torch.Tensor, label: torch.Tensor, item: Augmentation, moved: torch.Tensor, layers: torch.Tensor
-) -> None:
+def gather(image: torch.Tensor, label: torch.Tensor, item: Spatial, moved: torch.Tensor, layers: torch.Tensor) -> None:
     """Resample one volume: eight neighbours are gathered and interpolated, labels take the nearest.
 
     Args:
@@ -101,7 +93,7 @@ def gather(
 
 
 def _coordinates(
-    item: Augmentation, displacement: torch.Tensor | None, patch: Sequence[int], box: Sequence[int], slab: slice
+    item: Spatial, displacement: torch.Tensor | None, patch: Sequence[int], box: Sequence[int], slab: slice
 ) -> list[torch.Tensor]:
     """Where in its box each voxel of a slab of the patch comes from: for z, y and x one (slab, y, x)."""
     matrix = np.eye(3) if item.matrix is None else item.matrix
@@ -151,13 +143,13 @@ def _stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _sampling_grid(
-    draws: Sequence[Augmentation], boxes: Sequence[torch.Tensor], sources: torch.Tensor, patch: Sequence[int]
+    draws: Sequence[Spatial], boxes: Sequence[torch.Tensor], sources: torch.Tensor, patch: Sequence[int]
 ) -> torch.Tensor:
     """The (batch, *patch, axis) grid of `grid_sample`: where in its source each voxel of the patch comes from."""
     axes, device = len(patch), sources.device
     steps = [torch.arange(size, device=device, dtype=torch.float32) - (size - 1) / 2 for size in patch]
     offsets = torch.stack(torch.meshgrid(*steps, indexing="ij")).flatten(1)
-    # All samples at once: on a GPU, telling it what to do takes longer than doing it.
+    # All samples at once: on a GPU, kernel-launch overhead dominates for small patches.
     matrices = np.stack([np.eye(axes) if item.matrix is None else item.matrix for item in draws])
     where = torch.from_numpy(matrices.astype(np.float32)).to(device) @ offsets
     elastic = [(index, item.elastic) for index, item in enumerate(draws) if item.elastic]

@@ -97,12 +97,12 @@ class UNet(nn.Module):
         for level, (width, stride) in enumerate(zip(features, topology.strides, strict=True)):
             pooled = level > 0 and topology.downsampling == "max"
             self.pools.append(_POOL[dimension](stride, stride) if pooled else nn.Identity())
-            self.encoder.append(_blocks(topology, level, inputs, ones if pooled else stride))
+            self.encoder.append(_encoder(topology, level, inputs, ones if pooled else stride))
             inputs = width
             if level:
                 above = features[level - 1]
                 self.ups.append(_TRANSPOSED[dimension](width, above, stride, stride, bias=topology.bias))
-                self.decoder.append(_decoder_blocks(topology, level - 1))
+                self.decoder.append(_decoder(topology, level - 1))
         self.head = _CONVOLUTION[dimension](features[0], topology.out_channels, 1)
         supervised = range(1, len(self.decoder) - 1) if deep_supervision else ()
         self.coarse_heads = nn.ModuleList(
@@ -125,28 +125,25 @@ class UNet(nn.Module):
         return [logits, *coarse] if coarse else logits
 
 
-def _blocks(topology: Topology, level: int, inputs: int, stride: Axes) -> nn.Sequential:
+def _encoder(topology: Topology, level: int, inputs: int, stride: Axes) -> nn.Sequential:
     """The encoder of one level; its first block is strided."""
-    kernel, width = topology.kernels[level], topology.features[level]
     kind = ResidualBlock if topology.block == "residual" else ConvBlock
-    ones = (1,) * topology.dimension
-    return nn.Sequential(
-        *(
-            kind(topology, width if number else inputs, width, kernel, ones if number else stride)
-            for number in range(topology.encoder_blocks[level])
-        )
-    )
+    return _stack(kind, topology, level, topology.encoder_blocks[level], inputs, stride)
 
 
-def _decoder_blocks(topology: Topology, level: int) -> nn.Sequential:
+def _decoder(topology: Topology, level: int) -> nn.Sequential:
     """The decoder of one level, behind the concatenation with the encoder's features."""
+    ones = (1,) * topology.dimension
+    return _stack(ConvBlock, topology, level, topology.decoder_blocks[level], 2 * topology.features[level], ones)
+
+
+def _stack(
+    kind: type[ConvBlock | ResidualBlock], topology: Topology, level: int, blocks: int, inputs: int, stride: Axes
+) -> nn.Sequential:
+    """Blocks one after another, of which the first has `inputs` channels and the stride."""
     kernel, width, ones = topology.kernels[level], topology.features[level], (1,) * topology.dimension
-    return nn.Sequential(
-        *(
-            ConvBlock(topology, width if number else 2 * width, width, kernel, ones)
-            for number in range(topology.decoder_blocks[level])
-        )
-    )
+    first = kind(topology, inputs, width, kernel, stride)
+    return nn.Sequential(first, *(kind(topology, width, width, kernel, ones) for _ in range(blocks - 1)))
 
 
 def build_network(topology: Topology, seed: int | None = None, *, deep_supervision: bool = False) -> nn.Module:

@@ -114,34 +114,33 @@ def paper_stages(
 
 def count_weights(topology: Topology) -> int:
     """The weights of the convolutions of a network."""
-    total, inputs = 0, topology.in_channels
-    residual = topology.block == "residual"
-    for level, (width, kernel) in enumerate(zip(topology.features, topology.kernels, strict=True)):
-        convolutions = topology.encoder_blocks[level] * (2 if residual else 1) + (residual and level == 0)
-        total += math.prod(kernel) * width * (inputs + width * (convolutions - 1))
-        if level:
-            above, size = topology.features[level - 1], math.prod(topology.kernels[level - 1])
-            blocks, stride = topology.decoder_blocks[level - 1], math.prod(topology.strides[level])
-            total += above * (width * stride + size * above * (blocks + 1))
-        inputs = width
-    return total + topology.features[0] * topology.out_channels
+    return sum(_weights_of_levels(topology))
 
 
 def multiplications(topology: Topology, patch_size: Sequence[int]) -> int:
     """Multiplications of one forward pass over one patch; a training step takes about three times as many."""
-    total, voxels, inputs = 0, math.prod(patch_size), topology.in_channels
-    residual = topology.block == "residual"
+    total, voxels = 0, math.prod(patch_size)
+    for weights, strides in zip(_weights_of_levels(topology), topology.strides, strict=True):
+        voxels //= math.prod(strides)
+        total += weights * voxels
+    return total
+
+
+def _weights_of_levels(topology: Topology) -> list[int]:
+    """The weights that each level applies to each of its voxels."""
+    result, inputs, residual = [], topology.in_channels, topology.block == "residual"
     for level, (width, kernel) in enumerate(zip(topology.features, topology.kernels, strict=True)):
-        stride = math.prod(topology.strides[level])
-        voxels //= stride
+        # A residual network has one more convolution, before its first block.
         convolutions = topology.encoder_blocks[level] * (2 if residual else 1) + (residual and level == 0)
-        total += voxels * math.prod(kernel) * width * (inputs + width * (convolutions - 1))
-        if level:
-            above, size = topology.features[level - 1], math.prod(topology.kernels[level - 1])
-            blocks = topology.decoder_blocks[level - 1]
-            total += voxels * stride * above * (width + size * above * (blocks + 1))
+        weights = math.prod(kernel) * width * (inputs + width * (convolutions - 1))
+        if level:  # the transposed convolution to the level above
+            weights += width * topology.features[level - 1] * math.prod(topology.strides[level])
+        if level < len(topology.decoder_blocks):  # its first convolution gets the encoder's features, too
+            weights += math.prod(kernel) * width * width * (topology.decoder_blocks[level] + 1)
+        result.append(weights)
         inputs = width
-    return total + math.prod(patch_size) * topology.features[0] * topology.out_channels
+    result[0] += topology.features[0] * topology.out_channels
+    return result
 
 
 def activation_bytes(topology: Topology, patch_size: Sequence[int]) -> int:

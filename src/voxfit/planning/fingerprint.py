@@ -1,4 +1,4 @@
-"""What planning needs to know of a dataset: shapes, spacings, intensities, components. Measured in one pass."""
+"""The dataset fingerprint: shapes, spacings, intensities and components of the training cases, measured in one pass."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def count_components(label: NDArray[np.integer[Any]], classes: int) -> tuple[int
     """Connected components (26 neighbours, 8 in a plane) of each foreground class."""
     import cc3d
 
-    annotated = np.maximum(label, 0).astype(np.int32)  # what nobody annotated is negative
+    annotated = np.maximum(label, 0).astype(np.int32)  # voxels without annotation are negative
     components, total = cc3d.connected_components(annotated, connectivity=26, return_N=True)
     # Each component has one class: read it off any of its voxels.
     owner = np.zeros(total + 1, np.int64)

@@ -50,7 +50,7 @@ class ClipAndScale(Record):
     standard_deviation: PositiveFloat
 
 
-class Unmeasured(Record):
+class MissingCTStatistics(Record):
     """A CT channel of a fingerprint without intensities: enough to plan shapes, not to preprocess."""
 
     kind: Literal["unmeasured"] = "unmeasured"
@@ -69,7 +69,7 @@ class Divide(Record):
     by: PositiveFloat
 
 
-Normalization = Annotated[ZScore | ClipAndScale | UnitRange | Divide | Unmeasured, Field(discriminator="kind")]
+Normalization = Annotated[ZScore | ClipAndScale | UnitRange | Divide | MissingCTStatistics, Field(discriminator="kind")]
 
 
 class Preparation(Record):

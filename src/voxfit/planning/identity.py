@@ -8,7 +8,7 @@ from voxfit.core.records import digest_of
 from voxfit.imaging.labels import Labels
 from voxfit.planning.architecture import Topology
 from voxfit.planning.plan import Configuration
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 
 
 def training_seed(recipe: Recipe, name: str, fold: int) -> int:

@@ -16,6 +16,9 @@ from voxfit.planning.grid import Grid, Normalization, Oriented, Preparation
 _MOST_BATCH_VOXELS = 1 << 40
 _MOST_WEIGHTS = 1 << 34
 
+PAPER = "nnunet-2018"
+"""The planner and the recipe of the paper."""
+
 ConfigurationName = Literal["2d", "3d", "3d_lowres", "3d_cascade"]
 
 Activation = Literal["softmax", "sigmoid"] | None
@@ -75,11 +78,10 @@ class Configuration(Record):
         median_shape: of the resampled training cases, same axes.
         patch_size, batch_size: what one training step sees.
         num_pool: poolings of each patch axis.
-        base_features, max_features, pooling: see `Topology`.
+        base_features, max_features, pooling: see `paper_stages`.
         dice: Dice over each sample, or over the batch as one volume (method.md [T2]).
         augmentation: the parameter set, or the 2D set on each slice (method.md [T5], [T6]).
         slice_axis, slice_spacing: 2D only: the axis that is cut into slices, and its spacing; null for each case's own.
-        slices: slice-wise augmentation only: the short axis of the patch.
         stages: the levels of the network, where they are not those that follow from the four numbers above [N2].
         previous: the configuration whose segmentation is extra input (the cascade).
         why: the reason for each number.
@@ -175,7 +177,7 @@ class Plan(Oriented, Made):
     inference: Inference = Inference()
     configurations: dict[ConfigurationName, Configuration]
     changes: tuple[str, ...] = ()
-    planner: str = "nnunet-2018"
+    planner: str = PAPER
     network: str = UNET
     inputs_digest: str = ""
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from voxfit.core.records import Made
 from voxfit.planning.plan import Configuration, ConfigurationName, Plan
-from voxfit.planning.recipe import PolynomialDecay, Recipe
+from voxfit.planning.recipes import PolynomialDecay, Recipe
 
 
 class Settings(Made):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.core.errors import UsageError
-from voxfit.planning.grid import ClipAndScale, Divide, Normalization, UnitRange, Unmeasured, ZScore
+from voxfit.planning.grid import ClipAndScale, Divide, MissingCTStatistics, Normalization, UnitRange, ZScore
 
 _SMALLEST_DEVIATION = 1e-8
 
@@ -47,7 +47,7 @@ def normalize(
                 channel /= max(float(channel.max()), _SMALLEST_DEVIATION)
             case Divide():
                 channel /= rule.by
-            case Unmeasured():
+            case MissingCTStatistics():
                 raise UsageError(
                     "The plan has a CT channel without measured intensities. Make it with `voxfit plan DATASET`, "
                     "from the images themselves."

@@ -13,7 +13,7 @@ from time import monotonic
 from voxfit.core.errors import UsageError
 from voxfit.planning.patch_rules import volume_rule
 from voxfit.planning.plan import Configuration, ConfigurationName, Plan
-from voxfit.planning.recipe import SGD, Adam, PolynomialDecay, Recipe
+from voxfit.planning.recipes import SGD, Adam, PolynomialDecay, Recipe
 from voxfit.running.estimates import Fitted, StepTimer, format_duration, prediction_seconds
 
 ENOUGH_STEPS = 1500

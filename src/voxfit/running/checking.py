@@ -13,7 +13,7 @@ from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import are_small
 from voxfit.imaging.verification import CaseSummary, describe_axes, empty_folds, verify_case, verify_folds
 from voxfit.planning.folds import split
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 from voxfit.running.cases import compare_cases, leave_out, report_problems
 from voxfit.running.experiment import unseen_classes
 

@@ -15,8 +15,7 @@ from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.protection import FOLDERS, identity_of
 from voxfit.planning.architecture import UNET
 from voxfit.planning.plan import ConfigurationName, Limits
-from voxfit.planning.recipe import DICE_CROSS_ENTROPY, Recipe
-from voxfit.planning.recipes import recipe_named
+from voxfit.planning.recipes import DICE_CROSS_ENTROPY, Recipe, recipe_named
 from voxfit.running.request import FitRequest
 
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60))

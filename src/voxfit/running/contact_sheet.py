@@ -13,7 +13,7 @@ from voxfit.core.errors import UsageError, WorkspaceError
 from voxfit.core.layout import Layout
 from voxfit.learning.sampling import TRAINING, PatchSampler
 from voxfit.planning.plan import ConfigurationName, Plan
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 from voxfit.planning.settings import Settings
 from voxfit.preprocessing.normalization import masked_channels
 from voxfit.preprocessing.store import Store
@@ -50,11 +50,17 @@ def draw_contact_sheet(run: Path, name: str, path: Path, *, rows: int = 4, colum
         raise WorkspaceError(f"{run}: its cases are not prepared yet; `voxfit fit` does that first.")
     store = Store(folder)
     cases = sorted(store.manifest.voxels)
-    channels = len(plan.channel_names)
-    sampler = PatchSampler(store, cases, configuration, recipe, labels=plan.labels, channels=channels, seed=recipe.seed)
-    image, label = sampler.finish(
-        sampler.batch(TRAINING, 0, 0), torch.device("cpu"), masked_channels(plan.normalization)
+    sampler = PatchSampler(
+        store,
+        cases,
+        configuration,
+        recipe,
+        labels=plan.labels,
+        channels=len(plan.channel_names),
+        seed=recipe.seed,
+        masked_channels=masked_channels(plan.normalization),
     )
+    image, label = sampler.finish(sampler.batch(TRAINING, 0, 0), torch.device("cpu"))
     tiles = [_tile(image[index, 0].numpy(), label[index].numpy()) for index in range(rows * columns)]
     sheet = np.concatenate([np.concatenate(tiles[row * columns : (row + 1) * columns], axis=1) for row in range(rows)])
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.phantom import Flavour, write_phantom
 from voxfit.inference.model import Model
 from voxfit.planning.plan import Limits
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 from voxfit.running.fit import fit
 from voxfit.running.prediction import predict_cases
 from voxfit.running.request import FitRequest, FitResult

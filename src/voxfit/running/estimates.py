@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from voxfit.inference.tiling import tiles
 from voxfit.planning.plan import Configuration, ConfigurationName, Plan
-from voxfit.planning.recipe import Plateau, PolynomialDecay, Recipe
+from voxfit.planning.recipes import Plateau, PolynomialDecay, Recipe
 
 _CASE_SECONDS = 0.2
 """Of cross-validating one case, besides the network: reading, resampling, writing, scoring."""

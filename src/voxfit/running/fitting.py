@@ -14,7 +14,7 @@ from voxfit.learning.engine import is_out_of_memory, release_memory
 from voxfit.learning.task import TrainingTask, measure_step
 from voxfit.planning.architecture import multiplications
 from voxfit.planning.plan import Configuration, ConfigurationName, Plan
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 from voxfit.planning.settings import Settings, given_seconds, lasting
 from voxfit.running.artefacts import FoldManifest, trained_folds, training_artefact
 from voxfit.running.budget import counted_recipe, fit_to_budget, share_again

@@ -35,7 +35,7 @@ from voxfit.learning.sampling import VALIDATION, PatchSampler, Previous
 from voxfit.networks.unet import UNet
 from voxfit.planning.folds import Folds
 from voxfit.planning.plan import ConfigurationName, Plan
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 from voxfit.planning.settings import Settings
 from voxfit.preprocessing.case import prepare
 from voxfit.preprocessing.store import Store, write_case, write_manifest

@@ -8,7 +8,7 @@ from pathlib import Path
 from voxfit.assessment.selection import Selection
 from voxfit.core.errors import UsageError
 from voxfit.planning.plan import Limits
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from voxfit.learning.training import Training
 from voxfit.networks.unet import inference_weights
 from voxfit.planning.identity import training_seed
 from voxfit.planning.plan import Configuration, ConfigurationName
-from voxfit.planning.recipe import FEW_STEPS
+from voxfit.planning.recipes import FEW_STEPS
 from voxfit.planning.settings import Settings, given_seconds, lasting
 from voxfit.preprocessing.normalization import masked_channels
 from voxfit.preprocessing.store import Store

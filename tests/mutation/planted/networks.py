@@ -94,10 +94,10 @@ PLANTED = [
     ),
     Mutation(
         "networks/unet.py",
-        "2 * width, width, kernel, ones)",
-        "2 * width, width, ones, ones)",
+        "kind(topology, width, width, kernel, ones) for",
+        "kind(topology, width, width, ones, ones) for",
         "networks/test_unet.py",
-        "the way up has kernels of one voxel",
+        "all blocks of a level but the first have kernels of one voxel",
     ),
     Mutation(
         "networks/unet.py",

@@ -15,7 +15,7 @@ from voxfit.assessment.report.markup import (
 from voxfit.assessment.selection import REPORTED_ONLY
 from voxfit.imaging.labels import some
 from voxfit.planning.plan import Plan
-from voxfit.planning.recipe import FEW_STEPS, Plateau, Recipe
+from voxfit.planning.recipes import FEW_STEPS, Plateau, Recipe
 
 _MOST_WARNINGS = 20
 """Of single cases, that are listed."""

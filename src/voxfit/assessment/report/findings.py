@@ -17,7 +17,7 @@ from voxfit.core.records import Record, read_json
 from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.folds import Folds
 from voxfit.planning.plan import ConfigurationName, Plan
-from voxfit.planning.recipe import Recipe
+from voxfit.planning.recipes import Recipe
 from voxfit.planning.settings import Settings
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)

@@ -21,11 +21,10 @@ from voxfit.assessment.report.markup import (
     table,
 )
 from voxfit.core.errors import VoxfitError
-from voxfit.planning.grid import ClipAndScale, Divide, Normalization, UnitRange, Unmeasured, ZScore
-from voxfit.planning.plan import Plan
+from voxfit.planning.grid import ClipAndScale, Divide, MissingCTStatistics, Normalization, UnitRange, ZScore
+from voxfit.planning.plan import PAPER, Plan
 from voxfit.planning.planners import plan_by
-from voxfit.planning.recipe import PAPER, Plateau, PolynomialDecay, Recipe
-from voxfit.planning.recipes import recipe_named
+from voxfit.planning.recipes import Plateau, PolynomialDecay, Recipe, recipe_named
 
 
 def show_coverage(findings: Findings) -> Markup:
@@ -186,7 +185,7 @@ def _normalization(rule: Normalization) -> str:
             return "from each case's own minimum and maximum to 0 and 1"
         case Divide():
             return "left as it is" if rule.by == 1 else f"divided by {rule.by:g}"
-        case Unmeasured():
+        case MissingCTStatistics():
             return "CT, not measured"
         case _:
             assert_never(rule)

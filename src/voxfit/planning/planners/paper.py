@@ -1,4 +1,4 @@
-"""From a fingerprint to a plan, with the reason for each number."""
+"""The planner of the 2018 paper: from a fingerprint to a plan, with the reason for each number."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from voxfit.planning.fingerprint import Fingerprint, is_ct
-from voxfit.planning.grid import ClipAndScale, Normalization, Unmeasured, ZScore
+from voxfit.planning.grid import ClipAndScale, MissingCTStatistics, Normalization, ZScore
 from voxfit.planning.patch_rules import PatchRule, coarser_spacing, needs_cascade, plane_rule, slice_axis, volume_rule
 from voxfit.planning.plan import Configuration, ConfigurationName, Limits, Plan
 
@@ -195,7 +195,7 @@ def normalization_of(fingerprint: Fingerprint) -> tuple[Normalization, ...]:
         if not is_ct(name):
             result.append(ZScore(inside_mask=masked))
         elif statistics is None:
-            result.append(Unmeasured())
+            result.append(MissingCTStatistics())
         else:
             result.append(
                 ClipAndScale(

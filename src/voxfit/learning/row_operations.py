@@ -1,4 +1,4 @@
-"""Changes of some rows of a batch: together, because telling a device what to do may take longer than doing it."""
+"""Changes of some rows of a batch, made together: for small patches the overhead of a call outweighs its work."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def column(values: Sequence[float], rows: torch.Tensor) -> torch.Tensor:
     return torch.tensor(values, dtype=rows.dtype, device=rows.device).view(-1, *(1,) * (rows.ndim - 1))
 
 
-def spread(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def row_statistics(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean, smallest and largest value of each row of (row, ...), shaped to compute with them."""
     axes = tuple(range(1, rows.ndim))
     return rows.mean(axes, keepdim=True), rows.amin(axes, keepdim=True), rows.amax(axes, keepdim=True)

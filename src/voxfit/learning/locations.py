@@ -17,7 +17,7 @@ Voxel = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class PatchPlaces:
+class PatchLocations:
     """Draws the places of patches.
 
     Attributes:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import torch
+from torch.nn import functional
 
 from voxfit.core.errors import VoxfitError, first_line
 from voxfit.imaging.geometry import Box
 from voxfit.learning.engine import is_out_of_memory
-from voxfit.learning.sampling import PatchError, PatchSampler, Sample, cut_tensor
+from voxfit.learning.sampling import PatchError, PatchSampler, Sample
 from voxfit.preprocessing.case import OUTSIDE
 from voxfit.preprocessing.store import Store
 
@@ -73,7 +74,14 @@ class ResidentStore:
             image, label = torch.tensor(self.store.image(name)), torch.tensor(self.store.label(name))
             self._cases[name] = image.to(self.device), label.to(self.device)
         image, label = self._cases[name]
-        return cut_tensor(image, box, 0), cut_tensor(label, box, OUTSIDE).to(torch.int16)
+        return _cut(image, box, 0), _cut(label, box, OUTSIDE).to(torch.int16)
+
+
+def _cut(values: torch.Tensor, box: Box, fill: float) -> torch.Tensor:
+    """Copy a box out of the last three axes; what lies outside becomes `fill`. Negative padding cuts off."""
+    edges = zip(box.start, box.stop, values.shape[-3:], strict=True)
+    padding = [(-start, stop - size) for start, stop, size in edges]
+    return functional.pad(values, [width for both in reversed(padding) for width in both], value=fill)
 
 
 def stored_bytes(store: Store, cases: Sequence[str], channels: int) -> int:
@@ -98,7 +106,6 @@ class Prefetcher:
     Args:
         sampler: draws the patches.
         device: where the network is.
-        masked_channels: those normalised inside the nonzero mask.
         threads: that cut.
         retried: hears of each batch that could not be made at the first attempt.
 
@@ -110,13 +117,11 @@ class Prefetcher:
         self,
         sampler: PatchSampler,
         device: torch.device | str = "cpu",
-        masked_channels: Sequence[int] = (),
         threads: int | None = None,
         retried: Callable[[BatchError], None] = lambda error: None,
     ) -> None:
         self.sampler = sampler
         self.device = torch.device(device)
-        self.masked_channels = tuple(masked_channels)
         self.waited = 0.0
         self.retried = retried
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
@@ -207,7 +212,7 @@ class Prefetcher:
     def _finish(self, samples: list[Sample]) -> Batch:
         cases = tuple(sample.case for sample in samples)
         try:
-            image, label = self.sampler.finish(samples, self.device, self.masked_channels)
+            image, label = self.sampler.finish(samples, self.device)
         except Exception as error:
             raise PatchError(cases, error) from error
         return Batch(image, label, cases)
