@@ -14,7 +14,7 @@ from pathlib import Path
 
 from voxfit.core.errors import DatasetError, Problem, RecordError
 from voxfit.core.records import read_json
-from voxfit.imaging.description import Description
+from voxfit.imaging.dataset_json import Description
 from voxfit.imaging.files import Case, check_text
 from voxfit.imaging.labels import Labels
 

@@ -1,8 +1,8 @@
 """What image files promise, looked at before SimpleITK reads them.
 
 SimpleITK chooses its reader by content, opens whatever file a header names for the voxels, allocates what a header
-claims, and crashes on some. So the reader follows from the ending here, voxels come from the file itself or from one
-beside it, and lengths are compared with sizes first.
+claims, and crashes on some. So the reader follows from the ending of the name, voxels come from the file itself or from
+one beside it, and lengths are compared with sizes first. This module has what the checks of all formats share.
 """
 
 from __future__ import annotations
@@ -16,28 +16,12 @@ from pathlib import Path
 
 from voxfit.core.errors import DatasetError, Problem
 
-READERS = {
-    ".nii.gz": "NiftiImageIO",
-    ".nii": "NiftiImageIO",
-    ".nrrd": "NrrdImageIO",
-    ".mha": "MetaImageIO",
-    ".mhd": "MetaImageIO",
-    ".png": "PNGImageIO",
-    ".tif": "TIFFImageIO",
-    ".tiff": "TIFFImageIO",
-    ".bmp": "BMPImageIO",
-}
-"""SimpleITK's reader for each ending."""
-
 INCOMPLETE = "The file is incomplete: copy it again from its source."
 
 MOST_HEADER = 1 << 20
 _SPACINGS = (1e-9, 1e6)
 _MOST_COMPRESSED = 4096
 """No format here packs more bytes of voxels into one byte: deflate reaches 1032, LZW less than 2800."""
-
-_NRRD_DATA = re.compile(rb"^[ \t]*data[ \t]*file[ \t]*:", re.MULTILINE | re.IGNORECASE)
-_NRRD_RAW = re.compile(rb"^[ \t]*encoding[ \t]*:[ \t]*raw", re.MULTILINE | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -51,21 +35,6 @@ class Source:
 
     length: int
     packed: bool
-
-
-def locate_nrrd(path: Path) -> Source:
-    """Read the header of an NRRD file: where its voxels are.
-
-    Raises:
-        DatasetError: they are in another file.
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as stream:
-        header = stream.read(MOST_HEADER)
-    if _NRRD_DATA.search(header):
-        raise _fault(path, "its header names another file for the voxels.", "Save it with the voxels inside.")
-    end = re.search(rb"\r?\n\r?\n", header)
-    return Source(path.stat().st_size - (end.end() if end else 0), packed=_NRRD_RAW.search(header) is None)
 
 
 def check_spacing(spacing: Sequence[float], where: str) -> None:

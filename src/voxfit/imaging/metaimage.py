@@ -13,6 +13,7 @@ from pathlib import Path
 
 from voxfit.core.errors import DatasetError, Problem
 from voxfit.imaging.headers import INCOMPLETE, MOST_HEADER, Source
+from voxfit.imaging.itk_reader import ItkReader
 
 _DATA = re.compile(rb"elementdatafile\s*[=:]\s*([^\r\n]*)", re.IGNORECASE)
 _LAST = re.compile(rb"^ElementDataFile[ \t]*=[^\n]*\n?", re.MULTILINE)
@@ -140,3 +141,6 @@ def _beside(path: Path, name: bytes) -> Path:
 
 def _fault(path: Path, what: str, remedy: str) -> DatasetError:
     return DatasetError(Problem(str(path), what, remedy))
+
+
+METAIMAGE = ItkReader((".mha", ".mhd"), "MetaImageIO", locate_metaimage)

@@ -10,7 +10,8 @@ import gzip
 import math
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from voxfit.core.errors import DatasetError, Problem
+from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.headers import INCOMPLETE, check_memory, check_spacing, complex_voxels
+from voxfit.imaging.itk_reader import ItkReader
 
 _CHUNK = 1 << 20
 _MOST_DEFLATED = 1100
@@ -100,19 +103,24 @@ class Header:
     float_type: np.dtype[np.floating[Any]] | None
     is_complex: bool
 
+    @property
+    def codes(self) -> tuple[int, int]:
+        """Of qform and sform; a form counts where its code is above 0."""
+        qform, sform = self.unpack(f"2{self.layout.code}", self.layout.forms)
+        return qform, sform
+
     def unpack(self, form: str, place: int) -> tuple[Any, ...]:
         """Of the struct types `form`, from `place` on."""
         return struct.unpack_from(self.order + form, self.content, place)
 
 
-def check_nifti(path: Path, ending: str, *, header_only: bool = False) -> None:
+def check_nifti(path: Path, *, header_only: bool = False) -> None:
     """Compare a NIfTI file with its header: length, checksum where it is compressed, NaN where it holds floats.
 
     What it leaves unsaid can be read: it fits into memory, and holds real numbers.
 
     Args:
         path: the file.
-        ending: of its name, ".nii" or ".nii.gz".
         header_only: leave the voxels unread.
 
     Raises:
@@ -122,9 +130,9 @@ def check_nifti(path: Path, ending: str, *, header_only: bool = False) -> None:
     where = str(path)
     with path.open("rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
-    if compressed and ending == ".nii":
+    if compressed and path.suffix.lower() != ".gz":
         raise DatasetError(Problem(where, "is compressed, but its name says otherwise.", "Name it .nii.gz."))
-    _check_alone(path, ending)
+    _check_alone(path)
     try:
         with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
             header = _read_header(stream, where)
@@ -189,10 +197,10 @@ def _read_on(stream: BufferedIOBase) -> int:
     return beyond
 
 
-def _check_alone(path: Path, ending: str) -> None:
+def _check_alone(path: Path) -> None:
     """For `a.nii.gz`, SimpleITK reads the header of this file, but the voxels of `a.nii` where that is there too."""
-    beside = path.name[: -len(ending)] + ".nii"
-    if ending == ".nii.gz" and path.with_name(beside).exists():
+    beside = path.name[: -len(".nii.gz")] + ".nii"
+    if path.suffix.lower() == ".gz" and path.with_name(beside).exists():
         what = f"{beside} lies beside it, and only one of the two can be meant."
         raise DatasetError(Problem(str(path), what, "Remove one of them."))
 
@@ -244,3 +252,13 @@ def _check_forms(header: bytes, order: str, layout: Layout, where: str) -> None:
         if code > 0 and not all(abs(value) <= _FARTHEST_MM for value in values):
             what = f"its {name} has numbers that place it nowhere ({', '.join(f'{value:.3g}' for value in values)})."
             raise DatasetError(Problem(where, what, f"Correct the {name} in its header."))
+
+
+def _with_direction(path: Path, geometry: Geometry) -> Geometry:
+    """The geometry of a NIfTI file, whose direction is known where its header has a qform or an sform."""
+    return replace(geometry, oriented=max(read_header(path).codes) > 0)
+
+
+NIFTI = ItkReader(
+    (".nii.gz", ".nii"), "NiftiImageIO", check_nifti, partial(check_nifti, header_only=True), _with_direction
+)

@@ -12,33 +12,20 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from voxfit.core.errors import DatasetError, Problem, RecordError, UsageError
 from voxfit.core.records import read_json, write_atomically
-from voxfit.imaging.headers import INCOMPLETE
+from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.headers import INCOMPLETE, Source
+from voxfit.imaging.itk_reader import ItkReader, without_direction
 
 _REPLACE = "Replace or remove the file."
 _SAVE = "Save it again, as one grey or RGB image a page."
-
-
-def check_picture(path: Path, ending: str) -> None:
-    """Compare a PNG, BMP or TIFF file with what it promises.
-
-    Raises:
-        DatasetError: it is incomplete, or of a kind that is not read here.
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as stream:
-        if ending == ".png":
-            _check_png(path, stream)
-        elif ending == ".bmp":
-            _check_bmp(path, stream)
-        else:
-            _check_tiff(path, stream)
 
 
 def _fault(path: Path, what: str, remedy: str) -> DatasetError:
@@ -225,14 +212,13 @@ def _read_exactly(stream: BinaryIO, count: int) -> bytes:
     return content
 
 
-def spacing_beside(path: Path, ending: str) -> tuple[float, ...] | None:
+def spacing_beside(path: Path) -> tuple[float, ...] | None:
     """TIFF stacks have no spacing; nnU-Net's Tiff3DIO has it in a file NAME.json: {"spacing": [z, y, x]}, in mm.
 
     Raises:
         DatasetError: there is such a file, without a spacing.
     """
-    stem = path.name[: -len(ending)]
-    for name in (stem, re.sub(r"_\d{4}$", "", stem)):
+    for name in (path.stem, re.sub(r"_\d{4}$", "", path.stem)):
         beside = path.with_name(f"{name}.json")
         if beside.is_file():
             try:
@@ -246,13 +232,13 @@ def spacing_beside(path: Path, ending: str) -> tuple[float, ...] | None:
     return None
 
 
-def write_spacing_beside(path: Path, ending: str, spacing_mm: Sequence[float]) -> None:
+def write_spacing_beside(path: Path, spacing_mm: Sequence[float]) -> None:
     """Write the spacing (z, y, x) of a TIFF stack where `spacing_beside` looks for it.
 
     Raises:
         UsageError: a file of this name is there and holds something else.
     """
-    beside = path.with_name(f"{path.name[: -len(ending)]}.json")
+    beside = path.with_name(f"{path.stem}.json")
     if beside.exists():
         try:
             found = read_json(beside)
@@ -261,3 +247,21 @@ def write_spacing_beside(path: Path, ending: str, spacing_mm: Sequence[float]) -
         if not (isinstance(found, dict) and set(found) == {"spacing"}):
             raise UsageError(f"{beside}: is no spacing of {path.name}, whose place this is. Move one of them.")
     write_atomically(beside, json.dumps({"spacing": list(spacing_mm)}).encode() + b"\n")
+
+
+def _stack_geometry(path: Path, geometry: Geometry) -> Geometry:
+    """The geometry of a TIFF file: that of a stack has the spacing that stands beside it."""
+    found = spacing_beside(path) if geometry.dimension == 3 else None
+    return replace(geometry, spacing_mm=found or geometry.spacing_mm, oriented=False)
+
+
+def _check_picture(check: Callable[[Path, BinaryIO], None], path: Path) -> Source:
+    """Run the check of a format on a file; pixels may be anywhere in it."""
+    with path.open("rb") as stream:
+        check(path, stream)
+    return Source(path.stat().st_size, packed=True)
+
+
+PNG = ItkReader((".png",), "PNGImageIO", partial(_check_picture, _check_png), amend=without_direction)
+TIFF = ItkReader((".tif", ".tiff"), "TIFFImageIO", partial(_check_picture, _check_tiff), amend=_stack_geometry)
+BMP = ItkReader((".bmp",), "BMPImageIO", partial(_check_picture, _check_bmp), amend=without_direction)

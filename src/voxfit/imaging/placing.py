@@ -68,7 +68,7 @@ def read_placing(path: Path) -> Placing | None:
         return None
     layout = header.layout
     pixdim = header.unpack(f"4{layout.number}", layout.pixdim)
-    codes, numbers = header.unpack(f"2{layout.code}", layout.forms), header.unpack(layout.placing, layout.forms)[2:]
+    codes, numbers = header.codes, header.unpack(layout.placing, layout.forms)[2:]
     axes = min(header.dim[0], 3)
     shape = (1,) * (3 - axes) + header.dim[axes:0:-1]
     units = header.unpack(layout.unit, layout.units)[0] & 7
