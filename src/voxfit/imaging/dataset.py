@@ -15,8 +15,9 @@ from pathlib import Path
 from voxfit.core.errors import DatasetError, Problem, RecordError
 from voxfit.core.records import read_json
 from voxfit.imaging.dataset_json import Description
-from voxfit.imaging.files import Case, check_text
+from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Labels
+from voxfit.imaging.volume import check_text
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,7 @@ def check_spacing(spacing: Sequence[float], where: str) -> None:
     """
     if not all(_SPACINGS[0] <= size <= _SPACINGS[1] for size in spacing):
         shown = ", ".join(f"{size:.4g}" for size in spacing)
-        raise DatasetError(
-            Problem(where, f"has the spacing {shown} (x, y, z).", "Correct the header: it must be positive, and in mm.")
-        )
+        raise fault(where, f"has the spacing {shown} (x, y, z).", "Correct the header: it must be positive, and in mm.")
 
 
 def check_claim(path: Path, source: Source, voxels: int, bytes_each: int) -> None:
@@ -63,11 +61,11 @@ def check_claim(path: Path, source: Source, voxels: int, bytes_each: int) -> Non
         DatasetError: the file is too short for it, or the machine's memory too small.
     """
     if voxels < 1:
-        raise _fault(path, "has no voxels.", "Replace or remove the file.")
+        raise fault(path, "has no voxels.", "Replace or remove the file.")
     needed, most = voxels * bytes_each, source.length * (_MOST_COMPRESSED if source.packed else 1)
     if needed > most:
         what = f"its header promises {needed} bytes of voxels, but there are {source.length}"
-        raise _fault(path, what + (" (compressed)." if source.packed else "."), INCOMPLETE)
+        raise fault(path, what + (" (compressed)." if source.packed else "."), INCOMPLETE)
     check_memory(path, voxels)
 
 
@@ -80,12 +78,12 @@ def check_memory(path: Path, voxels: int) -> None:
     needed, memory = voxels * 4, memory_bytes()
     if needed > memory:
         what = f"{voxels} voxels take {needed / 2**30:.0f} GiB, but this machine has {memory / 2**30:.0f} GiB."
-        raise _fault(path, what, "Look at the file's header, or cut or resample the image.")
+        raise fault(path, what, "Look at the file's header, or cut or resample the image.")
 
 
 def complex_voxels(where: str) -> DatasetError:
     """What is said of them."""
-    return DatasetError(Problem(where, "its voxels are complex numbers.", "Save their magnitude."))
+    return fault(where, "its voxels are complex numbers.", "Save their magnitude.")
 
 
 def memory_bytes() -> int:
@@ -93,11 +91,12 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40
 
 
-def _fault(path: Path, what: str, remedy: str) -> DatasetError:
-    return DatasetError(Problem(str(path), what, remedy))
-
-
 def bytes_of(pixel: str) -> int:
     """Bytes of a number by SimpleITK's name of a pixel type ("64-bit float", "vector of 8-bit unsigned integer")."""
     bits = re.search(r"(\d+)-bit", pixel)
     return math.ceil(int(bits[1]) / 8) if bits else 1
+
+
+def fault(where: Path | str, what: str, remedy: str) -> DatasetError:
+    """The error that is raised for an unusable file: where, what the fact is, and what to do."""
+    return DatasetError(Problem(str(where), what, remedy))

@@ -14,9 +14,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from voxfit.core.errors import DatasetError, Problem
 from voxfit.imaging.geometry import Geometry
-from voxfit.imaging.headers import Source, bytes_of, check_claim, check_spacing, complex_voxels
+from voxfit.imaging.headers import Source, bytes_of, check_claim, check_spacing, complex_voxels, fault
 
 _READING = threading.Lock()
 """One file at a time in a process: ITK's NIfTI reader (5.4) notes the name it reads in a string that all threads share.
@@ -89,12 +88,12 @@ class ItkReader:
                 return reader.Execute()
         except (RuntimeError, MemoryError) as error:
             what, remedy = _explain(error, path)
-            raise DatasetError(Problem(str(path), what, remedy)) from None
+            raise fault(path, what, remedy) from None
 
     def _amended_geometry(self, path: Path, image: Any) -> Geometry:
         if image.GetDimension() not in (2, 3, 4):
             what = f"has {image.GetDimension()} dimensions."
-            raise DatasetError(Problem(str(path), what, "Images have 2 or 3, and channels."))
+            raise fault(path, what, "Images have 2 or 3, and channels.")
         geometry = self.amend(path, geometry_of(image))
         _check_grid(str(path), geometry)
         return geometry
@@ -158,7 +157,7 @@ def _check_grid(where: str, geometry: Geometry) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         skew = np.abs(axes.T @ axes - np.eye(3)).max()
     if not (np.isfinite(geometry.origin_mm).all() and skew <= _STRAIGHT):
-        raise DatasetError(Problem(where, _SKEWED, _STRAIGHTEN))
+        raise fault(where, _SKEWED, _STRAIGHTEN)
 
 
 def _last_line(error: BaseException) -> str:

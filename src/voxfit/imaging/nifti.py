@@ -18,9 +18,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from voxfit.core.errors import DatasetError, Problem
 from voxfit.imaging.geometry import Geometry
-from voxfit.imaging.headers import INCOMPLETE, check_memory, check_spacing, complex_voxels
+from voxfit.imaging.headers import INCOMPLETE, check_memory, check_spacing, complex_voxels, fault
 from voxfit.imaging.itk_reader import ItkReader
 
 _CHUNK = 1 << 20
@@ -119,7 +118,7 @@ def check_nifti(path: Path, *, header_only: bool = False) -> None:
     with path.open("rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
     if compressed and path.suffix.lower() != ".gz":
-        raise DatasetError(Problem(where, "is compressed, but its name says otherwise.", "Name it .nii.gz."))
+        raise fault(where, "is compressed, but its name says otherwise.", "Name it .nii.gz.")
     _check_alone(path)
     try:
         with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
@@ -127,7 +126,7 @@ def check_nifti(path: Path, *, header_only: bool = False) -> None:
             length = path.stat().st_size
             if header.voxel_bytes > length * (_MOST_DEFLATED if compressed else 1):
                 what = f"its header promises {header.voxel_bytes} bytes of voxels, but there are {length}"
-                raise DatasetError(Problem(where, what + (" (compressed)." if compressed else "."), INCOMPLETE))
+                raise fault(where, what + (" (compressed)." if compressed else "."), INCOMPLETE)
             missing = bad = beyond = 0
             if not header_only:
                 stream.read(header.offset - header.fields.nbytes)
@@ -135,19 +134,19 @@ def check_nifti(path: Path, *, header_only: bool = False) -> None:
                 beyond = _read_on(stream) if compressed else 0
     except EOFError:
         what = "the compressed data are damaged: they end too early."
-        raise DatasetError(Problem(where, what, INCOMPLETE)) from None
+        raise fault(where, what, INCOMPLETE) from None
     except (zlib.error, gzip.BadGzipFile):
         what = "the compressed data are damaged: their checksum or their form is wrong."
-        raise DatasetError(Problem(where, what, "Copy the file again from its source.")) from None
+        raise fault(where, what, "Copy the file again from its source.") from None
     if missing:
         what = f"{missing} of the {header.voxel_bytes} bytes that its header promises are missing."
-        raise DatasetError(Problem(where, what, INCOMPLETE))
+        raise fault(where, what, INCOMPLETE)
     if beyond > _MOST_BEYOND:
         what = f"goes on for more than {_MOST_BEYOND >> 20} MiB behind its last voxel."
-        raise DatasetError(Problem(where, what, "Save it again."))
+        raise fault(where, what, "Save it again.")
     if bad:
         what = f"{bad} voxels are NaN or infinite."
-        raise DatasetError(Problem(where, what, "Replace them (by 0, say) and save it again."))
+        raise fault(where, what, "Replace them (by 0, say) and save it again.")
     if header.is_complex:
         raise complex_voxels(where)
     check_memory(path, header.numbers)
@@ -190,7 +189,7 @@ def _check_alone(path: Path) -> None:
     beside = path.name[: -len(".nii.gz")] + ".nii"
     if path.suffix.lower() == ".gz" and path.with_name(beside).exists():
         what = f"{beside} lies beside it, and only one of the two can be meant."
-        raise DatasetError(Problem(str(path), what, "Remove one of them."))
+        raise fault(path, what, "Remove one of them.")
 
 
 def _read_header(stream: BufferedIOBase, where: str) -> Header:
@@ -224,9 +223,7 @@ def _read_header(stream: BufferedIOBase, where: str) -> Header:
             np.dtype(order + kind) if kind else None,
             datatype in _COMPLEX_TYPES,
         )
-    raise DatasetError(
-        Problem(where, "is not a NIfTI file (its header makes no sense).", "Replace or remove the file.")
-    )
+    raise fault(where, "is not a NIfTI file (its header makes no sense).", "Replace or remove the file.")
 
 
 def _check_forms(fields: np.void, where: str) -> None:
@@ -235,7 +232,7 @@ def _check_forms(fields: np.void, where: str) -> None:
         values = fields[name].tolist()
         if fields[f"{name}_code"] > 0 and not all(abs(value) <= _FARTHEST_MM for value in values):
             what = f"its {name} has numbers that place it nowhere ({', '.join(f'{value:.3g}' for value in values)})."
-            raise DatasetError(Problem(where, what, f"Correct the {name} in its header."))
+            raise fault(where, what, f"Correct the {name} in its header.")
 
 
 def _with_direction(path: Path, geometry: Geometry) -> Geometry:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from voxfit.core.errors import DatasetError, Problem
-from voxfit.imaging.headers import MOST_HEADER, Source
+from voxfit.imaging.headers import MOST_HEADER, Source, fault
 from voxfit.imaging.itk_reader import ItkReader
 
 _DATA_FILE = re.compile(rb"^[ \t]*data[ \t]*file[ \t]*:", re.MULTILINE | re.IGNORECASE)
@@ -24,7 +23,7 @@ def locate_nrrd(path: Path) -> Source:
         header = stream.read(MOST_HEADER)
     if _DATA_FILE.search(header):
         what = "its header names another file for the voxels."
-        raise DatasetError(Problem(str(path), what, "Save it with the voxels inside."))
+        raise fault(path, what, "Save it with the voxels inside.")
     end = re.search(rb"\r?\n\r?\n", header)
     return Source(path.stat().st_size - (end.end() if end else 0), packed=_RAW.search(header) is None)
 

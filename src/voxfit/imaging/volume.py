@@ -15,8 +15,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from voxfit.core.errors import DatasetError, Problem
 from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.headers import fault
 from voxfit.imaging.itk_reader import array_of, geometry_of
 from voxfit.imaging.metaimage import METAIMAGE
 from voxfit.imaging.nifti import NIFTI
@@ -79,9 +79,7 @@ def read_image(path: Path) -> Volume:
         total = array.sum(dtype=np.float64)
     if not np.isfinite(total) and not np.isfinite(array).all():
         bad = int(array.size - np.isfinite(array).sum())
-        raise DatasetError(
-            Problem(str(path), f"{bad} voxels are NaN or infinite.", "Replace them (by 0, say) and save it again.")
-        )
+        raise fault(path, f"{bad} voxels are NaN or infinite.", "Replace them (by 0, say) and save it again.")
     return Volume(array, geometry)
 
 
@@ -102,15 +100,13 @@ def read_label(path: Path) -> Volume:
     """
     channels, geometry = _read(path, lambda reader: reader.read(path))
     if len(channels) != 1:
-        raise DatasetError(Problem(str(path), "the label has several channels.", "Save it as one channel of integers."))
+        raise fault(path, "the label has several channels.", "Save it as one channel of integers.")
     array = channels[0]
     if array.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             whole = array.astype(np.int64 if np.abs(array).max(initial=0) >= 2**31 else np.int32)
         if not np.array_equal(whole, array):
-            raise DatasetError(
-                Problem(str(path), "the label has fractional values.", "Save it with integers (nearest neighbour).")
-            )
+            raise fault(path, "the label has fractional values.", "Save it with integers (nearest neighbour).")
         array = whole
     return Volume(array, geometry)
 
@@ -128,22 +124,29 @@ def _read(path: Path, ask: Callable[[Reader], Answer]) -> Answer:
         return ask(_READER_OF[file_ending(path)])
     except OSError as error:
         what = f"cannot be read ({error.strerror})."
-        raise DatasetError(Problem(where, what, "Check the file and its permissions.")) from None
+        raise fault(where, what, "Check the file and its permissions.") from None
+
+
+def check_text(path: Path) -> None:
+    """Refuse a name that no record could hold, as it is no UTF-8.
+
+    Raises:
+        DatasetError: it is none.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise fault(ascii(str(path)), "the name is not UTF-8.", "Rename it.") from None
 
 
 def _checked_path(path: Path) -> str:
     """The name of a file that is there and holds something."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise DatasetError(Problem(ascii(str(path)), "the name is not UTF-8.", "Rename it.")) from None
+    check_text(path)
     where = str(path)
     if not path.is_file():
-        raise DatasetError(Problem(where, "there is no such file.", "Add it or correct its name."))
+        raise fault(where, "there is no such file.", "Add it or correct its name.")
     if path.stat().st_size == 0:
-        raise DatasetError(Problem(where, "the file is empty.", "Copy it again from its source."))
+        raise fault(where, "the file is empty.", "Copy it again from its source.")
     if not file_ending(path):
-        raise DatasetError(
-            Problem(where, "has an unknown file ending.", f"Files of these can be read: {', '.join(FILE_ENDINGS)}.")
-        )
+        raise fault(where, "has an unknown file ending.", f"Files of these can be read: {', '.join(FILE_ENDINGS)}.")
     return where
