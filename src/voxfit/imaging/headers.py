@@ -82,12 +82,12 @@ def check_memory(path: Path, voxels: int) -> None:
 
 
 def complex_voxels(where: str) -> DatasetError:
-    """What is said of them."""
+    """The error for voxels that are complex numbers."""
     return fault(where, "its voxels are complex numbers.", "Save their magnitude.")
 
 
 def memory_bytes() -> int:
-    """Of this machine."""
+    """The memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40
 
 

@@ -223,7 +223,7 @@ def spacing_beside(path: Path) -> tuple[float, ...] | None:
                     raise ValueError(f"{z}, {y}, {x}")
             except (RecordError, TypeError, KeyError, ValueError) as error:
                 remedy = 'Write {"spacing": [z, y, x]}, in mm.'
-                raise fault(str(beside), f"holds no spacing ({error}).", remedy) from None
+                raise fault(beside, f"holds no spacing ({error}).", remedy) from None
             return z, y, x
     return None
 
