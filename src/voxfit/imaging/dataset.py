@@ -12,11 +12,13 @@ from collections.abc import Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from voxfit.core.errors import DatasetError, Problem, RecordError
+from voxfit.core.errors import Problem, RecordError
 from voxfit.core.records import read_json
-from voxfit.imaging.description import Description
-from voxfit.imaging.files import Case, check_text
+from voxfit.imaging.dataset_json import Description
+from voxfit.imaging.files import Case
+from voxfit.imaging.headers import fault
 from voxfit.imaging.labels import Labels
+from voxfit.imaging.volume import check_text
 
 
 @dataclass(frozen=True)
@@ -72,21 +74,17 @@ class Dataset:
 
 def _open(folder: Path, group_by: str | None) -> Dataset:
     if not folder.is_dir():
-        raise DatasetError(Problem(str(folder), "there is no such folder.", "Name the folder that holds dataset.json."))
+        raise fault(folder, "there is no such folder.", "Name the folder that holds dataset.json.")
     check_text(folder)
     path = folder / "dataset.json"
     if not path.is_file():
-        raise DatasetError(
-            Problem(str(path), "there is no such file.", "A dataset needs it: see the README, section 'Your own data'.")
-        )
+        raise fault(path, "there is no such file.", "A dataset needs it: see the README, section 'Your own data'.")
     try:
         description = read_json(path)
     except RecordError as error:
-        raise DatasetError(Problem(str(path), str(error).removeprefix(f"{path}: "), "Correct it.")) from None
+        raise fault(path, str(error).removeprefix(f"{path}: "), "Correct it.") from None
     if not isinstance(description, dict):
-        raise DatasetError(
-            Problem(str(path), "holds no JSON object.", "Write an object with channel_names and labels.")
-        )
+        raise fault(path, "holds no JSON object.", "Write an object with channel_names and labels.")
     reader = Description(folder, description)
     cases = reader.training_cases()
     splits = reader.splits({case.name for case in cases})
@@ -110,16 +108,12 @@ def _grouped(cases: tuple[Case, ...], pattern: str) -> tuple[Case, ...]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise DatasetError(
-            Problem("--group-by", f"{pattern!r} is no regular expression ({error}).", "Correct it.")
-        ) from None
+        raise fault("--group-by", f"{pattern!r} is no regular expression ({error}).", "Correct it.") from None
     grouped = []
     for case in cases:
         match = expression.search(case.name)
         group = match and match.group(1 if expression.groups else 0)
         if not group:
-            raise DatasetError(
-                Problem(case.name, f"--group-by {pattern!r} matches nothing in this name.", "Correct the expression.")
-            )
+            raise fault(case.name, f"--group-by {pattern!r} matches nothing in this name.", "Correct the expression.")
         grouped.append(case.model_copy(update={"group": group}))
     return tuple(grouped)

@@ -8,9 +8,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from voxfit.core.errors import DatasetError, Problem
 from voxfit.core.records import Record
-from voxfit.imaging.volume import file_ending
+from voxfit.imaging.volume import check_text, file_ending
 
 _CHANNEL_SUFFIX = re.compile(r"(?<=.)_([0-9]{4})\Z")
 
@@ -168,14 +167,6 @@ def image_files_in(folder: Path, wanted: str) -> list[Path]:
     for path in files:
         check_text(path)
     return files
-
-
-def check_text(path: Path) -> None:
-    """A name that no record could hold is an error."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise DatasetError(Problem(ascii(str(path)), "the name is not UTF-8.", "Rename it.")) from None
 
 
 _SMALL_BYTES = 2**17

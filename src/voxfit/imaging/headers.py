@@ -1,8 +1,8 @@
 """What image files promise, looked at before SimpleITK reads them.
 
 SimpleITK chooses its reader by content, opens whatever file a header names for the voxels, allocates what a header
-claims, and crashes on some. So the reader follows from the ending here, voxels come from the file itself or from one
-beside it, and lengths are compared with sizes first.
+claims, and crashes on some. So the reader follows from the ending of the name, voxels come from the file itself or from
+one beside it, and lengths are compared with sizes first. This module has what the checks of all formats share.
 """
 
 from __future__ import annotations
@@ -16,28 +16,12 @@ from pathlib import Path
 
 from voxfit.core.errors import DatasetError, Problem
 
-READERS = {
-    ".nii.gz": "NiftiImageIO",
-    ".nii": "NiftiImageIO",
-    ".nrrd": "NrrdImageIO",
-    ".mha": "MetaImageIO",
-    ".mhd": "MetaImageIO",
-    ".png": "PNGImageIO",
-    ".tif": "TIFFImageIO",
-    ".tiff": "TIFFImageIO",
-    ".bmp": "BMPImageIO",
-}
-"""SimpleITK's reader for each ending."""
-
 INCOMPLETE = "The file is incomplete: copy it again from its source."
 
 MOST_HEADER = 1 << 20
 _SPACINGS = (1e-9, 1e6)
 _MOST_COMPRESSED = 4096
 """No format here packs more bytes of voxels into one byte: deflate reaches 1032, LZW less than 2800."""
-
-_NRRD_DATA = re.compile(rb"^[ \t]*data[ \t]*file[ \t]*:", re.MULTILINE | re.IGNORECASE)
-_NRRD_RAW = re.compile(rb"^[ \t]*encoding[ \t]*:[ \t]*raw", re.MULTILINE | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -53,21 +37,6 @@ class Source:
     packed: bool
 
 
-def locate_nrrd(path: Path) -> Source:
-    """Read the header of an NRRD file: where its voxels are.
-
-    Raises:
-        DatasetError: they are in another file.
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as stream:
-        header = stream.read(MOST_HEADER)
-    if _NRRD_DATA.search(header):
-        raise _fault(path, "its header names another file for the voxels.", "Save it with the voxels inside.")
-    end = re.search(rb"\r?\n\r?\n", header)
-    return Source(path.stat().st_size - (end.end() if end else 0), packed=_NRRD_RAW.search(header) is None)
-
-
 def check_spacing(spacing: Sequence[float], where: str) -> None:
     """Whether lengths of voxels, (x, y, z) in mm, are positive; SimpleITK would take a negative one as positive.
 
@@ -76,9 +45,7 @@ def check_spacing(spacing: Sequence[float], where: str) -> None:
     """
     if not all(_SPACINGS[0] <= size <= _SPACINGS[1] for size in spacing):
         shown = ", ".join(f"{size:.4g}" for size in spacing)
-        raise DatasetError(
-            Problem(where, f"has the spacing {shown} (x, y, z).", "Correct the header: it must be positive, and in mm.")
-        )
+        raise fault(where, f"has the spacing {shown} (x, y, z).", "Correct the header: it must be positive, and in mm.")
 
 
 def check_claim(path: Path, source: Source, voxels: int, bytes_each: int) -> None:
@@ -94,11 +61,11 @@ def check_claim(path: Path, source: Source, voxels: int, bytes_each: int) -> Non
         DatasetError: the file is too short for it, or the machine's memory too small.
     """
     if voxels < 1:
-        raise _fault(path, "has no voxels.", "Replace or remove the file.")
+        raise fault(path, "has no voxels.", "Replace or remove the file.")
     needed, most = voxels * bytes_each, source.length * (_MOST_COMPRESSED if source.packed else 1)
     if needed > most:
         what = f"its header promises {needed} bytes of voxels, but there are {source.length}"
-        raise _fault(path, what + (" (compressed)." if source.packed else "."), INCOMPLETE)
+        raise fault(path, what + (" (compressed)." if source.packed else "."), INCOMPLETE)
     check_memory(path, voxels)
 
 
@@ -111,24 +78,25 @@ def check_memory(path: Path, voxels: int) -> None:
     needed, memory = voxels * 4, memory_bytes()
     if needed > memory:
         what = f"{voxels} voxels take {needed / 2**30:.0f} GiB, but this machine has {memory / 2**30:.0f} GiB."
-        raise _fault(path, what, "Look at the file's header, or cut or resample the image.")
+        raise fault(path, what, "Look at the file's header, or cut or resample the image.")
 
 
 def complex_voxels(where: str) -> DatasetError:
-    """What is said of them."""
-    return DatasetError(Problem(where, "its voxels are complex numbers.", "Save their magnitude."))
+    """The error for voxels that are complex numbers."""
+    return fault(where, "its voxels are complex numbers.", "Save their magnitude.")
 
 
 def memory_bytes() -> int:
-    """Of this machine."""
+    """The memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40
-
-
-def _fault(path: Path, what: str, remedy: str) -> DatasetError:
-    return DatasetError(Problem(str(path), what, remedy))
 
 
 def bytes_of(pixel: str) -> int:
     """Bytes of a number by SimpleITK's name of a pixel type ("64-bit float", "vector of 8-bit unsigned integer")."""
     bits = re.search(r"(\d+)-bit", pixel)
     return math.ceil(int(bits[1]) / 8) if bits else 1
+
+
+def fault(where: Path | str, what: str, remedy: str) -> DatasetError:
+    """The error that is raised for an unusable file: where, what the fact is, and what to do."""
+    return DatasetError(Problem(str(where), what, remedy))

@@ -11,8 +11,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from voxfit.core.errors import DatasetError, Problem
-from voxfit.imaging.headers import INCOMPLETE, MOST_HEADER, Source
+from voxfit.core.errors import DatasetError
+from voxfit.imaging.headers import INCOMPLETE, MOST_HEADER, Source, fault
+from voxfit.imaging.itk_reader import ItkReader
 
 _DATA = re.compile(rb"elementdatafile\s*[=:]\s*([^\r\n]*)", re.IGNORECASE)
 _LAST = re.compile(rb"^ElementDataFile[ \t]*=[^\n]*\n?", re.MULTILINE)
@@ -60,20 +61,20 @@ def locate_metaimage(path: Path) -> Source:
         header = stream.read(MOST_HEADER)
     last = _LAST.search(header)
     if last is None:
-        raise _fault(path, "is not a MetaImage file (it has no ElementDataFile).", "Replace or remove the file.")
+        raise fault(path, "is not a MetaImage file (it has no ElementDataFile).", "Replace or remove the file.")
     fields = _read_fields(path, header[: last.start()])
     packed = fields.get("CompressedData", ["False"])[0].lower().startswith(("t", "1"))
     # Every place that could be read as the file's name must be harmless, whichever the reader takes.
     names = {match.strip() for match in _DATA.findall(header)}
     if len(names) > 1:
-        raise _fault(path, "its header names several files for the voxels.", "Save it with the voxels inside (.mha).")
+        raise fault(path, "its header names several files for the voxels.", "Save it with the voxels inside (.mha).")
     name = names.pop()
     if name != b"LOCAL":
         return Source(_beside(path, name).stat().st_size, packed)
     inside = path.stat().st_size - last.end()
     missing = int(fields["CompressedDataSize"][0]) - inside if packed and "CompressedDataSize" in fields else 0
     if missing > 0:
-        raise _fault(path, f"{missing} bytes of its voxels are missing.", INCOMPLETE)
+        raise fault(path, f"{missing} bytes of its voxels are missing.", INCOMPLETE)
     return Source(inside, packed)
 
 
@@ -107,7 +108,7 @@ def _check_fields(path: Path, fields: dict[str, list[str]]) -> None:
             raise _senseless(path, key)
     if any(word.startswith("-") for key in ("ElementSpacing", "ElementSize") for word in fields.get(key, ())):
         spacing = " ".join(fields.get("ElementSpacing", fields.get("ElementSize", [])))
-        raise _fault(path, f"has the spacing {spacing}.", "Correct the header: it must be positive, and in mm.")
+        raise fault(path, f"has the spacing {spacing}.", "Correct the header: it must be positive, and in mm.")
 
 
 def _late(keys: list[str]) -> bool:
@@ -120,7 +121,7 @@ def _matches(words: Sequence[str], count: int, form: re.Pattern[str]) -> bool:
 
 
 def _senseless(path: Path, key: str) -> DatasetError:
-    return _fault(path, f"its header makes no sense at {key[:40]!r}.", "Replace or remove the file, or save it again.")
+    return fault(path, f"its header makes no sense at {key[:40]!r}.", "Replace or remove the file, or save it again.")
 
 
 def _beside(path: Path, name: bytes) -> Path:
@@ -129,14 +130,13 @@ def _beside(path: Path, name: bytes) -> Path:
     shown = name.decode("utf-8", "replace")[:200]
     file = Path(os.fsdecode(name))
     if file.name != os.fsdecode(name) or "%" in shown or "\0" in shown or shown.upper().startswith("LIST"):
-        raise _fault(path, f"its header looks for the voxels in {shown!r}.", remedy)
+        raise fault(path, f"its header looks for the voxels in {shown!r}.", remedy)
     found = path.parent / file
     if found.resolve().parent != path.parent.resolve():
-        raise _fault(path, f"its header looks for the voxels in {shown!r}, a link to another folder.", remedy)
+        raise fault(path, f"its header looks for the voxels in {shown!r}, a link to another folder.", remedy)
     if not found.is_file():
-        raise _fault(path, f"the file {shown!r} with its voxels does not exist.", "Copy it beside the header.")
+        raise fault(path, f"the file {shown!r} with its voxels does not exist.", "Copy it beside the header.")
     return found
 
 
-def _fault(path: Path, what: str, remedy: str) -> DatasetError:
-    return DatasetError(Problem(str(path), what, remedy))
+METAIMAGE = ItkReader((".mha", ".mhd"), "MetaImageIO", locate_metaimage)

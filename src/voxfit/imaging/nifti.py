@@ -10,15 +10,17 @@ import gzip
 import math
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from voxfit.core.errors import DatasetError, Problem
-from voxfit.imaging.headers import INCOMPLETE, check_memory, check_spacing, complex_voxels
+from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.headers import INCOMPLETE, check_memory, check_spacing, complex_voxels, fault
+from voxfit.imaging.itk_reader import ItkReader
 
 _CHUNK = 1 << 20
 _MOST_DEFLATED = 1100
@@ -35,42 +37,37 @@ _COMPLEX_TYPES = {32, 1792, 2048}
 _COLOURS = {128: 3, 2304: 4}
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the fields of a NIfTI header stand, and the types of its numbers.
-
-    Attributes:
-        length: of the header, the four bytes that announce extensions included.
-        dim, datatype, pixdim, offset, slope, units, magic: where these fields begin; that of bits follows `datatype`.
-        forms: where the codes of qform and sform begin; quaternion, offsets and rows follow.
-        size, number, code, start, unit: types of `dim`, of `pixdim` and forms, of the codes, of `offset`, of `units`.
-    """
-
-    length: int
-    dim: int
-    datatype: int
-    pixdim: int
-    offset: int
-    slope: int
-    units: int
-    magic: int
-    forms: int
-    size: str
-    number: str
-    code: str
-    start: str
-    unit: str
-
-    @property
-    def placing(self) -> str:
-        """Types of the fields from `forms` on: two codes, then the 18 numbers of qform and sform."""
-        return f"2{self.code}18{self.number}"
-
-
-_LAYOUTS = {
-    348: Layout(352, 40, 70, 76, 108, 112, 123, 344, 252, "h", "f", "h", "f", "B"),
-    540: Layout(544, 16, 12, 104, 168, 176, 500, 4, 344, "q", "d", "i", "q", "i"),
+_FIELDS = {
+    "sizeof_hdr": (("i4", 0), ("i4", 0)),
+    "dim": (("8i2", 40), ("8i8", 16)),
+    "datatype": (("i2", 70), ("i2", 12)),
+    "bitpix": (("i2", 72), ("i2", 14)),
+    "pixdim": (("8f4", 76), ("8f8", 104)),
+    "vox_offset": (("f4", 108), ("i8", 168)),
+    "scl_slope": (("f4", 112), ("f8", 176)),
+    "xyzt_units": (("u1", 123), ("i4", 500)),
+    "qform_code": (("i2", 252), ("i4", 344)),
+    "sform_code": (("i2", 254), ("i4", 348)),
+    "qform": (("6f4", 256), ("6f8", 352)),
+    "sform": (("12f4", 280), ("12f8", 400)),
+    "magic": (("V4", 344), ("V8", 4)),
 }
+"""The fields used here, by NIfTI's names: type and first byte in NIfTI-1, then in NIfTI-2.
+
+`qform` stands for the six numbers from `quatern_b` to `qoffset_z`, `sform` for the twelve from `srow_x` to `srow_z`.
+"""
+
+
+def _header_type(length: int, version: int) -> np.dtype[np.void]:
+    """A header of `length` bytes, with the four behind it that announce extensions."""
+    types, places = zip(*(field[version - 1] for field in _FIELDS.values()), strict=True)
+    return np.dtype({"names": list(_FIELDS), "formats": types, "offsets": places, "itemsize": length + 4})
+
+
+_HEADER_TYPES = {348: _header_type(348, version=1), 540: _header_type(540, version=2)}
+"""NIfTI-1 and NIfTI-2, by the length of their headers."""
+
+_BYTE_ORDERS: tuple[Literal["<", ">"], ...] = ("<", ">")
 _FARTHEST_MM = 1e9
 
 
@@ -79,9 +76,8 @@ class Header:
     """What a NIfTI header says.
 
     Attributes:
-        content: its bytes.
+        fields: by NIfTI's names, in the byte order of the file.
         order: of the bytes of a number, "<" or ">".
-        layout: where its fields stand.
         dim: number of axes, then voxels along x, y, z, ...
         offset: where voxels start.
         voxel_bytes: how many bytes they take.
@@ -90,9 +86,8 @@ class Header:
         is_complex: they are complex numbers.
     """
 
-    content: bytes
+    fields: np.void
     order: str
-    layout: Layout
     dim: tuple[int, ...]
     offset: int
     voxel_bytes: int
@@ -100,19 +95,19 @@ class Header:
     float_type: np.dtype[np.floating[Any]] | None
     is_complex: bool
 
-    def unpack(self, form: str, place: int) -> tuple[Any, ...]:
-        """Of the struct types `form`, from `place` on."""
-        return struct.unpack_from(self.order + form, self.content, place)
+    @property
+    def codes(self) -> tuple[int, int]:
+        """Of qform and sform; a form counts where its code is above 0."""
+        return int(self.fields["qform_code"]), int(self.fields["sform_code"])
 
 
-def check_nifti(path: Path, ending: str, *, header_only: bool = False) -> None:
+def check_nifti(path: Path, *, header_only: bool = False) -> None:
     """Compare a NIfTI file with its header: length, checksum where it is compressed, NaN where it holds floats.
 
     What it leaves unsaid can be read: it fits into memory, and holds real numbers.
 
     Args:
         path: the file.
-        ending: of its name, ".nii" or ".nii.gz".
         header_only: leave the voxels unread.
 
     Raises:
@@ -122,36 +117,36 @@ def check_nifti(path: Path, ending: str, *, header_only: bool = False) -> None:
     where = str(path)
     with path.open("rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
-    if compressed and ending == ".nii":
-        raise DatasetError(Problem(where, "is compressed, but its name says otherwise.", "Name it .nii.gz."))
-    _check_alone(path, ending)
+    if compressed and path.suffix.lower() != ".gz":
+        raise fault(where, "is compressed, but its name says otherwise.", "Name it .nii.gz.")
+    _check_alone(path)
     try:
         with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
             header = _read_header(stream, where)
             length = path.stat().st_size
             if header.voxel_bytes > length * (_MOST_DEFLATED if compressed else 1):
                 what = f"its header promises {header.voxel_bytes} bytes of voxels, but there are {length}"
-                raise DatasetError(Problem(where, what + (" (compressed)." if compressed else "."), INCOMPLETE))
+                raise fault(where, what + (" (compressed)." if compressed else "."), INCOMPLETE)
             missing = bad = beyond = 0
             if not header_only:
-                stream.read(header.offset - header.layout.length)
+                stream.read(header.offset - header.fields.nbytes)
                 missing, bad = _scan(stream, header)
                 beyond = _read_on(stream) if compressed else 0
     except EOFError:
         what = "the compressed data are damaged: they end too early."
-        raise DatasetError(Problem(where, what, INCOMPLETE)) from None
+        raise fault(where, what, INCOMPLETE) from None
     except (zlib.error, gzip.BadGzipFile):
         what = "the compressed data are damaged: their checksum or their form is wrong."
-        raise DatasetError(Problem(where, what, "Copy the file again from its source.")) from None
+        raise fault(where, what, "Copy the file again from its source.") from None
     if missing:
         what = f"{missing} of the {header.voxel_bytes} bytes that its header promises are missing."
-        raise DatasetError(Problem(where, what, INCOMPLETE))
+        raise fault(where, what, INCOMPLETE)
     if beyond > _MOST_BEYOND:
         what = f"goes on for more than {_MOST_BEYOND >> 20} MiB behind its last voxel."
-        raise DatasetError(Problem(where, what, "Save it again."))
+        raise fault(where, what, "Save it again.")
     if bad:
         what = f"{bad} voxels are NaN or infinite."
-        raise DatasetError(Problem(where, what, "Replace them (by 0, say) and save it again."))
+        raise fault(where, what, "Replace them (by 0, say) and save it again.")
     if header.is_complex:
         raise complex_voxels(where)
     check_memory(path, header.numbers)
@@ -189,40 +184,38 @@ def _read_on(stream: BufferedIOBase) -> int:
     return beyond
 
 
-def _check_alone(path: Path, ending: str) -> None:
+def _check_alone(path: Path) -> None:
     """For `a.nii.gz`, SimpleITK reads the header of this file, but the voxels of `a.nii` where that is there too."""
-    beside = path.name[: -len(ending)] + ".nii"
-    if ending == ".nii.gz" and path.with_name(beside).exists():
+    beside = path.name[: -len(".nii.gz")] + ".nii"
+    if path.suffix.lower() == ".gz" and path.with_name(beside).exists():
         what = f"{beside} lies beside it, and only one of the two can be meant."
-        raise DatasetError(Problem(str(path), what, "Remove one of them."))
+        raise fault(path, what, "Remove one of them.")
 
 
 def _read_header(stream: BufferedIOBase, where: str) -> Header:
     """Read the header of a NIfTI-1 or NIfTI-2 file, in either byte order."""
     start = stream.read(4)
-    for order in "<>":
-        layout = _LAYOUTS.get(struct.unpack(order + "i", start)[0]) if len(start) == 4 else None
-        if layout is None:
+    for order in _BYTE_ORDERS:
+        form = _HEADER_TYPES.get(struct.unpack(order + "i", start)[0]) if len(start) == 4 else None
+        if form is None:
             continue
-        header = start + stream.read(layout.length - 4)
-        if len(header) < layout.length:
+        content = start + stream.read(form.itemsize - 4)
+        if len(content) < form.itemsize:
             break
-        dim = struct.unpack_from(f"{order}8{layout.size}", header, layout.dim)
-        spacing = struct.unpack_from(f"{order}8{layout.number}", header, layout.pixdim)
-        (datatype,) = struct.unpack_from(order + "h", header, layout.datatype)
-        (offset,) = struct.unpack_from(order + layout.start, header, layout.offset)
+        fields = np.frombuffer(content, form.newbyteorder(order))[0]
+        dim, spacing = tuple(fields["dim"].tolist()), fields["pixdim"].tolist()
+        datatype, offset = int(fields["datatype"]), fields["vox_offset"].item()
         sensible = 1 <= dim[0] <= 7 and min(dim[1 : dim[0] + 1]) > 0 and datatype in _TYPE_BYTES
-        magic = header[layout.magic : layout.magic + 4] in (b"n+1\0", b"n+2\0")
-        if not (sensible and magic and layout.length <= offset < 1 << 24):
+        magic = fields["magic"].tobytes()[:4] in (b"n+1\0", b"n+2\0")
+        if not (sensible and magic and form.itemsize <= offset < 1 << 24):
             break
         check_spacing(spacing[1 : min(dim[0], 3) + 1], where)
-        _check_forms(header, order, layout, where)
+        _check_forms(fields, where)
         kind = _FLOAT_TYPES.get(datatype)
         voxels = math.prod(dim[1 : dim[0] + 1])
         return Header(
-            header,
+            fields,
             order,
-            layout,
             dim,
             int(offset),
             voxels * _TYPE_BYTES[datatype],
@@ -230,17 +223,23 @@ def _read_header(stream: BufferedIOBase, where: str) -> Header:
             np.dtype(order + kind) if kind else None,
             datatype in _COMPLEX_TYPES,
         )
-    raise DatasetError(
-        Problem(where, "is not a NIfTI file (its header makes no sense).", "Replace or remove the file.")
-    )
+    raise fault(where, "is not a NIfTI file (its header makes no sense).", "Replace or remove the file.")
 
 
-def _check_forms(header: bytes, order: str, layout: Layout, where: str) -> None:
+def _check_forms(fields: np.void, where: str) -> None:
     """SimpleITK never comes back from some infinite numbers in these."""
-    codes = struct.unpack_from(f"{order}2{layout.code}", header, layout.forms)
-    first = layout.forms + 2 * struct.calcsize(order + layout.code)
-    numbers = struct.unpack_from(f"{order}18{layout.number}", header, first)
-    for name, code, values in (("qform", codes[0], numbers[:6]), ("sform", codes[1], numbers[6:])):
-        if code > 0 and not all(abs(value) <= _FARTHEST_MM for value in values):
+    for name in ("qform", "sform"):
+        values = fields[name].tolist()
+        if fields[f"{name}_code"] > 0 and not all(abs(value) <= _FARTHEST_MM for value in values):
             what = f"its {name} has numbers that place it nowhere ({', '.join(f'{value:.3g}' for value in values)})."
-            raise DatasetError(Problem(where, what, f"Correct the {name} in its header."))
+            raise fault(where, what, f"Correct the {name} in its header.")
+
+
+def _with_direction(path: Path, geometry: Geometry) -> Geometry:
+    """The geometry of a NIfTI file, whose direction is known where its header has a qform or an sform."""
+    return replace(geometry, oriented=max(read_header(path).codes) > 0)
+
+
+NIFTI = ItkReader(
+    (".nii.gz", ".nii"), "NiftiImageIO", check_nifti, partial(check_nifti, header_only=True), _with_direction
+)

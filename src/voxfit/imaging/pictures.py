@@ -12,75 +12,58 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from voxfit.core.errors import DatasetError, Problem, RecordError, UsageError
+from voxfit.core.errors import RecordError, UsageError
 from voxfit.core.records import read_json, write_atomically
-from voxfit.imaging.headers import INCOMPLETE
+from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.headers import INCOMPLETE, Source, fault
+from voxfit.imaging.itk_reader import ItkReader, without_direction
 
 _REPLACE = "Replace or remove the file."
 _SAVE = "Save it again, as one grey or RGB image a page."
 
 
-def check_picture(path: Path, ending: str) -> None:
-    """Compare a PNG, BMP or TIFF file with what it promises.
-
-    Raises:
-        DatasetError: it is incomplete, or of a kind that is not read here.
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as stream:
-        if ending == ".png":
-            _check_png(path, stream)
-        elif ending == ".bmp":
-            _check_bmp(path, stream)
-        else:
-            _check_tiff(path, stream)
-
-
-def _fault(path: Path, what: str, remedy: str) -> DatasetError:
-    return DatasetError(Problem(str(path), what, remedy))
-
-
 def _check_png(path: Path, stream: BinaryIO) -> None:
     """Walk from chunk to chunk: libpng takes memory for whatever length a chunk claims."""
     if stream.read(8) != b"\x89PNG\r\n\x1a\n":
-        raise _fault(path, "is not a PNG file.", _REPLACE)
+        raise fault(path, "is not a PNG file.", _REPLACE)
     left = path.stat().st_size - 8
     kind = b""
     while kind != b"IEND":
         start = stream.read(8)
         length = int.from_bytes(start[:4], "big") if len(start) == 8 else left
         if length + 12 > left:
-            raise _fault(path, "it ends before its last chunk.", INCOMPLETE)
+            raise fault(path, "it ends before its last chunk.", INCOMPLETE)
         kind, content, check = start[4:], stream.read(length), stream.read(4)
         if zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(check, "big"):
-            raise _fault(path, "a checksum in it is wrong.", "Copy it again from its source.")
+            raise fault(path, "a checksum in it is wrong.", "Copy it again from its source.")
         left -= length + 12
 
 
 def _check_bmp(path: Path, stream: BinaryIO) -> None:
     header = stream.read(54)
     if len(header) < 54 or header[:2] != b"BM":
-        raise _fault(path, "is not a BMP file.", _REPLACE)
+        raise fault(path, "is not a BMP file.", _REPLACE)
     start, size, width, height = struct.unpack_from("<IIii", header, 10)
     bits, packing = struct.unpack_from("<HI", header, 28)
     (colours,) = struct.unpack_from("<I", header, 46)
     if packing or bits not in (8, 24, 32):
         what = f"is a BMP of {bits} bits, compression {packing}; only uncompressed ones of 8, 24 or 32 bits are read."
-        raise _fault(path, what, "Save it as PNG.")
+        raise fault(path, what, "Save it as PNG.")
     table = 4 * (colours or 256) if bits == 8 else 0
     if width <= 0 or height == 0 or size < 40 or colours > 256 or start < 14 + size + table:
-        raise _fault(path, "is not a BMP file (its header makes no sense).", _REPLACE)
+        raise fault(path, "is not a BMP file (its header makes no sense).", _REPLACE)
     stream.seek(start)
     pixels = stream.read()
     if (width * bits + 31) // 32 * 4 * abs(height) > len(pixels):
-        raise _fault(path, "it ends before its last line of pixels.", INCOMPLETE)
+        raise fault(path, "it ends before its last line of pixels.", INCOMPLETE)
     if bits == 8 and max(pixels) >= (colours or 256):
-        raise _fault(path, f"has pixels beyond its {colours} colours.", "Save it as PNG.")
+        raise fault(path, f"has pixels beyond its {colours} colours.", "Save it as PNG.")
 
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -126,7 +109,7 @@ def _check_tiff(path: Path, stream: BinaryIO) -> None:
     start = stream.read(16)
     form = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}.get(start[:4])
     if form is None or len(start) < 16:
-        raise _fault(path, "is not a TIFF file.", _REPLACE)
+        raise fault(path, "is not a TIFF file.", _REPLACE)
     tiff = _Tiff(*form, path.stat().st_size)
     (offset,) = struct.unpack_from(tiff.offset, start, 8 if tiff.big else 4)
     seen: set[int] = set()
@@ -145,9 +128,9 @@ def _check_tiff(path: Path, stream: BinaryIO) -> None:
             if any(page.get(tag) != first.get(tag) for tag in _ALIKE):
                 raise _SenselessPageError("is of another size or kind than the first")
     except EOFError:
-        raise _fault(path, f"it ends before the end of page {max(len(seen), 1)}.", INCOMPLETE) from None
+        raise fault(path, f"it ends before the end of page {max(len(seen), 1)}.", INCOMPLETE) from None
     except _SenselessPageError as error:
-        raise _fault(path, f"page {max(len(seen), 1)} {error}.", _SAVE) from None
+        raise fault(path, f"page {max(len(seen), 1)} {error}.", _SAVE) from None
 
 
 def _read_page(tiff: _Tiff, stream: BinaryIO) -> tuple[Tags, int]:
@@ -225,14 +208,13 @@ def _read_exactly(stream: BinaryIO, count: int) -> bytes:
     return content
 
 
-def spacing_beside(path: Path, ending: str) -> tuple[float, ...] | None:
+def spacing_beside(path: Path) -> tuple[float, ...] | None:
     """TIFF stacks have no spacing; nnU-Net's Tiff3DIO has it in a file NAME.json: {"spacing": [z, y, x]}, in mm.
 
     Raises:
         DatasetError: there is such a file, without a spacing.
     """
-    stem = path.name[: -len(ending)]
-    for name in (stem, re.sub(r"_\d{4}$", "", stem)):
+    for name in (path.stem, re.sub(r"_\d{4}$", "", path.stem)):
         beside = path.with_name(f"{name}.json")
         if beside.is_file():
             try:
@@ -241,18 +223,18 @@ def spacing_beside(path: Path, ending: str) -> tuple[float, ...] | None:
                     raise ValueError(f"{z}, {y}, {x}")
             except (RecordError, TypeError, KeyError, ValueError) as error:
                 remedy = 'Write {"spacing": [z, y, x]}, in mm.'
-                raise DatasetError(Problem(str(beside), f"holds no spacing ({error}).", remedy)) from None
+                raise fault(beside, f"holds no spacing ({error}).", remedy) from None
             return z, y, x
     return None
 
 
-def write_spacing_beside(path: Path, ending: str, spacing_mm: Sequence[float]) -> None:
+def write_spacing_beside(path: Path, spacing_mm: Sequence[float]) -> None:
     """Write the spacing (z, y, x) of a TIFF stack where `spacing_beside` looks for it.
 
     Raises:
         UsageError: a file of this name is there and holds something else.
     """
-    beside = path.with_name(f"{path.name[: -len(ending)]}.json")
+    beside = path.with_name(f"{path.stem}.json")
     if beside.exists():
         try:
             found = read_json(beside)
@@ -261,3 +243,21 @@ def write_spacing_beside(path: Path, ending: str, spacing_mm: Sequence[float]) -
         if not (isinstance(found, dict) and set(found) == {"spacing"}):
             raise UsageError(f"{beside}: is no spacing of {path.name}, whose place this is. Move one of them.")
     write_atomically(beside, json.dumps({"spacing": list(spacing_mm)}).encode() + b"\n")
+
+
+def _stack_geometry(path: Path, geometry: Geometry) -> Geometry:
+    """The geometry of a TIFF file: that of a stack has the spacing that stands beside it."""
+    found = spacing_beside(path) if geometry.dimension == 3 else None
+    return replace(geometry, spacing_mm=found or geometry.spacing_mm, oriented=False)
+
+
+def _check_picture(check: Callable[[Path, BinaryIO], None], path: Path) -> Source:
+    """Run the check of a format on a file; pixels may be anywhere in it."""
+    with path.open("rb") as stream:
+        check(path, stream)
+    return Source(path.stat().st_size, packed=True)
+
+
+PNG = ItkReader((".png",), "PNGImageIO", partial(_check_picture, _check_png), amend=without_direction)
+TIFF = ItkReader((".tif", ".tiff"), "TIFFImageIO", partial(_check_picture, _check_tiff), amend=_stack_geometry)
+BMP = ItkReader((".bmp",), "BMPImageIO", partial(_check_picture, _check_bmp), amend=without_direction)

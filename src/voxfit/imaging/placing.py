@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,19 +65,18 @@ def read_placing(path: Path) -> Placing | None:
         header = read_header(path)
     except (DatasetError, OSError, EOFError, zlib.error):
         return None
-    layout = header.layout
-    pixdim = header.unpack(f"4{layout.number}", layout.pixdim)
-    codes, numbers = header.unpack(f"2{layout.code}", layout.forms), header.unpack(layout.placing, layout.forms)[2:]
+    fields = header.fields
+    pixdim = fields["pixdim"].tolist()
     axes = min(header.dim[0], 3)
     shape = (1,) * (3 - axes) + header.dim[axes:0:-1]
-    units = header.unpack(layout.unit, layout.units)[0] & 7
-    unit = _UNIT_MM.get(units, 1.0)
+    unit = _UNIT_MM.get(int(fields["xyzt_units"]) & 7, 1.0)
     to_mm = np.diag([-unit, -unit, unit, 1.0])  # NIfTI's x points to the right, its y to the front
     affines = {}
-    if codes[1] > 0:
-        affines["sform"] = to_mm @ np.vstack([np.reshape(numbers[6:], (3, 4)), [0, 0, 0, 1]])
-    if codes[0] > 0:
-        affines["qform"] = to_mm @ _of_quaternion(numbers[:6], pixdim)
+    qform_code, sform_code = header.codes
+    if sform_code > 0:
+        affines["sform"] = to_mm @ np.vstack([np.reshape(fields["sform"].tolist(), (3, 4)), [0, 0, 0, 1]])
+    if qform_code > 0:
+        affines["qform"] = to_mm @ _of_quaternion(fields["qform"].tolist(), pixdim)
     middle = np.diag([-pixdim[1], pixdim[2], pixdim[3], 1.0])
     middle[:3, 3] = -middle[:3, :3] @ [(size - 1) / 2 for size in shape[::-1]]
     return Placing(header, shape, affines, to_mm @ middle)
@@ -117,22 +115,15 @@ def write_nifti(path: Path, array: NDArray[Any], placing: Placing) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    source = placing.header
-    layout, order, axes = source.layout, source.order, min(source.dim[0], 3)
-    header = bytearray(layout.length)  # the last four bytes say that there are no extensions
-    for form, place, numbers in (
-        ("i", 0, (layout.length - 4,)),
-        (f"8{layout.size}", layout.dim, (axes, *source.dim[1 : axes + 1], *(1,) * (7 - axes))),
-        ("2h", layout.datatype, (_TYPES[array.dtype.str[1:]], 8 * array.dtype.itemsize)),
-        (f"4{layout.number}", layout.pixdim, source.unpack(f"4{layout.number}", layout.pixdim)),
-        (layout.start, layout.offset, (layout.length,)),
-        (layout.number, layout.slope, (1.0,)),
-        (layout.unit, layout.units, source.unpack(layout.unit, layout.units)),
-        (layout.placing, layout.forms, source.unpack(layout.placing, layout.forms)),
-        ("8s", layout.magic, source.unpack("8s", layout.magic)),
-    ):
-        struct.pack_into(order + form, header, place, *numbers)
-    header[-4:] = bytes(4)
+    source, order = placing.header.fields, placing.header.order
+    dim, axes = placing.header.dim, min(placing.header.dim[0], 3)
+    header = np.zeros((), source.dtype)  # its last four bytes say that there are no extensions
+    for name in ("sizeof_hdr", "pixdim", "xyzt_units", "qform_code", "sform_code", "qform", "sform", "magic"):
+        header[name] = source[name]
+    header["pixdim"][4:] = 0  # of the axes of time and channels, which a label map does not have
+    header["dim"] = (axes, *dim[1 : axes + 1], *(1,) * (7 - axes))
+    header["datatype"], header["bitpix"] = _TYPES[array.dtype.str[1:]], 8 * array.dtype.itemsize
+    header["vox_offset"], header["scl_slope"] = header.nbytes, 1
     with gzip.GzipFile(path, "wb", 6, mtime=0) if path.name.endswith(".gz") else path.open("wb") as stream:
-        stream.write(header)
+        stream.write(header.tobytes())
         stream.write(np.ascontiguousarray(array, order + array.dtype.str[1:]).data)

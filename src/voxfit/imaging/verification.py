@@ -15,6 +15,7 @@ from voxfit.core.errors import DatasetError, Problem
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry, usual_orientation
+from voxfit.imaging.headers import fault
 from voxfit.imaging.labels import Labels, some
 from voxfit.imaging.outliers import CaseFacts, facts_of, find_outliers
 from voxfit.imaging.places import placing_gaps, placing_problem
@@ -72,12 +73,10 @@ def _read_channels(case: Case, channels: int | None = None) -> tuple[Volume, lis
     first = parts[0]
     for path, part in zip(case.images, parts, strict=True):
         if part.geometry.shape != first.geometry.shape:
-            raise DatasetError(
-                Problem(
-                    path,
-                    f"the channel has the shape {_by(part.geometry.shape)}, the first has {_by(first.geometry.shape)}.",
-                    "Resample the channels of a case to one grid.",
-                )
+            raise fault(
+                path,
+                f"the channel has the shape {_by(part.geometry.shape)}, the first has {_by(first.geometry.shape)}.",
+                "Resample the channels of a case to one grid.",
             )
         gap = first.geometry.farthest_corner_gap(part.geometry)
         if gap > TOLERANCE_VOXELS and _are_apart(case.images[0], path):
@@ -86,12 +85,10 @@ def _read_channels(case: Case, channels: int | None = None) -> tuple[Volume, lis
             problems.append(Problem(path, what, remedy, fatal=False))
     array = np.concatenate([np.asarray(part.array, np.float32) for part in parts]) if len(parts) > 1 else first.array
     if channels is not None and len(array) != channels:
-        raise DatasetError(
-            Problem(
-                case.images[0],
-                f"the image has {len(array)} channels, but {channels} are named in dataset.json.",
-                "Correct channel_names, or the files.",
-            )
+        raise fault(
+            case.images[0],
+            f"the image has {len(array)} channels, but {channels} are named in dataset.json.",
+            "Correct channel_names, or the files.",
         )
     return Volume(array, first.geometry), problems
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from voxfit.core.durability import UNFINISHED, replace_durably
 from voxfit.core.errors import UsageError, WorkspaceError
 from voxfit.imaging.geometry import Geometry
-from voxfit.imaging.pictures import write_spacing_beside
+from voxfit.imaging.nifti import NIFTI
+from voxfit.imaging.pictures import TIFF, write_spacing_beside
 from voxfit.imaging.placing import read_placing, write_nifti
-from voxfit.imaging.volume import FILE_ENDINGS, NIFTI, TIFF, file_ending
+from voxfit.imaging.volume import FILE_ENDINGS, file_ending
 
 
 def write_label(path: Path, array: NDArray[np.generic], geometry: Geometry, like: Path | None = None) -> None:
@@ -40,9 +41,9 @@ def write_label(path: Path, array: NDArray[np.generic], geometry: Geometry, like
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()  # says why it cannot be written, which SimpleITK does not
-        if ending in TIFF and geometry.dimension == 3:
-            write_spacing_beside(path, ending, geometry.spacing_mm)
-        placing = read_placing(like) if like and ending in NIFTI else None
+        if ending in TIFF.endings and geometry.dimension == 3:
+            write_spacing_beside(path, geometry.spacing_mm)
+        placing = read_placing(like) if like and ending in NIFTI.endings else None
         if placing and placing.shape == array.shape:
             write_nifti(temporary, array, placing)
         else:

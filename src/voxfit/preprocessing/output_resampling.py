@@ -21,7 +21,7 @@ Values = NDArray[np.float32]
 
 
 class LazyOutput(Protocol):
-    """What one configuration says of a case, on the prepared grid."""
+    """The output of one configuration for a case on the prepared grid, made slab by slab."""
 
     @property
     def outputs(self) -> int:
@@ -47,7 +47,7 @@ class LazyOutput(Protocol):
 
 @dataclass(frozen=True)
 class Computed:
-    """A source whose (output, z, y, x) values are all there."""
+    """An output whose (output, z, y, x) values are all in memory."""
 
     values: Values
 
@@ -62,13 +62,13 @@ class Computed:
         return self.values.shape[1:]
 
     def slabs(self, region: Box, axis: int, planes: int) -> Iterator[Values]:
-        """See `Source`."""
+        """See `LazyOutput`."""
         for first in range(region.start[axis], region.stop[axis], planes):
             last = min(first + planes, region.stop[axis])
             yield self.values[(slice(None), *along(region, axis, first, last).to_slices())]
 
     def slab_bytes(self, region: Box, axis: int) -> int:
-        """Nothing more than what is there."""
+        """0: the values are in memory already."""
         return 0
 
 
@@ -103,8 +103,8 @@ class _Axis:
         return needed.argmax(axis=1), self.old - 1 - needed[:, ::-1].argmax(axis=1)
 
     @cached_property
-    def _shares(self) -> tuple[Values, Values]:
-        """Those of the two in each new voxel."""
+    def _weights(self) -> tuple[Values, Values]:
+        """The weights of these two in each new voxel."""
         matrix, (lower, upper) = axis_matrix(self.old, self.new, 1), self._neighbours
         rows = np.arange(self.new)
         return matrix[rows, lower], np.where(lower < upper, matrix[rows, upper], 0).astype(np.float32)
@@ -125,17 +125,17 @@ class _Axis:
         # Voxel by voxel, not as a product with a matrix: there the rounding of a voxel depends on how many others are
         # computed with it, and labels would depend on the memory limit.
         shape = (-1, *(1,) * (2 - axis))
-        shares = [share[first:last].reshape(shape) for share in self._shares]
+        weights = [weight[first:last].reshape(shape) for weight in self._weights]
         following = values.take(upper, axis=axis + 1)
-        result *= shares[0]
-        following *= shares[1]
+        result *= weights[0]
+        following *= weights[1]
         result += following
         return result
 
 
 @dataclass(frozen=True)
 class Regridding:
-    """A source and the grid to which it is interpolated; both cover the same extent."""
+    """An output and the grid to which it is interpolated; both cover the same extent."""
 
     source: LazyOutput
     axes: tuple[_Axis, ...]

@@ -1,4 +1,4 @@
-"""Bring what networks say back to the image's grid, plane by plane (method.md [I3], [I4]).
+"""Bring the outputs of networks back to the grid of the image, plane by plane (method.md [I3], [I4]).
 
 Outputs are never held for a whole volume: as soon as a slab of the prepared grid is final, it is interpolated to the
 image's grid, averaged over the configurations, and reduced to class indices. Where even a slab of all outputs is too
@@ -26,7 +26,7 @@ Decide = Callable[[Values], Indices]
 
 
 Part = tuple[LazyOutput, PreprocessingGeometry]
-"""What one configuration says of a case, and where its prepared grid lies in the image."""
+"""The output of one configuration for a case, and where its prepared grid lies in the image."""
 
 
 def revert_preprocessing(
@@ -60,7 +60,7 @@ def regridded(
     activate: Callable[[Values], Values] | None = None,
     memory: int | None = None,
 ) -> Indices:
-    """The class indices of sources on a common grid; see `revert_preprocessing`."""
+    """The class indices of outputs that are brought to a common grid; see `revert_preprocessing`."""
     shape = grids[0].shape
     axis = stream_axis(grids)
     result: Indices | None = None
