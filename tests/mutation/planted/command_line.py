@@ -79,7 +79,7 @@ PLANTED = [
     ),
     Mutation(
         "commands.py",
-        "        precision=parse_precision(precision),\n",
+        "        precision=precision,\n",
         "",
         "test_command_options.py",
         "--precision int8 does nothing",
