@@ -28,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Fits a segmentation U-Net to any medical image dataset with nobody turning a knob.",
+    help="A self-configuring segmentation U-Net for any medical image dataset.",
 )
 
 importing = typer.Typer(no_args_is_help=True, help="Take over models of other programs.")
