@@ -141,7 +141,7 @@ def _left_behind(layout: Layout, experiment: Experiment) -> list[str]:
         return []
     size = format_bytes(sum(file.stat().st_size for path in others for file in path.rglob("*") if file.is_file()))
     names = ", ".join(str(path.relative_to(layout.root)) for path in others)
-    return [f"unfinished with other settings ({size}; they go on with these, or can be deleted): {names}"]
+    return [f"unfinished with other settings ({size}; they go on when those are asked for, or can be deleted): {names}"]
 
 
 def _last(lines: list[str]) -> dict[str, Any]:
