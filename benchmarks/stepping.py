@@ -148,7 +148,7 @@ def our_steps(subject: Subject, setting: Setting) -> Callable[[], Any]:
             "waiting": reports[-1].wait_share,
             "teraflops": reports[-1].teraflops,
             "peak_share": reports[-1].peak_share,
-            "execution": training.engine.execution.words,
+            "execution": training.engine.execution.description,
             "ways": ways,
         }
 

@@ -300,7 +300,7 @@ def train(store, folder, ear=None, **changes):
     return weights(Training(task(), store, folder, DEVICE, ear or Ear(), **changes).run())
 
 
-@pytest.mark.parametrize("way", [WAYS[0], WAYS[1]], ids=lambda way: way.words)
+@pytest.mark.parametrize("way", [WAYS[0], WAYS[1]], ids=lambda way: way.description)
 def test_a_deterministic_training_ends_in_the_same_bytes_and_goes_on_to_them(store, tmp_path, way):
     with determinism(True):
         whole = train(store, tmp_path / "whole", execution=way)
@@ -325,7 +325,7 @@ def test_a_training_learns_and_says_how_fast_it_was(store, tmp_path):
     assert all(0 < report.peak_share < 2 and report.teraflops > 0 for report in ear.reports)
 
 
-@pytest.mark.parametrize("way", WAYS[1:], ids=lambda way: way.words)
+@pytest.mark.parametrize("way", WAYS[1:], ids=lambda way: way.description)
 def test_every_way_of_execution_takes_about_the_same_steps(store, way, record_property):
     """Gradients in bfloat16 differ by its rounding, so the loss is compared, and the first step of the weights."""
     settings, device = task(), torch.device(DEVICE)

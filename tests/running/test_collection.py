@@ -54,7 +54,7 @@ def test_a_budget_is_shared_equally(boxes, tmp_path):
     for name in ("one", "two", "three"):
         command = FitCommand.load(tmp_path / "runs" / name / "command.json")
         assert command.budget_seconds == 30.0
-        assert "--budget 30s" in command.words(tmp_path)
+        assert "--budget 30s" in command.command_line(tmp_path)
 
 
 @pytest.mark.parametrize("where", ["", "one"])

@@ -145,7 +145,7 @@ def test_the_command_says_what_was_asked(own_boxes, tmp_path, monkeypatch, chang
     (own_boxes / "imagesTr/box_00_0000.nii.gz").write_bytes(b"")
     record_command(asked, Layout(tmp_path / "asked"), accepted=True)
     first = FitCommand.load(tmp_path / "asked/command.json")
-    monkeypatch.setattr(sys, "argv", shlex.split(first.words(tmp_path / "asked")))
+    monkeypatch.setattr(sys, "argv", shlex.split(first.command_line(tmp_path / "asked")))
     (tmp_path / "asked/command.json").unlink()
     with pytest.raises(SystemExit) as ended:
         main()

@@ -47,7 +47,7 @@ class StepMode(Record):
     channels_last: bool = False
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """For people."""
         names = [("compiled", self.compiled), ("channels last", self.channels_last)]
         return " + ".join(name for name, chosen in names if chosen) or "plain"
@@ -188,8 +188,8 @@ def choose_execution(
     best = min(times, key=times.__getitem__)
     if times[best] > times[PLAIN] * _CLEARLY:
         best = PLAIN
-    listed = ", ".join(f"{way.words} {seconds:.3g} s" for way, seconds in times.items())
-    return best, f"training steps are executed {best.words} (a step: {listed})"
+    listed = ", ".join(f"{way.description} {seconds:.3g} s" for way, seconds in times.items())
+    return best, f"training steps are executed {best.description} (a step: {listed})"
 
 
 def _try(way: StepMode, measure: Callable[[StepMode], float], warn: Callable[[str], None]) -> float | None:
@@ -200,7 +200,7 @@ def _try(way: StepMode, measure: Callable[[StepMode], float], warn: Callable[[st
         if is_out_of_memory(error):
             raise
         reason = str(error).strip().splitlines() or [""]
-        warn(f"{way.words} does not work here and is not used ({type(error).__name__}: {reason[0][:160]}).")
+        warn(f"{way.description} does not work here and is not used ({type(error).__name__}: {reason[0][:160]}).")
         return None
 
 

@@ -44,7 +44,7 @@ class FitCommand(Record):
     deterministic: bool
     skip_bad_cases: bool
 
-    def words(self, run: Path) -> str:
+    def command_line(self, run: Path) -> str:
         """The command as it is typed."""
         parts = ["voxfit", "fit", self.dataset, "-o", str(run)]
         options: dict[str, object] = {

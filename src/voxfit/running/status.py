@@ -196,6 +196,6 @@ def _choice(layout: Layout, experiment: Experiment, trained: Trained, missing: l
 def _command(layout: Layout) -> str:
     """The command that goes on."""
     if layout.command.exists():
-        return FitCommand.load(layout.command).words(layout.root)
+        return FitCommand.load(layout.command).command_line(layout.root)
     dataset = DatasetRecord.load(layout.dataset).folder if layout.dataset.exists() else "DATASET"
     return f"voxfit fit {dataset} -o {layout.root}"
