@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from builders import begin
+from builders.steps import begin
 from synthetic import write_boxes
 from voxfit import FitRequest
 from voxfit.core.errors import UsageError

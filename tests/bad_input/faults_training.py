@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bad_input.faults import FIT, fault
 from bad_input.place import Place
-from builders import begin
+from builders.steps import begin
 from voxfit.planning.plan import Limits
 from voxfit.running.request import FitRequest
 

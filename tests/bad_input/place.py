@@ -22,7 +22,7 @@ import safetensors.torch
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from builders import begin
+from builders.steps import begin
 from voxfit import cli
 from voxfit.core.records import checksum_of
 from voxfit.inference.caveats import ranges_of

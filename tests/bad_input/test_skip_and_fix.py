@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 import voxfit
 from bad_input.place import Place, run_voxfit
-from builders import begin
+from builders.steps import begin
 from voxfit.core.errors import DatasetError
 from voxfit.imaging.dataset import Dataset
 from voxfit.planning.plan import Limits

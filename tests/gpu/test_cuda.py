@@ -13,7 +13,8 @@ import SimpleITK as sitk
 import torch
 
 import voxfit
-from builders import configuration_of, write_store
+from builders.records import configuration_of, topology_of
+from builders.stores import write_store
 from synthetic import write_boxes
 from voxfit.core.progress import Listener
 from voxfit.imaging.labels import Label, Labels
@@ -25,7 +26,6 @@ from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler
 from voxfit.learning.task import TrainingTask, measure_step, task_loss
 from voxfit.learning.training import Training
 from voxfit.networks.unet import build_network
-from voxfit.planning.architecture import Topology, paper_stages
 from voxfit.planning.plan import Limits
 from voxfit.planning.recipes import PolynomialDecay, Recipe, recipe_named
 
@@ -93,7 +93,7 @@ RECIPES = {"the paper's": Recipe(), "nnU-Net's": recipe_named("nnunet-v2")}
 
 
 def topology(dimension=3, features=8, inputs=1):
-    return Topology(in_channels=inputs, out_channels=3, **dict(paper_stages((2,) * dimension, features, None)))
+    return topology_of((2,) * dimension, features, inputs, 3)
 
 
 def sampler(store, kind="3d", recipe="nnU-Net's", patches=None):

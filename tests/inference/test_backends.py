@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from builders import case_of, fingerprint_of
+from builders.records import case_of, fingerprint_of
 from voxfit.core.errors import ModelError, UsageError
 from voxfit.core.progress import Listener
 from voxfit.imaging.labels import Label, Labels

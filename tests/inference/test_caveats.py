@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from builders import case_of, fingerprint_of
+from builders.records import case_of, fingerprint_of
 from voxfit.core.errors import ModelError
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels

@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from builders import case_of, fingerprint_of
+from builders.records import case_of, fingerprint_of
 from voxfit.core.errors import DatasetError, MemoryLimitError
 from voxfit.core.memory import used_bytes
 from voxfit.imaging.files import Case

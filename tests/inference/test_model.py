@@ -12,7 +12,7 @@ import safetensors.torch
 import SimpleITK as sitk
 import torch
 
-from builders import case_of, fingerprint_of
+from builders.records import case_of, fingerprint_of
 from voxfit.core.errors import DatasetError
 from voxfit.core.progress import Listener
 from voxfit.imaging.files import Case

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from builders import case_of, fingerprint_of
+from builders.records import case_of, fingerprint_of
 from voxfit.imaging.geometry import Box, Geometry
 from voxfit.imaging.labels import Label, Labels, Region
 from voxfit.inference.postprocessing import segment, to_values

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bad_input.place import run_voxfit
+from builders.records import topology_of
 from synthetic import write_boxes
 from voxfit.console import ConsoleListener
 from voxfit.core.errors import UsageError
@@ -23,7 +24,6 @@ from voxfit.learning.engine import (
     peak_flops,
 )
 from voxfit.networks.unet import build_network, inference_weights
-from voxfit.planning.architecture import Topology, paper_stages
 from voxfit.planning.recipes import SGD, Adam, Plateau, PolynomialDecay, Recipe
 
 COMPILED, LAST = StepMode(compiled=True), StepMode(channels_last=True)
@@ -36,7 +36,7 @@ def recipe(**changes):
 
 
 def topology(axes=3):
-    return Topology(in_channels=1, out_channels=2, **dict(paper_stages((3,) * axes, 4, None)))
+    return topology_of((3,) * axes)
 
 
 def image(axes=3, batch=2):

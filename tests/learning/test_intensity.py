@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from augmented import augmented
-from builders import configuration_of, write_store
+from builders.records import configuration_of
+from builders.stores import write_store
 from voxfit.core.errors import RecordError
 from voxfit.imaging.labels import Label, Labels
 from voxfit.learning.augmentation import draw_parameters, list_transforms

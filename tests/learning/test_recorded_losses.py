@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from builders import configuration_of, write_store
+from builders.records import configuration_of, task_of
+from builders.stores import write_store
 from voxfit.core.progress import Listener
-from voxfit.imaging.labels import Label, Labels
 from voxfit.learning.sampling import TRAINING, VALIDATION, PatchSampler
-from voxfit.learning.task import TrainingTask, task_loss
+from voxfit.learning.task import task_loss
 from voxfit.learning.training import Training
 from voxfit.networks.unet import build_network
-from voxfit.planning.architecture import Topology, paper_stages
 from voxfit.planning.recipes import PolynomialDecay, Recipe
 
 SHAPE = (10, 12, 14)
@@ -36,18 +35,13 @@ def store(tmp_path):
 
 def test_losses_are_means_over_the_batches_that_were_drawn(store, tmp_path):
     """At a rate that changes nothing, the network is the first one in every step."""
-    task = TrainingTask(
-        name="test",
-        labels=Labels(classes=(Label(name="box", value=1),)),
-        topology=Topology(in_channels=1, out_channels=2, **dict(paper_stages((1, 1, 1), 4, None))),
-        configuration=configuration_of((8, 8, 8), 2, median_shape=SHAPE),
+    task = task_of(
+        configuration_of((8, 8, 8), 2, median_shape=SHAPE),
         recipe=Recipe(
             steps_per_epoch=5,
             validation_steps=3,
             schedule=PolynomialDecay(learning_rate=1e-20, epochs=2, warmup_steps=0),
         ),
-        training_cases=("a", "b"),
-        validation_cases=("c",),
         seed=5,
     )
     Training(task, store, tmp_path, "cpu", Listener()).run()

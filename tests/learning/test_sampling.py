@@ -7,7 +7,8 @@ import pytest
 import scipy.stats
 import torch
 
-from builders import configuration_of, write_store
+from builders.records import configuration_of
+from builders.stores import write_store
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import IGNORED, Label, Labels, Region
 from voxfit.imaging.volume import Volume

@@ -22,16 +22,16 @@ import torch
 from rich.console import Console
 from safetensors import safe_open
 
-from builders import configuration_of, write_store
+from builders.records import configuration_of, task_of
+from builders.stores import write_store
 from voxfit.console import ConsoleListener
 from voxfit.core.errors import TrainingError
 from voxfit.core.interruption import Interrupted, interrupt
 from voxfit.core.progress import Listener
-from voxfit.imaging.labels import Label, Labels
 from voxfit.learning.engine import StepMode
 from voxfit.learning.losses import segmentation_loss
 from voxfit.learning.sampling import PatchSampler
-from voxfit.learning.task import TrainingTask, measure_step, task_loss
+from voxfit.learning.task import measure_step, task_loss
 from voxfit.learning.training import Training
 from voxfit.networks.unet import build_network, inference_weights
 from voxfit.planning.architecture import Topology, paper_stages
@@ -76,16 +76,7 @@ def store(tmp_path_factory):
 def task(seed=0, epochs=4, **changes):
     schedule = PolynomialDecay(learning_rate=1e-2, epochs=epochs, warmup_steps=2)
     recipe = Recipe(steps_per_epoch=6, validation_steps=2, schedule=changes.pop("schedule", schedule))
-    return TrainingTask(
-        name="test",
-        labels=Labels(classes=(Label(name="box", value=1),)),
-        topology=Topology(in_channels=1, out_channels=2, **dict(paper_stages((1, 1, 1), 4, None))),
-        configuration=configuration_of((12, 12, 12), 2, median_shape=(14, 16, 18)),
-        recipe=recipe,
-        training_cases=("a", "b"),
-        validation_cases=("c",),
-        seed=seed,
-    )
+    return task_of(configuration_of((12, 12, 12), 2, median_shape=(14, 16, 18)), recipe=recipe, seed=seed)
 
 
 def weights(network):

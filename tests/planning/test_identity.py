@@ -2,9 +2,8 @@
 
 import pytest
 
-from builders import configuration_of
+from builders.records import configuration_of, topology_of
 from voxfit.imaging.labels import Label, Labels
-from voxfit.planning.architecture import Topology, paper_stages
 from voxfit.planning.identity import digest_of_training, training_seed
 from voxfit.planning.recipes import Recipe
 
@@ -15,7 +14,7 @@ CONFIGURATION = configuration_of((12, 12, 12), 2, median_shape=(14, 16, 18))
 def digest(**changes):
     settings = {
         "labels": LABELS,
-        "topology": Topology(in_channels=1, out_channels=2, **dict(paper_stages((1, 1, 1), 4, None))),
+        "topology": topology_of((1, 1, 1)),
         "configuration": CONFIGURATION,
         "recipe": Recipe(),
         "training_cases": ("a", "b"),
@@ -30,7 +29,7 @@ def digest(**changes):
     "change",
     [
         {"labels": Labels(classes=(Label(name="box", value=2),))},
-        {"topology": Topology(in_channels=1, out_channels=2, **dict(paper_stages((1, 1, 1), 5, None)))},
+        {"topology": topology_of((1, 1, 1), 5)},
         {"configuration": CONFIGURATION.model_copy(update={"batch_size": 3})},
         {"configuration": CONFIGURATION.model_copy(update={"dice": "batch"})},
         {"recipe": Recipe(seed=1)},

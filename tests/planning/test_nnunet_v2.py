@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from builders import case_of, fingerprint_of
+from builders.records import case_of, fingerprint_of
 from voxfit.imaging.labels import Label, Labels
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint, load_fingerprint
 from voxfit.planning.planners.nnunet_v2 import (

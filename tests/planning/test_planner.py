@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from builders import case_of, fingerprint_of
+from builders.records import case_of, fingerprint_of
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint, load_fingerprint
 from voxfit.planning.grid import ClipAndScale, MissingCTStatistics, ZScore
 from voxfit.planning.intensities import Intensities

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builders import case_of, fingerprint_of
+from builders.records import case_of, fingerprint_of
 from voxfit.core.errors import RecordError
 from voxfit.planning.fingerprint import Fingerprint, load_fingerprint
 from voxfit.planning.grid import ClipAndScale, Divide, UnitRange, ZScore

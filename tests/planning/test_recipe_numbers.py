@@ -2,7 +2,7 @@
 
 import pytest
 
-from builders import case_of, fingerprint_of
+from builders.records import case_of, fingerprint_of
 from voxfit.planning.planners import PLANNERS, plan_by
 from voxfit.planning.recipes import SGD, Adam, Plateau, PolynomialDecay, recipe_named
 

@@ -4,12 +4,9 @@ import math
 
 import pytest
 
-from builders import case_of, configuration_of, fingerprint_of
+from builders.records import case_of, configuration_of, fingerprint_of, plan_of
 from voxfit.core.errors import UsageError
 from voxfit.core.formatting import format_duration
-from voxfit.imaging.labels import Label, Labels
-from voxfit.planning.grid import ZScore
-from voxfit.planning.plan import Plan
 from voxfit.planning.planners.paper import make_plan
 from voxfit.planning.recipes import PolynomialDecay, Recipe
 from voxfit.running.budget import ENOUGH_STEPS, SMALLEST_PATCH, counted_recipe, fit_to_budget, share_again
@@ -21,14 +18,7 @@ def plan(batch=9):
     configuration = configuration_of(
         (40, 56, 40), batch, median_shape=(36, 50, 35), num_pool=(3, 3, 3), base_features=30, max_features=320
     )
-    return Plan(
-        dataset="x",
-        channel_names=("MRI",),
-        labels=Labels(classes=(Label(name="a", value=1),)),
-        num_cases=200,
-        normalization=(ZScore(),),
-        configurations={"3d": configuration},
-    )
+    return plan_of({"3d": configuration})
 
 
 def device(seconds_a_sample):

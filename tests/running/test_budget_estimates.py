@@ -2,10 +2,8 @@
 
 import pytest
 
-from builders import configuration_of
-from voxfit.imaging.labels import Label, Labels
-from voxfit.planning.grid import ZScore
-from voxfit.planning.plan import Inference, Plan
+from builders.records import configuration_of, plan_of
+from voxfit.planning.plan import Inference
 from voxfit.planning.recipes import SGD, Recipe
 from voxfit.running.budget import counted_recipe, fit_to_budget
 from voxfit.running.estimates import Fitted, prediction_seconds
@@ -19,15 +17,7 @@ PLANE = configuration_of(
 
 
 def plan(mirror_axes=None):
-    return Plan(
-        dataset="x",
-        channel_names=("MRI",),
-        labels=Labels(classes=(Label(name="a", value=1),)),
-        num_cases=200,
-        normalization=(ZScore(),),
-        inference=Inference(mirror_axes=mirror_axes),
-        configurations={"2d": PLANE, "3d": VOLUME},
-    )
+    return plan_of({"2d": PLANE, "3d": VOLUME}, inference=Inference(mirror_axes=mirror_axes))
 
 
 def of_the_network(configuration, mirror_axes, cases=10):

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import voxfit
-from builders import begin
+from builders.steps import begin
 from voxfit.assessment.selection import Candidate
 from voxfit.planning.plan import Limits
 from voxfit.planning.recipes import Recipe

@@ -14,7 +14,7 @@ import pytest
 import SimpleITK as sitk
 
 import voxfit
-from builders import begin
+from builders.steps import begin
 from voxfit.assessment.scores import Scores
 from voxfit.assessment.selection import Selection
 from voxfit.core.errors import ModelError, UsageError

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from test_fit import Ear, request, weights_of
 
 import voxfit
-from builders import begin
+from builders.steps import begin
 from voxfit.assessment.scores import Scores
 from voxfit.core.errors import UsageError
 from voxfit.core.layout import Layout

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builders import begin
+from builders.steps import begin
 from voxfit.core.errors import TrainingError
 from voxfit.core.layout import Layout
 from voxfit.core.progress import Listener
@@ -22,7 +22,7 @@ SCRIPT = """
 import resource, sys
 import torch
 sys.path.insert(0, sys.argv[5])
-from builders import begin
+from builders.steps import begin
 from voxfit.core.progress import Listener
 from voxfit.planning.plan import Limits
 from voxfit.planning.recipes import PolynomialDecay, Recipe

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from bad_input.place import make_model, run_voxfit
-from builders import begin
+from builders.steps import begin
 from voxfit.core.layout import Layout
 from voxfit.core.parallel import LocalExecutor
 from voxfit.core.progress import Listener

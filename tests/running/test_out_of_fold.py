@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 
 import voxfit
-from builders import begin
+from builders.steps import begin
 from voxfit.assessment.evaluation import evaluate
 from voxfit.assessment.scores import Scores
 from voxfit.core.layout import Layout

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders import begin
+from builders.steps import begin
 from voxfit.core.progress import Listener
 from voxfit.running.request import FitRequest
 

@@ -24,7 +24,9 @@ import pytest
 import SimpleITK as sitk
 
 import voxfit
-from builders import begin
+from builders.records import configuration_of
+from builders.records import task_of as small_task_of
+from builders.steps import begin
 from voxfit.assessment.report import write_report
 from voxfit.assessment.scores import CaseScores, LabelScores, Scores, summarize
 from voxfit.core.parallel import LocalExecutor
@@ -40,10 +42,9 @@ from voxfit.learning.engine import PLAIN
 from voxfit.learning.sampling import TRAINING, PatchSampler
 from voxfit.learning.task import TrainingTask
 from voxfit.learning.training import Training
-from voxfit.planning.architecture import Topology, paper_stages
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.folds import Folds, split
-from voxfit.planning.plan import PAPER, Configuration, Limits
+from voxfit.planning.plan import PAPER, Limits
 from voxfit.planning.planners import plan_by, plan_origin
 from voxfit.planning.planners.nnunet_v2 import PRESETS
 from voxfit.planning.recipes import PolynomialDecay, Recipe
@@ -405,21 +406,8 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 def task_of(count: int) -> TrainingTask:
     schedule = PolynomialDecay(learning_rate=1e-2, epochs=1, warmup_steps=1)
-    return TrainingTask(
-        name="test",
-        labels=Labels(classes=(Label(name="organ", value=1),)),
-        topology=Topology(in_channels=1, out_channels=2, **dict(paper_stages((1, 1, 1), 2, None))),
-        configuration=Configuration(
-            spacing=(1.0, 1.0, 1.0),
-            median_shape=(EDGE, EDGE, EDGE),
-            patch_size=(EDGE, EDGE, EDGE),
-            batch_size=2,
-            num_pool=(1, 1, 1),
-            base_features=2,
-            max_features=None,
-            dice="sample",
-            augmentation="3d",
-        ),
+    return small_task_of(
+        configuration_of((EDGE, EDGE, EDGE), 2, base_features=2),
         recipe=Recipe(steps_per_epoch=1, validation_steps=1, schedule=schedule),
         training_cases=tuple(names(count)[count // 5 :]),
         validation_cases=tuple(names(count)[: count // 5]),

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders import case_of, fingerprint_of
+from builders.records import case_of, fingerprint_of
 from voxfit.core.errors import WorkspaceError
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.volume import Volume

@@ -11,7 +11,7 @@ from test_fit import request
 from test_kept_folds import Stop, Stopping
 
 import voxfit
-from builders import begin
+from builders.steps import begin
 from voxfit.cli import main
 from voxfit.core.layout import Layout
 from voxfit.planning.recipes import Recipe

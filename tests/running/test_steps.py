@@ -11,7 +11,7 @@ import safetensors.torch
 import SimpleITK as sitk
 
 import voxfit
-from builders import Begun, begin
+from builders.steps import Begun, begin
 from voxfit.assessment.evaluation import evaluate
 from voxfit.assessment.scores import Scores, summarize
 from voxfit.assessment.selection import Candidate, Selection

@@ -9,7 +9,7 @@ from test_fit import Ear, request
 from test_status import said
 
 import voxfit
-from builders import begin
+from builders.steps import begin
 from voxfit.core.parallel import LocalExecutor
 from voxfit.imaging.dataset import Dataset
 from voxfit.inference.description import ModelDescription
