@@ -7,20 +7,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
 
-from voxfit.core.errors import ModelError, RecordError, WorkspaceError
+from voxfit.core.errors import ModelError, RecordError
 from voxfit.core.records import checksum_of, digest_of, read_json, write_atomically
 from voxfit.core.version import VERSION
 from voxfit.inference.caveats import TrainingRanges, ranges_of
 from voxfit.inference.description import Member, ModelDescription
+from voxfit.interop.new_folder import new_folder, require_new
 from voxfit.interop.nnunet_checkpoint import Checkpoint, read_checkpoint
 from voxfit.interop.nnunet_network import translate_weights
 from voxfit.interop.nnunet_plans import Part, combine, read_part
@@ -60,10 +58,10 @@ def import_nnunet(folder: Path, output: Path, folds: tuple[int, ...] | None = No
 
     Raises:
         ModelError: the model is missing, damaged, unsafe to read, or needs what voxfit does not have.
+        UsageError: the output is there already.
         WorkspaceError: the output cannot be written.
     """
-    if output.exists():
-        raise ModelError(f"{output}: is there already. Name another folder, or remove this one.")
+    require_new(output)
     source = _open(folder, folds)
     sources: dict[ConfigurationName, _Source] = {source.part.name: source}
     plan = source.part.plan
@@ -71,7 +69,8 @@ def import_nnunet(folder: Path, output: Path, folds: tuple[int, ...] | None = No
         low = _open(_beside(folder, source.part.previous), folds)
         sources = {"3d_lowres": low, "3d_cascade": source}
         plan = combine(folder, low.part, source.part)
-    with _building(output) as part:
+    with new_folder(output) as part:
+        (part / "weights").mkdir()
         members = [_write_weights(item, plan, name, part) for name, item in sources.items()]
         files = [part / file for member in members for file in member.weights]
         ModelDescription(
@@ -138,23 +137,6 @@ def _beside(folder: Path, configuration: str) -> Path:
     if not low.is_dir():
         raise ModelError(f"{folder}: is a cascade and needs its first stage in {low}. Put this folder there too.")
     return low
-
-
-@contextmanager
-def _building(output: Path) -> Iterator[Path]:
-    """A folder beside `output`, which gets its name when the block ends without an error."""
-    part = output.parent / f".{output.name}.part-{os.getpid()}"
-    try:
-        try:
-            (part / "weights").mkdir(parents=True)
-            yield part
-            part.rename(output)
-        except OSError as error:
-            raise WorkspaceError(
-                f"{output}: cannot be written ({error.strerror}). Free space or choose another folder."
-            ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write_weights(source: _Source, plan: Plan, name: ConfigurationName, folder: Path) -> Member:
