@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> None:
 
 def prepared(folder: Path) -> Any:
     """The plan of the dataset, its patch as a budget of minutes makes it; and a store of the cases."""
+    from voxfit.core.parallel import LocalExecutor
     from voxfit.core.progress import Listener
     from voxfit.imaging.dataset import Dataset
     from voxfit.imaging.phantom import write_phantom
@@ -54,7 +55,7 @@ def prepared(folder: Path) -> Any:
     plan = plan.model_copy(update={"configurations": {"3d": narrow}})
     destination = Destination(plan.grid("3d"), folder / "store", "")
     destination.folder.mkdir()
-    (manifest,) = fill_stores(Dataset.open(folder / "data"), [destination], Listener(), 1)
+    (manifest,) = fill_stores(Dataset.open(folder / "data"), [destination], Listener(), LocalExecutor(1))
     manifest.save(destination.folder / "manifest.json")
     return plan
 

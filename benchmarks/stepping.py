@@ -67,6 +67,7 @@ def planned(subject: Subject, setting: Setting) -> Trained:
 
 def ready(subject: Subject, setting: Setting) -> None:
     """What both train on: nnU-Net's prepared cases, and our store of the same files."""
+    from voxfit.core.parallel import LocalExecutor
     from voxfit.core.progress import Listener
     from voxfit.imaging.dataset import Dataset
     from voxfit.running.cases import Destination, fill_stores
@@ -77,7 +78,9 @@ def ready(subject: Subject, setting: Setting) -> None:
     if not (folder / "manifest.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         dataset = Dataset.open(found.workspace.raw / subject.dataset)
-        (manifest,) = fill_stores(dataset, [Destination(part.plan.grid(part.name), folder, "")], Listener(), 1)
+        (manifest,) = fill_stores(
+            dataset, [Destination(part.plan.grid(part.name), folder, "")], Listener(), LocalExecutor(1)
+        )
         manifest.save(folder / "manifest.json")
 
 

@@ -115,7 +115,7 @@ class Begun:
 
     def store(self, name: ConfigurationName = "3d") -> Store:
         """The cases, prepared for a configuration."""
-        return prepare(self.run, self.dataset, self.files, self.plan, [name], self.request.workers)[name]
+        return prepare(self.run, self.dataset, self.files, self.plan, [name], self.request.executor)[name]
 
     def identify(self, settings: Settings) -> Experiment:
         """What settings make of it."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from voxfit.console import ConsoleListener
 from voxfit.core.errors import UsageError
 from voxfit.core.progress import EpochReport
 from voxfit.options import parse_seconds, parse_size
-from voxfit.running.collection import CollectionResult
+from voxfit.running.collection import CollectionResult, to_markdown
 from voxfit.running.request import FitResult
 from voxfit.tables import print_collection, score_table
 
@@ -205,7 +206,7 @@ def epoch(seconds_left):
     )
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(59, "0:59 left"), (125, "2:05 left"), (3600 + 65, "1:01:05 left")])
+@pytest.mark.parametrize(("seconds", "text"), [(59, "59 s left"), (185, "3 min left"), (6 * 3600, "6.0 h left")])
 def test_an_epoch_is_one_line_where_there_is_no_terminal(seconds, text):
     console = Console(file=io.StringIO(), width=200)
     ConsoleListener(console).epoch(epoch(seconds))
@@ -218,6 +219,16 @@ def test_only_marked_rows_stand_out():
     table = score_table("title", ["Dice"], [("a", [0.5], False), ("b", [None], True)])
     assert [bool(row.style) for row in table.rows] == [False, True]
     assert list(table.columns[1].cells) == ["0.5000", "-"]
+
+
+def test_a_bar_in_the_name_of_a_label_stays_in_its_cell(tmp_path):
+    candidate = Candidate(
+        name="3d", configurations=("3d",), foreground_dice=0.5, label_dice={"left|right": 0.5}, cases=3
+    )
+    selection = Selection(inputs_digest="x", candidates=(candidate,), chosen="3d")
+    lines = to_markdown({"A|B": FitResult(selection, tmp_path / "model", tmp_path)}).splitlines()
+    assert [len(re.findall(r"(?<!\\)\|", line)) for line in lines] == [3, 3, 3]
+    assert r"A\|B: left\|right" in lines[0]
 
 
 def test_datasets_are_told_in_percent(tmp_path):

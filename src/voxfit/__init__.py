@@ -1,4 +1,4 @@
-"""voxfit fits a segmentation U-Net to any medical image dataset with nobody turning a knob.
+"""voxfit is a self-configuring segmentation U-Net for any medical image dataset.
 
 The names below are the public interface; each is imported when it is first used, so that `import voxfit` is cheap.
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Optional, cast
+from typing import TYPE_CHECKING, Annotated, Literal, Optional, cast
 
 import typer
 
@@ -28,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Fits a segmentation U-Net to any medical image dataset with nobody turning a knob.",
+    help="A self-configuring segmentation U-Net for any medical image dataset.",
 )
 
 importing = typer.Typer(no_args_is_help=True, help="Take over models of other programs.")
@@ -48,6 +48,7 @@ RecipeName = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 SkipBadCases = Annotated[bool, typer.Option("--skip-bad-cases", help="Leave out training cases that cannot be used.")]
+Precision = Literal["float32", "int8"]
 Workers = Annotated[Optional[int], typer.Option(help="Processes for reading and preparing; default: one a core.")]  # noqa: UP045
 
 
@@ -63,7 +64,8 @@ def run() -> int:
     try:
         return int(app(prog_name="voxfit", standalone_mode=False) or 0)
     except not_understood as error:
-        if not (said := error.format_message()):  # without a command, the help was shown in place of a message
+        said = error.format_message().replace("Value error, ", "")  # pydantic's word, by way of typer
+        if not said:  # without a command, the help was shown in place of a message
             return UsageError.exit_code
         about = error.ctx.command_path if error.ctx else "voxfit"
         raise UsageError(f"{said}{'' if said[-1] in '.?' else '.'} `{about} --help` shows what there is.") from None
@@ -97,6 +99,7 @@ def check(
     workers: Workers = None,
 ) -> None:
     """Report every problem of a dataset in one pass; exit code 1 where training could not start."""
+    from voxfit.core.parallel import LocalExecutor
     from voxfit.imaging.dataset import Dataset
     from voxfit.running.checking import check_dataset, fix_dataset
     from voxfit.tables import print_dataset
@@ -104,11 +107,12 @@ def check(
     console, listener = _console()
     found = Dataset.open(dataset, group_by)
     listener.stage(f"Checking {len(found.cases)} cases of {found.name}")
-    usable = check_dataset(found, listener, workers, skip=skip_bad_cases)
+    executor = LocalExecutor(workers)
+    usable = check_dataset(found, listener, executor, skip=skip_bad_cases)
     listener.close()
     print_dataset(console, usable)
     if fix is not None:
-        fix_dataset(usable, fix, listener, workers)
+        fix_dataset(usable, fix, listener, executor)
 
 
 @app.command()
@@ -251,7 +255,7 @@ def predict(
     backend: Annotated[
         str, typer.Option(help="auto, torch, torch-channels-last, torch-compiled or openvino.")
     ] = "auto",
-    precision: Annotated[str, typer.Option(help="float32, or int8 where `voxfit quantize` made it.")] = "float32",
+    precision: Annotated[Precision, typer.Option(help="int8 where `voxfit quantize` made it.")] = "float32",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Make label maps again; other files there, too.")
     ] = False,
@@ -260,7 +264,7 @@ def predict(
     """Segment images; the label maps have exactly the images' geometry. Exit code 2 where some were not made."""
     from voxfit.inference.backends import parse_backend
     from voxfit.inference.model import Model
-    from voxfit.options import parse_precision, parse_size
+    from voxfit.options import parse_size
     from voxfit.running.prediction import find_cases, overlooked, predict_cases, require_folder
 
     console, listener = _console()
@@ -273,7 +277,7 @@ def predict(
         fast=fast,
         max_memory=limit,
         backend=parse_backend(backend) or "auto",
-        precision=parse_precision(precision),
+        precision=precision,
         accept_loss=accept_loss,
         listener=listener,
     )
@@ -367,6 +371,7 @@ def sheet(
     run: Path,
     output: Annotated[Path, typer.Option("-o", "--output", help="PNG file.")] = Path("sheet.png"),
     configuration: Annotated[str, typer.Option(help="2d, 3d, ...")] = "3d",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
 ) -> None:
     """Draw augmented training patches of a run, with the outlines of their labels."""
     from voxfit.imaging.protection import protect
@@ -376,6 +381,8 @@ def sheet(
     if output.suffix.lower() != ".png":
         raise UsageError(f"-o {output}: name a PNG file.")
     protect([output], files_of_dataset(run))
+    if output.exists() and not overwrite:
+        raise UsageError(f"-o {output}: is there already. Name another file, or replace it with --overwrite.")
     draw_contact_sheet(run, configuration, output)
     _console()[0].print(f"Written to {output}", markup=False)
 
@@ -409,12 +416,10 @@ def import_nnunet(
 def export(
     run: Path,
     output: Annotated[Path, typer.Option("-o", "--output", help="A new folder.")],
-    form: Annotated[str, typer.Option("--format", help="nnunet.")] = "nnunet",
+    form: Annotated[Literal["nnunet"], typer.Option("--format")] = "nnunet",
     number: Annotated[int, typer.Option(help="Of the dataset, for nnU-Net.")] = 900,
 ) -> None:
     """Write a run's dataset, split and out-of-fold predictions as another program wants them."""
-    if form != "nnunet":
-        raise UsageError(f"--format {form}: there is nnunet.")
     from voxfit.interop.nnunet_export import export_nnunet
 
     console, listener = _console()
@@ -426,7 +431,7 @@ def export(
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything.")] = Path("demo"),
-    flavour: Annotated[str, typer.Option(help="mr or ct.")] = "mr",
+    flavour: Literal["mr", "ct"] = "mr",
     epochs: Annotated[int, typer.Option(min=1, help="Of the training, 50 small steps each.")] = 8,
     device: Device = "auto",
 ) -> None:
@@ -435,9 +440,7 @@ def demo(
     from voxfit.tables import print_scores, print_selection
 
     console, listener = _console()
-    if flavour not in ("mr", "ct"):
-        raise UsageError(f"--flavour {flavour}: there are mr and ct.")
-    result = run_demo(output, "mr" if flavour == "mr" else "ct", epochs, device, listener)
+    result = run_demo(output, flavour, epochs, device, listener)
     listener.close()
     print_selection(console, result.fit.selection)
     print_scores(console, result.scores)

@@ -13,6 +13,7 @@ from rich.prompt import Confirm
 from rich.table import Table
 from rich.text import Text
 
+from voxfit.core.formatting import format_duration
 from voxfit.core.progress import EpochReport, Listener
 
 _PLAIN_SECONDS = 10.0
@@ -106,7 +107,7 @@ class ConsoleListener(Listener):
             f"  {report.model}  epoch {report.epoch}  loss {report.training_loss:.3f}  "
             f"validation {report.validation_loss:.3f}  Dice {_dices(report.class_dice)}  "
             f"rate {_number(report.learning_rate, '.1e')}  {_number(report.steps_per_second, '.2f')} steps/s  "
-            f"waiting {report.wait_share:.1%}  {report.share_done:.0%}, {_clock(report.seconds_left)} left"
+            f"waiting {report.wait_share:.1%}  {report.share_done:.0%}, {format_duration(report.seconds_left)} left"
         )
 
     def _table(self) -> Group:
@@ -124,8 +125,8 @@ class ConsoleListener(Listener):
                 f"{row.wait_share:.1%}",
             )
         last = self._rows[-1]
-        done = Text(f"{last.model}: {last.share_done:.0%} done, {_clock(last.seconds_left)} left", style="cyan")
-        return Group(table, done)
+        done = f"{last.model}: {last.share_done:.0%} done, {format_duration(last.seconds_left)} left"
+        return Group(table, Text(done, style="cyan"))
 
 
 def _dices(values: Sequence[float | None]) -> str:
@@ -134,9 +135,3 @@ def _dices(values: Sequence[float | None]) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

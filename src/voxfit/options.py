@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Literal
 
 from voxfit.core.errors import RecordError, UsageError
 from voxfit.core.memory import UNITS
@@ -43,15 +42,6 @@ def parse_recipe(name: str) -> Recipe:
     if name not in PLANNERS:
         raise UsageError(f"--recipe {name}: there are {', '.join(PLANNERS)}; or name a .json file.")
     return recipe_named(name)
-
-
-def parse_precision(name: str) -> Literal["float32", "int8"]:
-    """What networks compute with."""
-    if name == "int8":
-        return "int8"
-    if name != "float32":
-        raise UsageError(f"--precision {name}: there are float32 and int8.")
-    return "float32"
 
 
 def parse_numbers(text: str, option: str) -> tuple[int, ...]:

@@ -9,15 +9,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from voxfit.core.formatting import format_sizes
+
 if TYPE_CHECKING:
     from voxfit.assessment.scores import Scores
     from voxfit.assessment.selection import Selection
     from voxfit.imaging.dataset import Dataset
+    from voxfit.inference.quantization import Quantization
     from voxfit.planning.plan import Plan
     from voxfit.running.collection import CollectionResult
-
-if TYPE_CHECKING:
-    from voxfit.inference.quantization import Quantization
 
 
 def print_dataset(console: Console, found: Dataset) -> None:
@@ -51,7 +51,7 @@ def print_plan(console: Console, made: Plan) -> None:
         for key in fields:
             value = getattr(configuration, key)
             if value is not None:
-                shown = " x ".join(f"{item:.4g}" for item in value) if isinstance(value, tuple) else str(value)
+                shown = format_sizes(value) if isinstance(value, tuple) else str(value)
                 table.add_row(key, shown, configuration.why.get(key, ""))
         console.print(table)
     if "3d" in made.configurations and "3d_lowres" not in made.configurations:

@@ -5,12 +5,14 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from voxfit.core.errors import DatasetError, Problem, WorkerError
-from voxfit.core.parallel import available_cores, map_cases
+from voxfit.core.parallel import LocalExecutor, available_cores
 
 # What follows runs in worker processes, which import this file by name.
 
@@ -76,6 +78,12 @@ def return_a_function(number: int) -> object:
     return lambda: number
 
 
+def results_of(
+    function: Callable[..., Any], tasks: Sequence[Any], workers: int | None = None, **more: Any
+) -> list[Any]:
+    return list(LocalExecutor(workers).map(function, tasks, **more))
+
+
 def threads(_: int) -> str | None:
     return os.environ.get("OMP_NUM_THREADS")
 
@@ -83,7 +91,7 @@ def threads(_: int) -> str | None:
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_results_are_in_the_order_of_the_tasks_and_progress_counts_them(workers: int) -> None:
     seen: list[tuple[int, int]] = []
-    results = map_cases(
+    results = results_of(
         square_late, range(12), workers=workers, progress=lambda done, total: seen.append((done, total))
     )
     assert results == [number**2 for number in range(12)]
@@ -91,16 +99,16 @@ def test_results_are_in_the_order_of_the_tasks_and_progress_counts_them(workers:
 
 
 def test_no_tasks_and_more_workers_than_tasks() -> None:
-    assert map_cases(square, [], workers=4) == []
-    assert map_cases(square, [3], workers=4) == [9]
-    assert map_cases(square, [3, 4], workers=64) == [9, 16]
+    assert results_of(square, [], workers=4) == []
+    assert results_of(square, [3], workers=4) == [9]
+    assert results_of(square, [3, 4], workers=64) == [9, 16]
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_exceptions_arrive_unchanged(workers: int) -> None:
     with pytest.raises(DatasetError) as caught:
-        map_cases(reject_three, range(6), workers=workers)
+        results_of(reject_three, range(6), workers=workers)
     assert caught.value.problems == [
         Problem("case 3", "is broken.", "Mend it."),
         Problem("case 3", "is blue.", "", fatal=False),
@@ -110,16 +118,16 @@ def test_exceptions_arrive_unchanged(workers: int) -> None:
 
 def test_one_worker_is_this_process_and_workers_have_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")  # whatever it is here, workers have another
-    assert map_cases(threads, [0, 1], workers=1) == ["7", "7"]
-    assert map_cases(threads, [0, 1], workers=2) == ["1", "1"]
+    assert results_of(threads, [0, 1], workers=1) == ["7", "7"]
+    assert results_of(threads, [0, 1], workers=2) == ["1", "1"]
     assert os.environ.get("OMP_NUM_THREADS") == "7"
-    assert map_cases(process_of, [0, 1], workers=1) == [os.getpid()] * 2
+    assert results_of(process_of, [0, 1], workers=1) == [os.getpid()] * 2
 
 
 def test_a_worker_that_dies_once_costs_a_repetition(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     tasks = [(tmp_path, number) for number in range(40)]
-    results = map_cases(die_once, tasks, workers=2, progress=lambda done, total: seen.append((done, total)))
+    results = results_of(die_once, tasks, workers=2, progress=lambda done, total: seen.append((done, total)))
     assert (tmp_path / "died_2").exists()
     assert [number for number, _ in results] == list(range(40))
     assert seen == [(done, 40) for done in range(1, 41)]
@@ -130,7 +138,7 @@ def test_a_worker_that_dies_once_costs_a_repetition(tmp_path: Path) -> None:
 def test_a_case_that_kills_its_worker_is_named_and_the_others_are_done(tmp_path: Path) -> None:
     tasks = [(tmp_path, number) for number in range(10)]
     with pytest.raises(WorkerError, match=r"case_0.*case_5.*died twice") as caught:
-        map_cases(write_or_die, tasks, name=lambda task: f"case_{task[1]}", workers=2)
+        results_of(write_or_die, tasks, name=lambda task: f"case_{task[1]}", workers=2)
     assert "memory" in str(caught.value)
     assert "case_1" not in str(caught.value)
     assert {file.name for file in tmp_path.iterdir()} == {"1", "2", "3", "4", "6", "7", "8", "9"}
@@ -138,7 +146,7 @@ def test_a_case_that_kills_its_worker_is_named_and_the_others_are_done(tmp_path:
 
 def test_a_worker_that_the_system_killed_is_reported_with_its_case_and_its_memory(tmp_path: Path) -> None:
     tasks, warnings = [(tmp_path, number) for number in range(4)], list[str]()
-    results = map_cases(kill_worker_once, tasks, name=lambda task: f"case_{task[1]}", workers=2, warn=warnings.append)
+    results = results_of(kill_worker_once, tasks, name=lambda task: f"case_{task[1]}", workers=2, warn=warnings.append)
     assert results == [0, 1, 2, 3]
     assert len(warnings) == 1
     assert warnings[0].startswith("case_1: the worker process that held this case died (killed by signal 9")
@@ -150,36 +158,36 @@ def test_a_worker_that_the_system_killed_is_reported_with_its_case_and_its_memor
 
 def test_a_death_costs_only_the_case_that_the_worker_held(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match=r"^case_0 \(exit code 1.*\), case_5 \(exit code 1"):
-        map_cases(
+        results_of(
             write_or_die, [(tmp_path, number) for number in range(8)], name=lambda task: f"case_{task[1]}", workers=2
         )
 
 
 def test_light_tasks_are_done_here_and_longer_ones_by_workers() -> None:
-    assert set(map_cases(process_of, range(40), light=True)) == {os.getpid()}
+    assert set(results_of(process_of, range(40), light=True)) == {os.getpid()}
     if available_cores() > 1:
         # 40 tasks of 0.15 s are longer than workers take to start; the first ones show that.
-        found = map_cases(process_after_a_while, range(40), light=True)
+        found = results_of(process_after_a_while, range(40), light=True)
         assert found[:2] == [os.getpid()] * 2
         assert os.getpid() not in found[10:]
-    assert os.getpid() not in map_cases(process_of, range(4), light=True, workers=2)
+    assert os.getpid() not in results_of(process_of, range(4), light=True, workers=2)
 
 
 def test_results_that_cannot_travel_are_an_error_here() -> None:
     with pytest.raises(WorkerError, match="function of a worker"):
-        map_cases(return_a_function, range(2), workers=2)
+        results_of(return_a_function, range(2), workers=2)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_workers_need_no_shared_memory() -> None:
-    assert map_cases(maps_shared_memory, range(2), workers=2) == [False, False]
+    assert results_of(maps_shared_memory, range(2), workers=2) == [False, False]
 
 
 def test_the_second_thousands_of_tasks_cost_no_more_than_the_first() -> None:
     def cost(count: int) -> float:
         """Seconds of computing in this process, which hands out the tasks; other work on the machine does not count."""
         begun = time.process_time()
-        assert map_cases(square, range(count), workers=2) == [number**2 for number in range(count)]
+        assert results_of(square, range(count), workers=2) == [number**2 for number in range(count)]
         return time.process_time() - begun
 
     # Of two tasks, it is that of starting the workers. Of a quadratic step the second half would cost three times as

@@ -12,8 +12,8 @@ import pytest
 
 CODE = """
 import os, sys, time
-from voxfit.core.parallel import map_cases
-map_cases(time.sleep, [600.0] * 4, workers=2)
+from voxfit.core.parallel import LocalExecutor
+list(LocalExecutor(2).map(time.sleep, [600.0] * 4))
 """
 
 

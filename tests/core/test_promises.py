@@ -48,9 +48,9 @@ def test_workers_do_not_run_a_users_script_again(tmp_path):
     """It has no `if __name__ == "__main__"`."""
     script = tmp_path / "mine.py"
     script.write_text(
-        "from voxfit.core.parallel import map_cases\n"
+        "from voxfit.core.parallel import LocalExecutor\n"
         "print('begun', flush=True)\n"
-        "print(map_cases(abs, [-1, -2, -3], workers=2))\n"
+        "print(list(LocalExecutor(2).map(abs, [-1, -2, -3])))\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=120)
     assert done.stdout.splitlines() == ["begun", "[1, 2, 3]"], done.stderr

@@ -5,7 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from voxfit.core.memory import format_bytes, used_bytes
+from voxfit.core.formatting import format_bytes
+from voxfit.core.memory import used_bytes
 
 
 @pytest.mark.parametrize(

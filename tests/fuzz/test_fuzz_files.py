@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from fuzz.budget import EXAMPLES, SETTINGS
 from voxfit.assessment.evaluation import evaluate_files
 from voxfit.core.errors import DatasetError
+from voxfit.core.parallel import LocalExecutor
 from voxfit.imaging.correction import misplaced_label
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
@@ -128,7 +129,7 @@ def assert_sound(geometry: Geometry) -> None:
 def _use(path: Path) -> None:
     """What reads label maps and images on the way to something else: evaluation, `check --fix`, the header kept."""
     with contextlib.suppress(DatasetError):
-        evaluate_files({"x": (path, path)}, LABELS, workers=1, surface=False)
+        evaluate_files({"x": (path, path)}, LABELS, executor=LocalExecutor(1), surface=False)
     try:
         assert misplaced_label(Case(name="x", images=(str(path),), label=str(path))) == 0
         assert placing_problem(path) is None or read_placing(path) is not None

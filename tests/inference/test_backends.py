@@ -238,6 +238,23 @@ def test_ranges_are_means_over_tiles_and_hold_zero():
     assert "decoder.0.1" not in ranges
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_transposed_convolutions_read_is_rounded_symmetrically(name):
+    """Else OpenVINO computes them in float32 (their execution types say so on processors with VNNI)."""
+    network, _, patch = make(name)
+    made, read = {}, []
+    handles = [
+        module.register_forward_hook(lambda _, __, output, name=name: made.update({name: output}))
+        for name, module in network.named_modules()
+    ]
+    handles += [up.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0])) for up in network.ups]
+    ranges = observe_ranges(network, [tiles(1, 2, patch)])
+    for handle in handles:
+        handle.remove()
+    found = [high / -low for name, (low, high) in ranges.items() if any(made[name] is tensor for tensor in read)]
+    assert found == pytest.approx([127 / 128] * len(network.ups))
+
+
 def test_a_short_job_tries_nothing_and_a_long_one_takes_the_fastest(tmp_path):
     path = tmp_path / "cache" / "choice.json"
     chooser = Chooser(("openvino", "torch"), path)

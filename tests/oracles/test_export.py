@@ -13,6 +13,7 @@ from golden.exported import KINDS, labels_of, write_run
 from golden.files import Recorder
 from voxfit.assessment.evaluation import evaluate_files
 from voxfit.core.layout import Layout
+from voxfit.core.parallel import LocalExecutor
 from voxfit.interop.nnunet_export import export_nnunet
 
 
@@ -30,7 +31,7 @@ def test_nnunet_verifies_and_evaluates_it_as_we_do(tmp_path):
                 for case in dataset.cases
                 if case.name in names
             }
-            ours = evaluate_files(pairs, dataset.labels, workers=1)
+            ours = evaluate_files(pairs, dataset.labels, executor=LocalExecutor(1))
             assert theirs == pytest.approx([item.dice for item in ours.mean.labels.values()])
             means.append(theirs)
         golden.record(kind, means, labels_of(dataset))

@@ -7,6 +7,7 @@ import pytest
 import SimpleITK as sitk
 import skimage.transform
 
+from voxfit.core.parallel import LocalExecutor
 from voxfit.core.progress import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
@@ -88,7 +89,7 @@ def test_channels_of_different_kinds_keep_to_their_rules(tmp_path):
         files = (str(tmp_path / f"{number}_0000.nii.gz"), str(tmp_path / f"{number}_0001.nii.gz"))
         cases.append(Case(name=str(number), images=files, label=str(tmp_path / f"{number}_label.nii.gz")))
     dataset = Dataset(tmp_path, "pet", ("CT", "PET"), Labels(classes=(Label(name="a", value=1),)), tuple(cases))
-    plan = make_plan(measure_dataset(dataset, Listener(), 1))
+    plan = make_plan(measure_dataset(dataset, Listener(), LocalExecutor(1)))
     every = np.concatenate(values)
     ct, pet = (read_image(Path(path)).array[0] for path in cases[2].images)
     prepared = prepare(Volume(np.stack([ct, pet]), geometry), plan.grid("3d"))

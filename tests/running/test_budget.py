@@ -6,13 +6,14 @@ import pytest
 
 from builders import case_of, configuration_of, fingerprint_of
 from voxfit.core.errors import UsageError
+from voxfit.core.formatting import format_duration
 from voxfit.imaging.labels import Label, Labels
 from voxfit.planning.grid import ZScore
 from voxfit.planning.plan import Plan
 from voxfit.planning.planners.paper import make_plan
 from voxfit.planning.recipes import PolynomialDecay, Recipe
 from voxfit.running.budget import ENOUGH_STEPS, SMALLEST_PATCH, counted_recipe, fit_to_budget, share_again
-from voxfit.running.estimates import format_duration, training_seconds
+from voxfit.running.estimates import training_seconds
 from voxfit.running.stopwatch import Stopwatch
 
 

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from synthetic import write_boxes
 from voxfit.core.errors import DatasetError
+from voxfit.core.parallel import LocalExecutor
 from voxfit.core.progress import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.running.cases import digest_of_files, measure_dataset
@@ -31,17 +32,17 @@ def in_metres(tmp_path: Path) -> Dataset:
 @pytest.mark.parametrize("work", [check_dataset, measure_dataset])
 def test_a_spacing_in_metres_is_an_error(in_metres: Dataset, work: Callable[..., object]) -> None:
     with pytest.raises(DatasetError, match=r"box_02: its spacing is .*would become 1 x 1 x 1\.") as caught:
-        work(in_metres, Listener(), 1)
+        work(in_metres, Listener(), LocalExecutor(1))
     assert len(caught.value.problems) == 1
 
 
 def test_such_a_case_can_be_left_out(in_metres: Dataset) -> None:
-    usable = check_dataset(in_metres, Listener(), 1, skip=True)
+    usable = check_dataset(in_metres, Listener(), LocalExecutor(1), skip=True)
     assert [case.name for case in usable.cases] == ["box_00", "box_01", "box_03", "box_04"]
-    measured = measure_dataset(in_metres, Listener(), 1, skip=True)
+    measured = measure_dataset(in_metres, Listener(), LocalExecutor(1), skip=True)
     assert [case.name for case in measured.skipped] == ["box_02"]
     assert "would become 1 x 1 x 1" in measured.skipped[0].reasons[0]
-    without = measure_dataset(in_metres.without({"box_02"}), Listener(), 1)
+    without = measure_dataset(in_metres.without({"box_02"}), Listener(), LocalExecutor(1))
     assert measured == without.model_copy(update={"skipped": measured.skipped})
 
 

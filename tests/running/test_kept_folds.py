@@ -21,6 +21,7 @@ from voxfit.planning.settings import Settings
 from voxfit.running.artefacts import FoldManifest, trained_folds, training_artefact
 from voxfit.running.budget import counted_recipe
 from voxfit.running.preparation import prepare_only
+from voxfit.running.status import describe
 from voxfit.running.trainings import given_time, training_task
 
 
@@ -187,6 +188,12 @@ def test_an_interrupted_budget_goes_on_whatever_was_asked_in_between(boxes, tmp_
             assert [text for text in ear.sentences if "goes on" in text] == ["3d fold 0: goes on after epoch 1."] * turn
             fitted = "Fitting batch and width to the budget" in ear.stages
             assert fitted == (turn == 0 and "budget_seconds" in changes)
+    (waiting,) = [line for line in describe(tmp_path) if "unfinished with other settings" in line]
+    present, other = sorted((tmp_path / "3d").glob("fold_0.part-*"), key=lambda path: path.name not in waiting)[::-1]
+    assert other.name in waiting
+    assert present.name not in waiting
+    shutil.rmtree(other)
+    assert not [line for line in describe(tmp_path) if "other settings" in line]
 
 
 def test_candidates_of_unequal_folds_are_compared_on_the_same_cases(boxes, tmp_path):

@@ -2,6 +2,7 @@
 
 import SimpleITK as sitk
 
+from voxfit.core.parallel import LocalExecutor
 from voxfit.core.progress import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.running.cases import measure_dataset
@@ -23,9 +24,9 @@ def test_a_warning_is_no_reason_to_leave_a_case_out(own_boxes):
         label = sitk.ReadImage(str(path))
         sitk.WriteImage(label * 0 + value, str(path))
     ear = Ear()
-    usable = check_dataset(Dataset.open(own_boxes), ear, 1, skip=True)
+    usable = check_dataset(Dataset.open(own_boxes), ear, LocalExecutor(1), skip=True)
     assert [case.name for case in usable.cases] == ["box_00", "box_01", "box_02", "box_04", "box_05"]
     assert any("box_01: the label is empty" in text for text in ear.warnings)
-    fingerprint = measure_dataset(Dataset.open(own_boxes), Ear(), 1, skip=True)
+    fingerprint = measure_dataset(Dataset.open(own_boxes), Ear(), LocalExecutor(1), skip=True)
     assert [case.name for case in fingerprint.skipped] == ["box_03"]
     assert len(fingerprint.cases) == 5

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from voxfit.core.parallel import LocalExecutor
 from voxfit.core.progress import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.running.cases import measure_dataset
@@ -30,7 +31,7 @@ def test_ct_statistics_of_many_distinct_values_are_those_of_the_foreground_alone
     )
     values = np.concatenate(inside).astype(np.float64)
     assert len(np.unique(inside[0])) > 2**14  # or once would be enough
-    found = measure_dataset(Dataset.open(tmp_path), Listener(), 1).intensities[0]
+    found = measure_dataset(Dataset.open(tmp_path), Listener(), LocalExecutor(1)).intensities[0]
     low, high = np.percentile(values, (0.5, 99.5))
     assert (found.percentile_00_5, found.percentile_99_5) == (
         pytest.approx(low, abs=1e-4),

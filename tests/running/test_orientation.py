@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from bad_input.place import make_model, run_voxfit
 from builders import begin
 from voxfit.core.layout import Layout
+from voxfit.core.parallel import LocalExecutor
 from voxfit.core.progress import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.inference.description import ModelDescription
@@ -93,7 +94,7 @@ def test_most_decide_and_the_first_on_a_tie(mixed: Path, tmp_path: Path) -> None
     for number in (1, 3, 5):
         for path in (*folder.glob(f"imagesTr/box_{number:02}_*"), folder / "labelsTr" / f"box_{number:02}.nii.gz"):
             sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), "SRA"), str(path))
-    measured = measure_dataset(Dataset.open(folder), Listener(), 1)
+    measured = measure_dataset(Dataset.open(folder), Listener(), LocalExecutor(1))
     assert measured.orientation == "LPS"
     shapes = [
         sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS").GetSize()[::-1] for path in sorted(folder.glob("imagesTr/*"))
@@ -102,7 +103,7 @@ def test_most_decide_and_the_first_on_a_tie(mixed: Path, tmp_path: Path) -> None
     for number in (0, 2):
         for path in (*folder.glob(f"imagesTr/box_{number:02}_*"), folder / "labelsTr" / f"box_{number:02}.nii.gz"):
             sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), "SRA"), str(path))
-    assert measure_dataset(Dataset.open(folder), Listener(), 1).orientation == "SRA"
+    assert measure_dataset(Dataset.open(folder), Listener(), LocalExecutor(1)).orientation == "SRA"
 
 
 def axes_of(image: sitk.Image) -> str:
@@ -183,7 +184,7 @@ def test_tiff_stacks_are_never_turned(boxes: Path, model: Path, tmp_path: Path) 
 def test_records_without_an_orientation_keep_their_form(boxes: Path) -> None:
     """So what was made before there were orientations is not made again."""
     dataset = Dataset.open(boxes)
-    found = measure_dataset(dataset, Listener(), 1, digest_of_files(dataset))
+    found = measure_dataset(dataset, Listener(), LocalExecutor(1), digest_of_files(dataset))
     assert json.loads(found.to_json())["orientation"] == "LPS"
     old = found.model_copy(update={"orientation": ""})
     assert "orientation" not in old.to_json()

@@ -327,6 +327,15 @@ def test_a_sheet_replaces_no_image_that_its_run_was_fitted_to(tmp_path: Path, wa
     assert image.read_bytes() == before
 
 
+def test_a_sheet_replaces_no_other_picture_unasked(tmp_path: Path) -> None:
+    picture = tmp_path / "holiday.png"
+    picture.write_bytes(b"mine")
+    code, said = run_voxfit(["sheet", str(tmp_path), "-o", str(picture)])
+    assert (code, "is there already" in said, picture.read_bytes()) == (64, True, b"mine")
+    code, said = run_voxfit(["sheet", str(tmp_path), "-o", str(picture), "--overwrite"])
+    assert "is no run folder" in said
+
+
 def test_a_sheet_is_a_picture(tmp_path: Path) -> None:
     code, said = run_voxfit(["sheet", str(tmp_path), "-o", str(tmp_path / "sheet.nii.gz")])
     assert (code, "name a PNG file" in said) == (64, True)

@@ -33,16 +33,17 @@ HOLD = (
 )
 
 
+def cannot_lock(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
 @pytest.fixture(params=["flock", "no flock"])
 def disk(request, monkeypatch):
     """A disk that can lock files, and one that cannot; the extra arguments of HOLD."""
     if request.param == "flock":
         return []
 
-    def cannot(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", cannot)
+    monkeypatch.setattr(fcntl, "flock", cannot_lock)
     return ["cannot"]
 
 
@@ -90,6 +91,21 @@ def test_of_several_that_begin_at_once_exactly_one_goes_on(tmp_path, disk, stale
     for rival in rivals:
         text = rival.communicate()[1]
         assert rival is winner or f"process {winner.pid} on" in text
+
+
+@pytest.mark.parametrize("first", [[], ["cannot"]], ids=["flock first", "flock second"])
+def test_whether_files_can_be_locked_is_the_same_to_both(tmp_path, first, monkeypatch):
+    """A disk may answer one process, and not the next."""
+    if not first:
+        monkeypatch.setattr(fcntl, "flock", cannot_lock)
+    holder = hold(tmp_path, first)
+    assert holder.stdout.readline() == "held\n"
+    files = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(WorkspaceError, match=f"process {holder.pid} on"):
+        locked(tmp_path).__enter__()
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    holder.communicate()
+    assert not list(tmp_path.iterdir())
 
 
 def test_threads_of_one_process_exclude_each_other(tmp_path, disk):
@@ -153,8 +169,10 @@ def test_a_number_that_another_program_has_now_holds_nothing(tmp_path, disk):
         leave(tmp_path, process=other.pid, started=started - 1)
         with locked(tmp_path):
             pass
-        assert leave(tmp_path, process=other.pid, started=started).may_live()
-        assert not leave(tmp_path, process=other.pid, started=started - 1).may_live()
+        # The same process still holds what it took, however it locked that.
+        leave(tmp_path, process=other.pid, started=started)
+        with pytest.raises(WorkspaceError, match=f"process {other.pid} on"):
+            locked(tmp_path).__enter__()
     finally:
         other.communicate(b"\n")
 

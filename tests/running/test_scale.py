@@ -27,7 +27,7 @@ import voxfit
 from builders import begin
 from voxfit.assessment.report import write_report
 from voxfit.assessment.scores import CaseScores, LabelScores, Scores, summarize
-from voxfit.core.parallel import map_cases
+from voxfit.core.parallel import LocalExecutor
 from voxfit.core.progress import Listener
 from voxfit.core.records import MOST_JSON_BYTES
 from voxfit.imaging.dataset import Dataset
@@ -221,7 +221,7 @@ WORKS: dict[str, Callable[[int, Path], Work]] = {
     "the scores' file": lambda n, folder: partial(saved_and_loaded, scores(n // 5), folder),
     "cases compared with each other": lambda n, _: verified(n),
     "cases left out": lambda n, _: partial(dataset(n).without, set(names(n)[::2])),
-    "a map over cases": lambda n, _: partial(map_cases, len, names(n), workers=1),
+    "a map over cases": lambda n, _: lambda: list(LocalExecutor(1).map(len, names(n))),
 }
 
 
@@ -353,7 +353,10 @@ def images(folder: Path, count: int, edge: int) -> Dataset:
 def test_the_intensities_of_many_cases_are_counted_in_the_memory_of_few(tmp_path: Path) -> None:
     """The many have four times the values that are kept apart; the few have more than that, too."""
     few, many = (images(tmp_path / str(count), count, 16) for count in (45, 180))
-    measure = {count: partial(measure_dataset, found, Listener(), 1) for count, found in ((45, few), (180, many))}
+    measure = {
+        count: partial(measure_dataset, found, Listener(), LocalExecutor(1))
+        for count, found in ((45, few), (180, many))
+    }
     assert most_memory(measure[180]) < 1.5 * most_memory(measure[45])
 
 
@@ -367,7 +370,7 @@ def test_measuring_has_no_step_that_compares_every_case_with_every_other(tmp_pat
             for number in range(count // 2)
             for case in pair.cases
         ]
-        return partial(measure_dataset, replace(pair, cases=tuple(renamed)), Listener(), 1)
+        return partial(measure_dataset, replace(pair, cases=tuple(renamed)), Listener(), LocalExecutor(1))
 
     measuring(2)()  # imports
     calls = {count: calls_of(measuring(count)) for count in (40, 400)}

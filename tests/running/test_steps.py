@@ -62,7 +62,7 @@ def one_member(begun: Begun, name: ConfigurationName, folder: Path, seed: int) -
 
 def common(begun: Begun, *names: ConfigurationName) -> Validation:
     stores = {name: begun.store(name) for name in names}
-    return Validation(begun.plain().settings, begun.dataset, stores, "cpu", 1, voxfit.Listener())
+    return Validation(begun.plain().settings, begun.dataset, stores, "cpu", begun.request.executor, voxfit.Listener())
 
 
 def test_a_fold_is_trained_into_a_folder(begun: Begun, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from test_status import said
 
 import voxfit
 from builders import begin
+from voxfit.core.parallel import LocalExecutor
 from voxfit.imaging.dataset import Dataset
 from voxfit.inference.description import ModelDescription
 from voxfit.planning.fingerprint import Fingerprint
@@ -52,7 +53,7 @@ def test_a_fold_without_foreground_is_named_and_no_part_of_the_model(only_one, t
 
 def test_check_names_it_too(only_one):
     ear = Ear()
-    check_dataset(Dataset.open(only_one), ear, workers=1)
+    check_dataset(Dataset.open(only_one), ear, LocalExecutor(1))
     assert [text for text in ear.warnings if WORDS in text]
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from voxfit.assessment.scores import CaseScores, Scores, score_case, shape_problem, summarize
 from voxfit.core.errors import DatasetError, Problem, UsageError
 from voxfit.core.extensions import extension
-from voxfit.core.parallel import map_cases
+from voxfit.core.parallel import Executor, LocalExecutor
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import are_small
 from voxfit.imaging.geometry import Geometry
@@ -55,16 +55,16 @@ def evaluate(
     """
     if not 0 <= tolerance_mm < math.inf:
         raise UsageError(f"The tolerance is {tolerance_mm} mm. Give a length of 0 mm or more.")
-    predictions, references = Path(predictions), Path(references)
+    predictions, references, executor = Path(predictions), Path(references), LocalExecutor(workers)
     predicted, known = _label_files(predictions), _label_files(references)
     _require_references(predicted, known, predictions, references)
     pairs = {name: (path, known[name]) for name, path in predicted.items()}
-    labels = _require_distinct(_find_labels(references, list(pairs.values()), workers) if labels is None else labels)
+    labels = _require_distinct(_find_labels(references, list(pairs.values()), executor) if labels is None else labels)
     return evaluate_files(
         pairs,
         labels,
         tolerance_mm=tolerance_mm,
-        workers=workers,
+        executor=executor,
         progress=progress,
         missing=[name for name in known if name not in predicted],
         other_metrics=other_metrics,
@@ -76,7 +76,7 @@ def evaluate_files(
     labels: Labels,
     *,
     tolerance_mm: float = 1.0,
-    workers: int | None = None,
+    executor: Executor,
     progress: Callable[[int, int], None] | None = None,
     missing: Sequence[str] = (),
     surface: bool = True,
@@ -88,7 +88,7 @@ def evaluate_files(
         pairs: prediction and reference of each case.
         labels: the classes.
         tolerance_mm: of the surface Dice.
-        workers: processes; 1 runs everything here; default: the available cores.
+        executor: where cases are scored.
         progress: called with (done, total) cases.
         missing: names of references without prediction.
         surface: measure surface distances too, which takes most of the time.
@@ -101,9 +101,7 @@ def evaluate_files(
         extension("metric", name)  # a missing package is named once, and not by a worker
     tasks = [_Pair(name, *files, labels, tolerance_mm, surface, tuple(other_metrics)) for name, files in pairs.items()]
     light = are_small(pairs.values())
-    outcomes = map_cases(
-        _score_pair, tasks, name=lambda task: task.name, workers=workers, light=light, progress=progress
-    )
+    outcomes = list(executor.map(_score_pair, tasks, name=lambda task: task.name, light=light, progress=progress))
     problems = [problem for _, found in outcomes for problem in found]
     if fatal := [problem for problem in problems if problem.fatal]:
         raise DatasetError(fatal)
@@ -169,7 +167,7 @@ def _require_references(
         )
 
 
-def _find_labels(references: Path, pairs: Sequence[tuple[Path, Path]], workers: int | None) -> Labels:
+def _find_labels(references: Path, pairs: Sequence[tuple[Path, Path]], executor: Executor) -> Labels:
     """The labels of the nearest `dataset.json`, or those that occur."""
     for folder in (references, references.resolve().parent):
         if (folder / "dataset.json").is_file():
@@ -178,7 +176,7 @@ def _find_labels(references: Path, pairs: Sequence[tuple[Path, Path]], workers: 
                 what = "defines no usable label."
                 raise DatasetError(Problem(str(folder / "dataset.json"), what, "Correct it, or move it elsewhere."))
             return labels
-    found = map_cases(_values_in, [path for pair in pairs for path in pair], workers=workers)
+    found = list(executor.map(_values_in, [path for pair in pairs for path in pair]))
     values = sorted({value for values in found for value in values} - {0})
     if len(values) > _MOST_VALUES:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""How much memory this process uses; sizes in words."""
+"""How much memory this process uses, and giving it back."""
 
 from __future__ import annotations
 
@@ -26,11 +26,6 @@ def used_bytes() -> int:
         # macOS counts bytes, the others KiB.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def format_bytes(size: float) -> str:
-    """ "1.5 GiB"."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def return_freed_memory() -> None:

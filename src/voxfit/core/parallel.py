@@ -1,4 +1,4 @@
-"""Map a function over cases in worker processes: ordered, with progress, and no death without a name.
+"""Map a function over cases in worker processes: in order, with progress; a crashed worker is reported with its case.
 
 Each worker has a pipe of its own and holds one task at a time. So a death costs that task only, it is known which one
 it was, and nothing is needed of /dev/shm (a pool with shared queues takes semaphores there).
@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from time import monotonic
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from voxfit.core.errors import WorkerError
 from voxfit.core.parent_watchdog import end_with_parent
@@ -52,60 +52,70 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map_cases(
-    function: Callable[[Task], Result],
-    tasks: Sequence[Task],
-    *,
-    name: Callable[[Task], str] = str,
-    workers: int | None = None,
-    light: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    warn: Callable[[str], None] | None = None,
-) -> list[Result]:
-    """Apply `function` to every task and return the results in the order of the tasks.
+class Executor(Protocol):
+    """Where work on cases runs: in processes of this machine (`LocalExecutor`), or wherever another class takes it."""
 
-    Exceptions of `function` are raised here unchanged. When a worker process dies, the task it held is repeated, alone
-    on the machine, when all others are done. So one bad case neither ends the others nor stays unnamed.
+    def map(
+        self,
+        function: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        *,
+        name: Callable[[Task], str] = str,
+        light: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+        warn: Callable[[str], None] | None = None,
+    ) -> Iterator[Result]:
+        """Apply `function` to every task. Results come in the order of the tasks, as soon as they can.
 
-    Args:
-        function: importable by name (it travels to worker processes).
-        tasks: picklable values.
-        name: what to call a task in errors.
-        workers: processes; 1 runs everything here; default: the available cores.
-        light: no task needs much memory. Then, where `workers` is not given, they are done by threads of this process,
-            and workers are started only if what is left takes longer than starting them.
-        progress: called with (done, total).
-        warn: hears of deaths that the repetition made good.
+        Exceptions of `function` are raised here unchanged.
 
-    Raises:
-        WorkerError: a task killed its process twice.
+        Args:
+            function: importable by name (it travels to other processes).
+            tasks: picklable values.
+            name: what to call a task in errors.
+            light: no task needs much memory.
+            progress: called with (done, total).
+            warn: hears of failures that were made good.
+
+        Raises:
+            WorkerError: a task cannot be done, whatever is tried.
+        """
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """Processes of this machine.
+
+    When one dies, the task it held is repeated, alone on the machine, when all others are done. So one bad case neither
+    ends the others nor stays unnamed. A task that kills its process twice is a `WorkerError`.
+
+    Attributes:
+        workers: processes; 1 does everything in this one. None: one for each available core, and light tasks are done
+            by threads of this process, until what is left takes longer than starting workers.
     """
-    return list(each_case(function, tasks, name=name, workers=workers, light=light, progress=progress, warn=warn))
 
+    workers: int | None = None
 
-def each_case(
-    function: Callable[[Task], Result],
-    tasks: Sequence[Task],
-    *,
-    name: Callable[[Task], str] = str,
-    workers: int | None = None,
-    light: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    warn: Callable[[str], None] | None = None,
-) -> Iterator[Result]:
-    """The results of `map_cases` one by one, for whoever need not have all of them in memory.
-
-    Each comes as soon as it and all before it are there. Only a task whose worker died holds up those after it.
-    """
-    early: dict[int, Result] = {}
-    following = 0
-    for done, (index, result) in enumerate(_Job(function, tasks, name, warn).run(workers, light=light), 1):
-        if progress:
-            progress(done, len(tasks))
-        early[index] = result
-        while following in early:
-            yield early.pop(following)
-            following += 1
+    def map(
+        self,
+        function: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        *,
+        name: Callable[[Task], str] = str,
+        light: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+        warn: Callable[[str], None] | None = None,
+    ) -> Iterator[Result]:
+        """See `Executor`."""
+        early: dict[int, Result] = {}
+        following = 0
+        for done, (index, result) in enumerate(_Job(function, tasks, name, warn).run(self.workers, light=light), 1):
+            if progress:
+                progress(done, len(tasks))
+            early[index] = result
+            while following in early:
+                yield early.pop(following)
+                following += 1
 
 
 @dataclass
@@ -162,7 +172,7 @@ class _Job(Generic[Task, Result]):
     warn: Callable[[str], None] | None
 
     def run(self, workers: int | None, *, light: bool) -> Iterator[tuple[int, Result]]:
-        """All results; see `map_cases`."""
+        """All results; see `LocalExecutor`."""
         most = min(workers or available_cores(), len(self.tasks))
         if most <= 1:
             for index, task in enumerate(self.tasks):

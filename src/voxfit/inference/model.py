@@ -16,7 +16,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from voxfit.core.errors import DatasetError, MemoryLimitError, Problem
-from voxfit.core.memory import format_bytes, return_freed_memory, used_bytes
+from voxfit.core.formatting import format_bytes
+from voxfit.core.memory import return_freed_memory, used_bytes
 from voxfit.core.progress import Listener
 from voxfit.core.records import digest_of
 from voxfit.imaging.files import Case

@@ -67,7 +67,20 @@ def observe_ranges(network: UNet, batches: Iterable[torch.Tensor]) -> dict[str, 
         if up in ranges:
             joined = (min(ranges[up][0], ranges[skip][0]), max(ranges[up][1], ranges[skip][1]))
             ranges[up] = ranges[skip] = joined
+    for name in _before_transposed(network):
+        if name in ranges:
+            largest = max(map(abs, ranges[name]))
+            ranges[name] = (-largest, largest * (LEVELS // 2 - 1) / (LEVELS // 2))
     return {name: _with_zero(*values) for name, values in ranges.items()}
+
+
+def _before_transposed(network: UNet) -> list[str]:
+    """The modules whose outputs transposed convolutions read: symmetric about zero, or OpenVINO computes in float32."""
+    deepest = len(network.encoder) - 1
+    encoder = f"encoder.{deepest}.{len(list(network.encoder[deepest].children())) - 1}"
+    return [encoder] + [
+        f"decoder.{level}.{len(list(network.decoder[level].children())) - 1}" for level in range(1, deepest)
+    ]
 
 
 def _with_zero(low: float, high: float) -> Range:

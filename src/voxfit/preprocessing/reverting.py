@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.core.errors import MemoryLimitError
-from voxfit.core.memory import format_bytes
+from voxfit.core.formatting import format_bytes
 from voxfit.imaging.geometry import Box
 from voxfit.preprocessing.case import PreprocessingGeometry
 from voxfit.preprocessing.output_resampling import LazyOutput, Regridding, Values, along, chunk_planes

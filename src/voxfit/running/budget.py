@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from time import monotonic
 
 from voxfit.core.errors import UsageError
+from voxfit.core.formatting import format_duration, format_sizes
 from voxfit.planning.patch_rules import volume_rule
 from voxfit.planning.plan import Configuration, ConfigurationName, Plan
 from voxfit.planning.recipes import SGD, Adam, PolynomialDecay, Recipe
-from voxfit.running.estimates import Fitted, StepTimer, format_duration, prediction_seconds
+from voxfit.running.estimates import Fitted, StepTimer, prediction_seconds
 
 ENOUGH_STEPS = 1500
 SMALLEST_BATCH = 2
@@ -254,10 +255,9 @@ def _changes(name: ConfigurationName, planned: Configuration, fitted: Configurat
             f"{planned.base_features} -> {fitted.base_features} feature maps at full resolution",
             planned.base_features != fitted.base_features,
         ),
-        (f"patch {_by(planned.patch_size)} -> {_by(fitted.patch_size)}", planned.patch_size != fitted.patch_size),
+        (
+            f"patch {format_sizes(planned.patch_size)} -> {format_sizes(fitted.patch_size)}",
+            planned.patch_size != fitted.patch_size,
+        ),
     ]
     return [f"{name}: {what}, so that more steps fit into the budget" for what, changed in pairs if changed]
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(size) for size in shape)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from voxfit.core.errors import DatasetError, Problem
-from voxfit.core.parallel import each_case, map_cases
+from voxfit.core.parallel import Executor
 from voxfit.core.progress import Listener
-from voxfit.core.records import digest_of
+from voxfit.core.records import digest_of, stamp
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case, are_small
 from voxfit.imaging.labels import Labels
@@ -33,14 +32,14 @@ from voxfit.preprocessing.store import StoreManifest, is_written, manifest_of, w
 
 
 def measure_dataset(
-    dataset: Dataset, listener: Listener, workers: int | None, inputs_digest: str = "", *, skip: bool = False
+    dataset: Dataset, listener: Listener, executor: Executor, inputs_digest: str = "", *, skip: bool = False
 ) -> Fingerprint:
     """Verify and measure every training case.
 
     Args:
         dataset: what is measured.
         listener: hears of progress and warnings.
-        workers: processes.
+        executor: where cases are read.
         inputs_digest: digest of the files.
         skip: leave out cases that cannot be used; the fingerprint names them.
 
@@ -51,11 +50,10 @@ def measure_dataset(
     summaries: list[CaseSummary] = []
     measured = Measurements()
     unusable = {problem.case for problem in dataset.problems if problem.fatal}
-    for found, measurement, summary in each_case(
+    for found, measurement, summary in executor.map(
         _examine,
         [(case, dataset.channel_names, dataset.labels) for case in dataset.cases],
         name=lambda task: task[0].name,
-        workers=workers,
         light=are_small(case.files for case in dataset.cases),
         progress=listener.progress,
         warn=listener.warn,
@@ -71,7 +69,7 @@ def measure_dataset(
     dataset = dataset.without({case.name for case in skipped})
     if skip and any(problem.fatal and problem.case for problem in together):
         # Which cases go with no others is known only when all have been read: the sums are made again without them.
-        again = measure_dataset(dataset, listener, workers, inputs_digest, skip=True)
+        again = measure_dataset(dataset, listener, executor, inputs_digest, skip=True)
         return again.revised(skipped=(*skipped, *again.skipped))
     if axes := describe_axes(summaries):
         listener.say(axes)
@@ -80,7 +78,7 @@ def measure_dataset(
     dimension = next((summary.dimension for summary in summaries if summary.case.name in left), None)
     if dimension is None:
         raise DatasetError(Problem("imagesTr", "no training case can be used.", "Correct the files."))
-    facts = summarize(dataset, dimension, measured, partial(_count_again, dataset, workers), inputs_digest)
+    facts = summarize(dataset, dimension, measured, partial(_count_again, dataset, executor), inputs_digest)
     classes = {item.case.name: tuple(sorted(item.classes)) for item in summaries if item.case.name in left}
     return facts.revised(skipped=skipped, classes=classes)
 
@@ -91,24 +89,16 @@ def compare_cases(summaries: Sequence[CaseSummary], dataset: Dataset) -> list[Pr
     return verify_together(summaries, dataset.labels, names, [is_ct(name) for name in names])
 
 
-def _count_again(dataset: Dataset, workers: int | None, channel: int, uppers: tuple[int, ...]) -> Counts:
+def _count_again(dataset: Dataset, executor: Executor, channel: int, uppers: tuple[int, ...]) -> Counts:
     """The second pass over a channel with very many distinct values."""
     tasks = [(case, dataset.channel_names, dataset.labels, channel, uppers) for case in dataset.cases]
     light = are_small(case.files for case in dataset.cases)
-    return merge(each_case(_recount, tasks, name=lambda task: task[0].name, workers=workers, light=light))
+    return merge(executor.map(_recount, tasks, name=lambda task: task[0].name, light=light))
 
 
 def digest_of_files(dataset: Dataset) -> str:
     """Digest of the training files, by name, size and time of change."""
-    return digest_of([_stamp(path) for case in dataset.cases for path in case.files])
-
-
-def _stamp(path: str) -> list[str | int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return [path, -1, -1]
-    return [Path(path).name, status.st_size, status.st_mtime_ns]
+    return digest_of([stamp(path) for case in dataset.cases for path in case.files])
 
 
 def leave_out(problems: Sequence[Problem]) -> tuple[SkippedCase, ...]:
@@ -149,7 +139,7 @@ class Destination:
 
 
 def fill_stores(
-    dataset: Dataset, destinations: Sequence[Destination], listener: Listener, workers: int | None
+    dataset: Dataset, destinations: Sequence[Destination], listener: Listener, executor: Executor
 ) -> list[StoreManifest]:
     """Prepare every training case into some stores; cases that are there stay. Each is read once for all stores.
 
@@ -166,15 +156,15 @@ def fill_stores(
     there = len(cases) - len(tasks)
     if there:
         listener.say(f"{there} of {len(cases)} cases are prepared already.")
-    map_cases(
+    for _ in executor.map(
         _prepare_case,
         tasks,
         name=lambda task: task.case.name,
-        workers=workers,
         light=are_small(task.case.files for task in tasks),
         progress=lambda done, _: listener.progress(there + done, len(cases)),
         warn=listener.warn,
-    )
+    ):
+        pass
     return [manifest_of(place.folder, [case.name for case in cases], place.inputs_digest) for place in destinations]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from voxfit.core.errors import Problem
-from voxfit.core.parallel import map_cases
+from voxfit.core.parallel import Executor
 from voxfit.core.progress import Listener
 from voxfit.imaging.correction import misplaced_label, write_corrected
 from voxfit.imaging.dataset import Dataset
@@ -18,27 +18,28 @@ from voxfit.running.cases import compare_cases, leave_out, report_problems
 from voxfit.running.experiment import unseen_classes
 
 
-def check_dataset(dataset: Dataset, listener: Listener, workers: int | None, *, skip: bool = False) -> Dataset:
+def check_dataset(dataset: Dataset, listener: Listener, executor: Executor, *, skip: bool = False) -> Dataset:
     """Warn of what is harmless; the dataset that can be trained on.
 
     Args:
         dataset: what is checked.
         listener: hears of progress and warnings.
-        workers: processes.
+        executor: where cases are read.
         skip: leave out cases that cannot be used.
 
     Raises:
         DatasetError: with every other problem.
     """
     tasks = [(case, len(dataset.channel_names), dataset.labels) for case in dataset.cases]
-    results = map_cases(
-        verify_case,
-        tasks,
-        name=lambda task: task[0].name,
-        workers=workers,
-        light=are_small(case.files for case in dataset.cases),
-        progress=listener.progress,
-        warn=listener.warn,
+    results = list(
+        executor.map(
+            verify_case,
+            tasks,
+            name=lambda task: task[0].name,
+            light=are_small(case.files for case in dataset.cases),
+            progress=listener.progress,
+            warn=listener.warn,
+        )
     )
     summaries = [summary for _, summary in results if summary]
     problems = [*dataset.problems, *(problem for found, _ in results for problem in found)]
@@ -64,13 +65,13 @@ def _unseen_classes(dataset: Dataset, summaries: Sequence[CaseSummary]) -> list[
     return unseen_classes(folds, classes, dataset.labels)
 
 
-def fix_dataset(dataset: Dataset, folder: Path, listener: Listener, workers: int | None) -> None:
+def fix_dataset(dataset: Dataset, folder: Path, listener: Listener, executor: Executor) -> None:
     """Write a copy of a dataset without fatal problems, where a label's header differs from its image's.
 
     Raises:
         UsageError, WorkspaceError: the folder cannot be used.
     """
-    found = map_cases(misplaced_label, dataset.cases, name=lambda case: case.name, workers=workers)
+    found = executor.map(misplaced_label, dataset.cases, name=lambda case: case.name)
     gaps = {case.name: gap for case, gap in zip(dataset.cases, found, strict=True)}
     wrong = [case for case in dataset.cases if gaps[case.name]]
     if not wrong:

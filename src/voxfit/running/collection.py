@@ -105,7 +105,7 @@ def to_markdown(results: dict[str, FitResult]) -> str:
     """The table in percent, the chosen model of each dataset in bold."""
     columns, rows = table(results)
     lines = [
-        "| mean Dice (%) | " + " | ".join(f"{dataset}: {label}" for dataset, label in columns) + " |",
+        "| mean Dice (%) | " + " | ".join(_cell(f"{dataset}: {label}") for dataset, label in columns) + " |",
         "|---" * (len(columns) + 1) + "|",
     ]
     for name, cells in rows:
@@ -113,6 +113,11 @@ def to_markdown(results: dict[str, FitResult]) -> str:
         marked = [f"**{text}**" if chosen else text for text, (_, chosen) in zip(shown, cells, strict=True)]
         lines.append(f"| {name} | " + " | ".join(marked) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """A text in a table of Markdown, where a bar would end the cell."""
+    return text.replace("|", "\\|")
 
 
 def to_csv(results: dict[str, FitResult]) -> str:

@@ -75,21 +75,11 @@ def record_command(request: FitRequest, layout: Layout, *, accepted: bool) -> No
         return
     recipe = request.recipe
     named = recipe.name == recipe.planner and recipe == recipe_named(recipe.planner).revised(seed=recipe.seed)
-    command = FitCommand(
-        dataset=str(Path(request.dataset).absolute()),
-        configurations=request.configurations,
-        folds=request.folds,
-        recipe=recipe.name,
-        recipe_file="" if named else layout.asked_recipe.name,
-        seed=recipe.seed,
-        epochs=request.epochs,
-        budget_seconds=float(request.budget_seconds) if request.budget_seconds else None,
-        device=request.device,
-        limits=request.limits,
-        group_by=request.group_by,
-        workers=request.workers,
-        deterministic=request.deterministic,
-        skip_bad_cases=request.skip_bad_cases,
+    asked = {name: getattr(request, name) for name in FitCommand.model_fields if hasattr(request, name)}
+    command = FitCommand.model_validate(
+        asked
+        | {"dataset": str(Path(request.dataset).absolute()), "recipe": recipe.name, "seed": recipe.seed}
+        | {"recipe_file": "" if named else layout.asked_recipe.name}
     )
     if not named:
         recipe.keep(layout.asked_recipe)

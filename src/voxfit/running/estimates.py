@@ -64,14 +64,3 @@ def training_seconds(plan: Plan, recipe: Recipe, models: dict[ConfigurationName,
         epochs = schedule.epochs if isinstance(schedule, Plateau) else schedule.epochs or 0
         total += count * epochs * steps * timer(name, plan.configurations[name])
     return total
-
-
-def format_duration(seconds: float) -> str:
-    """A duration for people: "45 s", "12 min", "3.5 h", "2.1 days"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.1f} days"

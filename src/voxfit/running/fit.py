@@ -59,7 +59,7 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
         plan = make_plan(run, fingerprint, request)
         models = models_of(plan, folds, dataset, request)
         check_space(run.layout.root, fingerprint, plan, {name: len(numbers) for name, numbers in models.items()})
-        stores = prepare(run, dataset, files, plan, [*models], request.workers)
+        stores = prepare(run, dataset, files, plan, [*models], request.executor)
         clock.lap("checking and preparing")
 
         device = choose_device(request.device)
@@ -71,7 +71,7 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
         announce(run, experiment, left, seconds, device)
         clock.lap("measuring the device")
 
-        common = Validation(experiment.settings, dataset, stores, device, request.workers, run.listener)
+        common = Validation(experiment.settings, dataset, stores, device, request.executor, run.listener)
         out_of_fold, trained = dict[ConfigurationName, OutOfFold](), dict[ConfigurationName, tuple[int, ...]]()
         for name in models:
             stage = experiment.plan.configurations[name].previous

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
+from voxfit.core.formatting import format_duration
 from voxfit.core.layout import Layout
 from voxfit.core.records import digest_of
 from voxfit.learning.engine import is_out_of_memory, release_memory
@@ -18,7 +19,7 @@ from voxfit.planning.recipes import Recipe
 from voxfit.planning.settings import Settings, given_seconds, lasting
 from voxfit.running.artefacts import FoldManifest, trained_folds, training_artefact
 from voxfit.running.budget import counted_recipe, fit_to_budget, share_again
-from voxfit.running.estimates import format_duration, training_seconds
+from voxfit.running.estimates import training_seconds
 from voxfit.running.experiment import Experiment
 from voxfit.running.preparation import Models
 from voxfit.running.request import FitRequest

@@ -85,7 +85,7 @@ def locked(folder: Path) -> Iterator[None]:
         raise WorkspaceError(f"{folder}: cannot be written ({error.strerror}). Choose another folder.") from None
     try:
         found = read_holder(folder)
-        if found and _is_elsewhere(found):
+        if found and (_is_elsewhere(found) or (found.started and found.may_live())):
             raise WorkspaceError(_refusal(folder, found))
         try:
             Holder.this_process().save(folder / LOCK)
@@ -94,7 +94,7 @@ def locked(folder: Path) -> Iterator[None]:
             (folder / LOCK).unlink(missing_ok=True)
     finally:
         with suppress(OSError):  # Windows does not remove an open file
-            (folder / _FILE).unlink(missing_ok=True)
+            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
@@ -104,11 +104,15 @@ def _acquire(folder: Path) -> BaseFileLock:
     Raises:
         OSError: nothing can be written there.
     """
+    path = folder / _FILE
+    was_there = path.exists()
     try:
-        return _held(FileLock(folder / _FILE, _WAIT_SECONDS, thread_local=False), folder)
+        return _held(FileLock(path, _WAIT_SECONDS, thread_local=False), folder)
     except PermissionError:
         raise
     except OSError:  # disks that cannot lock files say so in several ways
+        if not was_there:
+            path.unlink(missing_ok=True)
         return _held(SoftFileLock(folder / _OWNER, _WAIT_SECONDS, thread_local=False), folder)
 
 

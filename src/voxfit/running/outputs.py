@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from voxfit.core.durability import remove_partial_files, sync_folder
 from voxfit.core.errors import Problem, WorkspaceError
-from voxfit.core.records import checksum_of, digest_of
+from voxfit.core.records import checksum_of, digest_of, stamp
 from voxfit.imaging.files import Case
 from voxfit.running.locking import locked
 
@@ -154,7 +154,7 @@ class Outputs:
             self._known[name][checksum] = line
 
     def _origin(self, case: Case) -> str:
-        return digest_of([self.made_by, [_stamp(Path(image)) for image in case.images]])
+        return digest_of([self.made_by, [stamp(image) for image in case.images]])
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -221,11 +221,3 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
                 beside, caveats = line.get("beside", {}), line.get("caveats", [])
                 if isinstance(beside, dict) and isinstance(caveats, list):
                     yield line
-
-
-def _stamp(path: Path) -> list[str | int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return [path.name, -1, -1]
-    return [path.name, status.st_size, status.st_mtime_ns]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.core.errors import DatasetError, MemoryLimitError, Problem, UsageError
-from voxfit.core.memory import format_bytes
+from voxfit.core.formatting import format_bytes
 from voxfit.core.progress import Listener
 from voxfit.imaging.files import Case, group_channels, images_in, not_read
 from voxfit.imaging.labels import some

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from voxfit.core.errors import UsageError
+from voxfit.core.parallel import Executor
 from voxfit.core.progress import Listener
 from voxfit.core.records import digest_of
 from voxfit.imaging.dataset import Dataset
@@ -54,7 +55,7 @@ def measure(run: RunFolder, dataset: Dataset, request: FitRequest) -> Fingerprin
 
     def make(_: Path) -> Fingerprint:
         run.listener.stage(f"Checking and measuring {len(dataset.cases)} cases")
-        found = measure_dataset(dataset, run.listener, request.workers, origin, skip=request.skip_bad_cases)
+        found = measure_dataset(dataset, run.listener, request.executor, origin, skip=request.skip_bad_cases)
         return found.revised(inputs_digest=artefact.inputs) if found.skipped else found
 
     return run.obtain(artefact, make)
@@ -134,7 +135,7 @@ def prepare(
     files: str,
     plan: Plan,
     names: Sequence[ConfigurationName],
-    workers: int | None,
+    executor: Executor,
 ) -> dict[ConfigurationName, Store]:
     """All training cases prepared for each configuration, on disk; a case is read once for all of them.
 
@@ -144,7 +145,7 @@ def prepare(
         files: digest of their files.
         plan: the grids.
         names: of the configurations.
-        workers: processes.
+        executor: where cases are prepared.
     """
     grids = {plan.grid(name).digest(): plan.grid(name) for name in names}
     artefacts = [store_artefact(run.layout, grid, files, dataset) for grid in grids.values()]
@@ -154,7 +155,7 @@ def prepare(
         run.listener.stage(f"Preparing {len(dataset.cases)} cases at {spacings} mm")
         by_folder = {grid.folder: grid for grid in grids.values()}
         destinations = [Destination(by_folder[item.path.name], item.part, item.inputs) for item in missing]
-        return fill_stores(dataset, destinations, run.listener, workers)
+        return fill_stores(dataset, destinations, run.listener, executor)
 
     found = run.obtain_all(artefacts, make)
     stores = {key: Store(item.path, manifest) for key, item, manifest in zip(grids, artefacts, found, strict=True)}
@@ -171,5 +172,5 @@ def prepare_only(request: FitRequest, listener: Listener, *, stores: bool) -> Pl
         plan = make_plan(run, fingerprint, request)
         if stores:
             dataset, files = without_skipped(run, dataset, fingerprint, request)
-            prepare(run, dataset, files, plan, _configurations(plan, request), request.workers)
+            prepare(run, dataset, files, plan, _configurations(plan, request), request.executor)
     return plan

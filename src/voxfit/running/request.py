@@ -7,6 +7,7 @@ from pathlib import Path
 
 from voxfit.assessment.selection import Selection
 from voxfit.core.errors import UsageError
+from voxfit.core.parallel import Executor, LocalExecutor
 from voxfit.planning.plan import Limits
 from voxfit.planning.recipes import Recipe
 
@@ -45,6 +46,11 @@ class FitRequest:
     deterministic: bool = False
     skip_bad_cases: bool = False
     restart: bool = False
+
+    @property
+    def executor(self) -> Executor:
+        """Where work on single cases runs."""
+        return LocalExecutor(self.workers)
 
     def __post_init__(self) -> None:
         if self.epochs and self.budget_seconds:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from voxfit.core.errors import WorkspaceError
-from voxfit.planning.architecture import Topology
+from voxfit.planning.architecture import count_weights
 from voxfit.planning.fingerprint import Fingerprint, resampled_shape
 from voxfit.planning.grid import Grid
 from voxfit.planning.plan import ConfigurationName, Plan
@@ -58,10 +58,10 @@ def needed_bytes(fingerprint: Fingerprint, plan: Plan, folds: Mapping[Configurat
     """
     outputs, voxel_bytes = plan.labels.outputs, 4 * len(plan.channel_names) + 2
     grids = {plan.grid(name).digest(): plan.grid(name) for name in folds}
-    weights = {name: 4 * _parameters(plan.topology(name)) for name in folds}
+    weights = {name: 4 * count_weights(plan.topology(name)) for name in folds}
     return {
         "for prepared cases": voxel_bytes * sum(_voxels(fingerprint, grid) for grid in grids.values()),
-        # Each model is copied once more into the model folder.
+        # Norms and biases are less than a hundredth of them. Each model is copied once more into the model folder.
         "for weights": 2 * sum(weights[name] * count for name, count in folds.items()),
         "for checkpoints": _CHECKPOINTS * _STATES * max(weights.values()),
         # Probabilities in half precision, kept for the ensembles.
@@ -76,18 +76,3 @@ def _voxels(fingerprint: Fingerprint, grid: Grid) -> int:
         math.prod(resampled_shape(case.shape, case.spacing_mm, grid.spacing_of(case.spacing_mm)))
         for case in fingerprint.cases
     )
-
-
-def _parameters(topology: Topology) -> int:
-    """Weights of the convolutions of a network; norms and biases are less than a hundredth of them."""
-    total, inputs, residual = 0, topology.in_channels, topology.block == "residual"
-    for level, (width, kernel) in enumerate(zip(topology.features, topology.kernels, strict=True)):
-        convolutions = topology.encoder_blocks[level] * (2 if residual else 1) + (residual and level == 0)
-        total += math.prod(kernel) * width * (inputs + width * (convolutions - 1)) + residual * inputs * width
-        if level:
-            above, size = topology.features[level - 1], math.prod(topology.kernels[level - 1])
-            blocks = topology.decoder_blocks[level - 1]
-            total += above * (math.prod(topology.strides[level]) * width + size * above * (blocks + 1))
-            total += above * topology.out_channels  # its own output, for deep supervision
-        inputs = width
-    return total

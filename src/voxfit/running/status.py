@@ -10,6 +10,7 @@ from typing import Any
 
 from voxfit.assessment.selection import Selection
 from voxfit.core.errors import RecordError, WorkspaceError
+from voxfit.core.formatting import format_bytes
 from voxfit.core.layout import FoldLayout, Layout
 from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.folds import Folds
@@ -48,6 +49,7 @@ def describe(run: Path) -> list[str]:
     if experiment and Plan.load(layout.plan).digest() != experiment.settings.planned:
         missing.append("what plan.json was changed to")
     lines += [f"  {line}" for line in found]
+    lines += [f"  {line}" for line in _left_behind(layout, experiment)] if experiment else []
     writer = read_holder(run)
     if writer and writer.may_live():
         lines.append(f"  process {writer.process} on {writer.host} has been writing here since {writer.since}")
@@ -125,6 +127,21 @@ def _fold(layout: Layout, experiment: Experiment, name: ConfigurationName, fold:
     given = FoldManifest.load(place.manifest).given_seconds
     blind = ", not in the model: no training case has foreground" * (fold not in experiment.members(trained))
     return f"trained, {len(epochs)} epochs{f' in {given:g} s' if given else ''}{loss}{blind}"
+
+
+def _left_behind(layout: Layout, experiment: Experiment) -> list[str]:
+    """Unfinished trainings that wait for other settings than the present ones."""
+    present = {
+        training_artefact(layout, experiment, name, fold).part
+        for name in experiment.plan.configurations
+        for fold in experiment.fold_numbers
+    }
+    others = sorted({*layout.root.glob("*/fold_*.part-*")} - present)
+    if not others:
+        return []
+    size = format_bytes(sum(file.stat().st_size for path in others for file in path.rglob("*") if file.is_file()))
+    names = ", ".join(str(path.relative_to(layout.root)) for path in others)
+    return [f"unfinished with other settings ({size}; they go on when those are asked for, or can be deleted): {names}"]
 
 
 def _last(lines: list[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from time import monotonic
 
+from voxfit.core.formatting import format_seconds
 from voxfit.core.progress import Listener
 
 
@@ -32,17 +33,11 @@ class Stopwatch:
     def account(self, budget: float) -> str:
         """What was taken of a budget, and where the rest went if that is more."""
         taken = sum(self.laps.values())
+        took, whole = f"Took {format_seconds(taken)}", f"the budget of {format_seconds(budget)}"
         if round(taken) <= round(budget):
-            return f"Took {_exact(taken)} of the budget of {_exact(budget)}."
-        parts = ", ".join(f"{what} {_exact(seconds)}" for what, seconds in self.laps.items())
+            return f"{took} of {whole}."
+        parts = ", ".join(f"{what} {format_seconds(seconds)}" for what, seconds in self.laps.items())
         return (
-            f"Took {_exact(taken)}, {_exact(taken - budget)} more than the budget of {_exact(budget)}: {parts}. "
+            f"{took}, {format_seconds(taken - budget)} more than {whole}: {parts}. "
             "Trainings end on the clock; what else there is was estimated, and takes longer beside other work."
         )
-
-
-def _exact(seconds: float) -> str:
-    """A duration to the second: "45 s", "10 min 59 s", "2 h 5 min 0 s"."""
-    minutes, rest = divmod(max(round(seconds), 0), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h " * bool(hours) + f"{minutes} min " * bool(minutes or hours) + f"{rest} s"

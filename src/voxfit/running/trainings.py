@@ -14,6 +14,7 @@ import torch
 from pydantic import PositiveFloat
 
 from voxfit.core.errors import TrainingError
+from voxfit.core.formatting import format_sizes
 from voxfit.core.layout import FoldLayout, Layout, part_of
 from voxfit.core.progress import Listener
 from voxfit.core.records import Record, write_atomically
@@ -56,11 +57,11 @@ class OutOfMemory(TrainingError):
     """
 
     def __init__(self, name: str, configuration: Configuration, device: str, reason: str) -> None:
-        patch = " x ".join(str(size) for size in configuration.patch_size)
         free = free_bytes(torch.device(device))
         left = f" ({free / 2**30:.1f} GiB are free now)" if free else ""
         self.what = (
-            f"{name}: out of memory on {device} with a batch of {configuration.batch_size} patches of {patch} voxels "
+            f"{name}: out of memory on {device} with a batch of {configuration.batch_size} patches of "
+            f"{format_sizes(configuration.patch_size)} voxels "
             f"and {configuration.base_features} feature maps{left}: {reason.splitlines()[0]}"
         )
         super().__init__(f"{self.what} {_LESS_MEMORY}")

@@ -17,6 +17,7 @@ from voxfit.assessment.scores import Scores, summarize
 from voxfit.assessment.selection import pairs as ensembles
 from voxfit.core.durability import open_array, save_array
 from voxfit.core.layout import CASCADE_INPUT, PROBABILITIES, ValidationLayout
+from voxfit.core.parallel import Executor
 from voxfit.core.progress import Listener
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.geometry import Geometry
@@ -79,7 +80,7 @@ class Validation:
         dataset: images and ground truth.
         stores: the prepared cases of all configurations; which these are decides what is kept beside the label maps.
         device: where networks run.
-        workers: processes that score.
+        executor: where cases are scored.
         listener: hears of progress.
     """
 
@@ -87,7 +88,7 @@ class Validation:
     dataset: Dataset
     stores: Mapping[ConfigurationName, Store]
     device: str
-    workers: int | None
+    executor: Executor
     listener: Listener
 
     @property
@@ -122,7 +123,7 @@ class Validation:
             pairs,
             labels,
             tolerance_mm=TOLERANCE_MM,
-            workers=self.workers,
+            executor=self.executor,
             surface=surface,
             other_metrics=self.settings.recipe.metrics if surface else (),
         )

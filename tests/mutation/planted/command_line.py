@@ -79,7 +79,7 @@ PLANTED = [
     ),
     Mutation(
         "commands.py",
-        "        precision=parse_precision(precision),\n",
+        "        precision=precision,\n",
         "",
         "test_command_options.py",
         "--precision int8 does nothing",
@@ -174,9 +174,9 @@ PLANTED = [
         only="times",
     ),
     Mutation(
-        "console.py",
-        "divmod(round(seconds), 60)",
-        "divmod(round(seconds), 100)",
+        "core/formatting.py",
+        '{seconds / 60:.0f} min"',
+        '{seconds / 100:.0f} min"',
         "test_command_options.py",
         "the time that is left is told wrongly",
         only="epoch_is_one",

@@ -69,7 +69,7 @@ PLANTED = [
         "a memory limit overlooks all that the program holds already",
     ),
     Mutation(
-        "core/memory.py",
+        "core/formatting.py",
         "{size / 2**30:.1f} GiB",
         "{size / 10**9:.1f} GiB",
         "core/test_used_memory.py",
@@ -77,8 +77,8 @@ PLANTED = [
     ),
     Mutation(
         "core/parallel.py",
-        "        while following in early:\n            yield early.pop(following)",
-        "        while early:\n            yield early.pop(min(early))",
+        "            while following in early:\n                yield early.pop(following)",
+        "            while early:\n                yield early.pop(min(early))",
         "core/test_parallel.py",
         "results of cases are mixed up when one worker is quicker",
     ),
