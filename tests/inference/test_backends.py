@@ -21,9 +21,9 @@ from voxfit.imaging.labels import Label, Labels
 from voxfit.inference.arrays import NumpyArrays
 from voxfit.inference.backends import BackendOptions, parse_backend, require_int8, require_openvino
 from voxfit.inference.choosing import Chooser, cache_folder, candidates, choice_path
-from voxfit.inference.description import Member
+from voxfit.inference.int8_json import LEVELS
+from voxfit.inference.model_json import Member
 from voxfit.inference.predictor import Predictor
-from voxfit.inference.quantization import LEVELS
 from voxfit.inference.rounding import observe_ranges, rounded_tensors
 from voxfit.inference.torch_networks import TorchArrays, TorchNetwork, by_torch
 from voxfit.networks.unet import build_network, inference_weights

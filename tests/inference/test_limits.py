@@ -14,8 +14,8 @@ from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
 from voxfit.inference.arrays import NumpyArrays
-from voxfit.inference.description import Member, ModelDescription
 from voxfit.inference.model import Model
+from voxfit.inference.model_json import Member, ModelDescription
 from voxfit.inference.predictor import Predictor
 from voxfit.networks.unet import build_network
 from voxfit.planning.plan import Limits

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from voxfit.core.errors import ModelError, UsageError
 from voxfit.core.progress import Listener
-from voxfit.inference.description import ModelDescription
 from voxfit.inference.model import Model
+from voxfit.inference.model_json import ModelDescription
 from voxfit.inference.torch_networks import load_network
 from voxfit.interop.nnunet_model import import_nnunet
 from voxfit.planning.grid import ClipAndScale, Divide, Preparation, UnitRange, ZScore

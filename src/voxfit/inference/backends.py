@@ -16,10 +16,10 @@ from voxfit.core.errors import ModelError, UsageError, VoxfitError, first_line
 from voxfit.core.progress import Listener
 from voxfit.inference.arrays import NumpyArrays
 from voxfit.inference.choosing import BACKENDS, Backend, Chooser, candidates, choice_path, has_openvino
-from voxfit.inference.description import Member
-from voxfit.inference.loading import predictor_of, read_weights, verified_files
+from voxfit.inference.int8_json import Range
+from voxfit.inference.model_json import Member
 from voxfit.inference.predictor import Network, Predictor
-from voxfit.inference.quantization import Range
+from voxfit.inference.weights import predictor_of, read_weights, verified_files
 from voxfit.planning.architecture import UNET
 from voxfit.planning.plan import ConfigurationName, Plan
 

@@ -30,12 +30,12 @@ from voxfit.inference.backends import BackendOptions, parse_backend, require_int
 from voxfit.inference.cascade import upsampled
 from voxfit.inference.caveats import NO_FOREGROUND, caveats_of
 from voxfit.inference.choosing import Backend
-from voxfit.inference.description import ModelDescription, model_folder
 from voxfit.inference.device import choose_device
 from voxfit.inference.given import volume_of
+from voxfit.inference.int8_json import open_quantization
+from voxfit.inference.model_json import ModelDescription, model_folder
 from voxfit.inference.postprocessing import segment, to_values
 from voxfit.inference.predictor import NetworkInput, Predictor
-from voxfit.inference.quantization import open_quantization
 from voxfit.planning.fingerprint import resampled_shape
 from voxfit.planning.grid import Grid
 from voxfit.planning.plan import ConfigurationName
@@ -129,7 +129,7 @@ class Model:
             max_memory: bytes that this process may use, while it segments an image; None for no limit.
             backend: what runs the networks; "auto" finds the fastest while it predicts, and keeps the choice.
             precision: "int8" for the form that `voxfit quantize` makes: on CPUs only, by OpenVINO.
-            accept_loss: take INT8 even where it loses `voxfit.inference.quantization.MOST_LOSS` or more.
+            accept_loss: take INT8 even where it loses `voxfit.inference.int8_json.MOST_LOSS` or more.
             listener: hears of a backend that fails here, and of images unlike those of the training.
 
         Raises:

@@ -14,8 +14,8 @@ from voxfit.core.errors import ModelError, first_line
 from voxfit.core.progress import Listener
 from voxfit.inference.arrays import Arrays, cpu_pass_voxels
 from voxfit.inference.choosing import Backend
-from voxfit.inference.loading import fitting, predictor_of, read_weights, require_no_others
 from voxfit.inference.predictor import Predictor
+from voxfit.inference.weights import fitting, predictor_of, read_weights, require_no_others
 from voxfit.networks.unet import build_network
 from voxfit.planning.plan import Activation, ConfigurationName, Plan
 

@@ -26,9 +26,9 @@ from voxfit.imaging.files import Case
 from voxfit.imaging.verification import LabelledVolume, read_labelled
 from voxfit.imaging.volume import Volume
 from voxfit.inference.backends import BackendOptions, require_openvino, require_unet
-from voxfit.inference.description import Member, ModelDescription, model_folder
+from voxfit.inference.int8_json import FILE, DiceLoss, Quantization, QuantizedNetwork, Range, checksum
 from voxfit.inference.model import Model
-from voxfit.inference.quantization import FILE, DiceLoss, Quantization, QuantizedNetwork, Range, checksum
+from voxfit.inference.model_json import Member, ModelDescription, model_folder
 from voxfit.inference.rounding import observe_ranges
 from voxfit.inference.torch_networks import load_network
 from voxfit.learning.sampling import VALIDATION, PatchSampler, Previous

@@ -105,7 +105,7 @@ PLANTED = [
         "tiles are weighted twice",
     ),
     Mutation(
-        "inference/loading.py",
+        "inference/weights.py",
         "checksum_of(path) != checksum:",
         "False:",
         "bad_input/test_bad_input.py",
@@ -113,14 +113,14 @@ PLANTED = [
         only="swapped",
     ),
     Mutation(
-        "inference/loading.py",
+        "inference/weights.py",
         "mirror_axes=axes if mirror else ()",
         "mirror_axes=axes",
         "inference/test_model.py",
         "--no-mirror does nothing",
     ),
     Mutation(
-        "inference/loading.py",
+        "inference/weights.py",
         "if values is None or values.shape != tuple(shape):",
         "if values is None:",
         "inference/test_backends.py bad_input/test_bad_input.py",
@@ -128,21 +128,21 @@ PLANTED = [
         only="another_network or (weights and network)",
     ),
     Mutation(
-        "inference/description.py",
+        "inference/model_json.py",
         "member.only(member.weights[:1])",
         "member",
         "inference/test_model.py",
         "--fast takes all folds",
     ),
     Mutation(
-        "inference/description.py",
+        "inference/model_json.py",
         "self.fast.configuration if self.fast else self.members[0].configuration",
         "self.members[0].configuration",
         "inference/test_model.py",
         "--fast takes the worse configuration",
     ),
     Mutation(
-        "inference/description.py",
+        "inference/model_json.py",
         'or ".." in PurePosixPath(name).parts ',
         "",
         "bad_input/test_bad_input.py fuzz/test_fuzz_records.py",
@@ -266,7 +266,7 @@ PLANTED = [
         only="choice",
     ),
     Mutation(
-        "inference/quantization.py",
+        "inference/int8_json.py",
         "self.loss < MOST_LOSS",
         "self.loss <= 10 * MOST_LOSS",
         "running/test_quantization.py inference/test_backends.py",
@@ -274,7 +274,7 @@ PLANTED = [
         only="loss or refused or limit",
     ),
     Mutation(
-        "inference/quantization.py",
+        "inference/int8_json.py",
         "checksum(folder / network.weights) != network.checksum:",
         "False:",
         "running/test_quantization.py",

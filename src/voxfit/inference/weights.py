@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from voxfit.core.errors import ModelError
 from voxfit.core.records import checksum_of
 from voxfit.inference.arrays import Arrays
-from voxfit.inference.description import Member
+from voxfit.inference.model_json import Member
 from voxfit.inference.predictor import Network, Predictor
 from voxfit.planning.architecture import activation_bytes
 from voxfit.planning.plan import ConfigurationName, Plan
