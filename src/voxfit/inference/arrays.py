@@ -59,6 +59,10 @@ class Arrays(Protocol):
         """Where sums of so many bytes are kept."""
         ...
 
+    def synchronize(self) -> None:
+        """Wait for what a device still computes."""
+        ...
+
 
 class NumpyArrays:
     """Arrays of NumPy."""
@@ -96,3 +100,6 @@ class NumpyArrays:
     def for_sums(self, size: int) -> Arrays:
         """Here."""
         return self
+
+    def synchronize(self) -> None:
+        """Nothing is computed later."""
