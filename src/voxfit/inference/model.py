@@ -172,7 +172,7 @@ class Model:
             MemoryLimitError: the memory limit is too low.
         """
         volume = volume_of(image, spacing_mm)
-        label = self._segment_aloud(self.prepare(volume))
+        label = self._segment_and_warn(self.prepare(volume))
         if isinstance(image, sitk.Image):
             return to_sitk(label, volume.geometry)
         return label.reshape(label.shape[-len(spacing_mm or ()) :])
@@ -188,7 +188,7 @@ class Model:
             MemoryLimitError: the memory limit is too low.
         """
         ready = self.read(case)
-        return self._segment_aloud(ready), ready.geometry
+        return self._segment_and_warn(ready), ready.geometry
 
     def predict_volume(self, volume: Volume) -> NDArray[np.generic]:
         """Segment a (channel, z, y, x) volume; returns (z, y, x) label values."""
@@ -246,8 +246,8 @@ class Model:
         memory = self._memory_left(ready)
         return to_values(segment(parts, self.plan, memory), self.plan.labels.values)
 
-    def _segment_aloud(self, ready: ReadyCase) -> NDArray[np.generic]:
-        """Segment, and let the listener hear what speaks against trusting it."""
+    def _segment_and_warn(self, ready: ReadyCase) -> NDArray[np.generic]:
+        """Segment, and warn the listener of what speaks against trusting it."""
         for caveat in ready.caveats:
             self.listener.warn(caveat)
         label = self.segment(ready)

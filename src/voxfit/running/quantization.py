@@ -92,7 +92,6 @@ def quantize(
         ModelError: there is no usable model.
         DatasetError: a case is unusable, or has other labels than the model.
     """
-    require_int8("voxfit quantize", None, "cpu")
     listener = listener or Listener()
     task = _find(path, dataset, tiles)
     require_int8("voxfit quantize", None, "cpu", task.plan.network)
