@@ -43,7 +43,7 @@ def foreground(dataset):
 
 
 def test_normalisation_is_numpys_over_all_foreground_voxels(cts):
-    plan = make_plan(measure_dataset(cts, Listener(), 1))
+    plan = make_plan(measure_dataset(cts, Listener(), LocalExecutor(1)))
     values = foreground(cts)
     low, high = np.percentile(values, [0.5, 99.5])
     for case in cts.cases:
