@@ -18,7 +18,7 @@ from builders import case_of, fingerprint_of
 from voxfit.core.errors import ModelError, UsageError
 from voxfit.core.progress import Listener
 from voxfit.imaging.labels import Label, Labels
-from voxfit.inference.arrays import NumpyArrays
+from voxfit.inference.arrays import Arrays
 from voxfit.inference.backend import Backend
 from voxfit.inference.backends import BACKENDS, BackendOptions, candidates, parse_backend, require_int8
 from voxfit.inference.choosing import Chooser, cache_folder, choice_path
@@ -120,7 +120,7 @@ def test_mirrored_folds_agree():
     by_openvino = OpenVinoNetwork(topology, weights_of(network), patch, "softmax")
     found = [
         Predictor([run, run], patch, slice_axis=None, outputs=3, arrays=arrays).predict(image)
-        for run, arrays in ((TorchNetwork(network, "softmax"), TorchArrays()), (by_openvino, NumpyArrays()))
+        for run, arrays in ((TorchNetwork(network, "softmax"), TorchArrays()), (by_openvino, Arrays()))
     ]
     np.testing.assert_allclose(found[1], found[0], atol=1e-4)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxfit.imaging.geometry import Box
-from voxfit.inference.arrays import NumpyArrays
+from voxfit.inference.arrays import Arrays
 from voxfit.inference.backends import between
 from voxfit.inference.postprocessing import keep_largest_components
 from voxfit.inference.predictor import NetworkInput, Predictor
@@ -32,9 +32,9 @@ def predictor_of(request):
         if request.param == "torch":
             return Predictor(networks, *arguments, arrays=TorchArrays(), **options)
         return Predictor(
-            [between(network, TorchArrays(), NumpyArrays()) for network in networks],
+            [between(network, TorchArrays(), Arrays()) for network in networks],
             *arguments,
-            arrays=NumpyArrays(),
+            arrays=Arrays(),
             **options,
         )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxfit.core.errors import UsageError
-from voxfit.inference.arrays import Arrays, NumpyArrays
+from voxfit.inference.arrays import Arrays
 from voxfit.inference.int8_json import Range
 from voxfit.inference.predictor import Network
 from voxfit.planning.architecture import UNET, Topology
@@ -74,7 +74,7 @@ class Backend(ABC):
 
     def arrays(self, device: str) -> Arrays:
         """What its networks take and return."""
-        return NumpyArrays()
+        return Arrays()
 
     @abstractmethod
     def load(self, source: NetworkSource) -> Network:

@@ -23,8 +23,8 @@ Module = Callable[[torch.Tensor], torch.Tensor]
 _PASS_VOXELS = {"cuda": 2**22}
 
 
-class TorchArrays:
-    """Tensors on one device (see `voxfit.inference.arrays.Arrays`)."""
+class TorchArrays(Arrays):
+    """Tensors on one device."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
