@@ -118,8 +118,8 @@ def _run(side: str, folder: Path) -> None:
 
 
 def _written(folder: Path, rounded: bool) -> Any:
-    from voxfit.inference.loading import read_weights
     from voxfit.inference.openvino_graph import OpenVinoNetwork
+    from voxfit.inference.weights import read_weights
 
     ranges = json.loads((folder / "ranges.json").read_text()) if rounded else None
     return OpenVinoNetwork(_topology(), read_weights(folder / "weights.safetensors"), PATCH, ranges=ranges)

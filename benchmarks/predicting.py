@@ -194,7 +194,7 @@ def write_trivial_model(folder: Path, classes: int) -> Path:
     import torch
 
     from voxfit.imaging.labels import Label, Labels
-    from voxfit.inference.description import Member, ModelDescription
+    from voxfit.inference.model_json import Member, ModelDescription
     from voxfit.networks.unet import build_network, inference_weights
     from voxfit.planning.grid import ClipAndScale
     from voxfit.planning.plan import Configuration, Plan

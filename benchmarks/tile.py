@@ -44,9 +44,9 @@ def passes(
 
 def missing_openvino(setting: Setting) -> str | None:
     """Why there is none."""
-    from voxfit.inference.choosing import has_openvino
+    from voxfit.inference.backend import is_installed
 
-    return None if has_openvino() else "OpenVINO is not installed"
+    return None if is_installed("openvino") else "OpenVINO is not installed"
 
 
 def check(setting: Setting, folder: Path) -> str:

@@ -262,7 +262,6 @@ def predict(
     accept_loss: Annotated[bool, typer.Option("--accept-loss", help="INT8 even where it loses 0.002 Dice.")] = False,
 ) -> None:
     """Segment images; the label maps have exactly the images' geometry. Exit code 2 where some were not made."""
-    from voxfit.inference.backends import parse_backend
     from voxfit.inference.model import Model
     from voxfit.options import parse_size
     from voxfit.running.prediction import find_cases, overlooked, predict_cases, require_folder
@@ -276,7 +275,7 @@ def predict(
         mirror=mirror,
         fast=fast,
         max_memory=limit,
-        backend=parse_backend(backend) or "auto",
+        backend=backend,
         precision=precision,
         accept_loss=accept_loss,
         listener=listener,

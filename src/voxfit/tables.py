@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from voxfit.assessment.scores import Scores
     from voxfit.assessment.selection import Selection
     from voxfit.imaging.dataset import Dataset
-    from voxfit.inference.quantization import Quantization
+    from voxfit.inference.int8_json import Quantization
     from voxfit.planning.plan import Plan
     from voxfit.running.collection import CollectionResult
 

@@ -26,7 +26,7 @@ from builders.steps import begin
 from voxfit import cli
 from voxfit.core.records import checksum_of
 from voxfit.inference.caveats import ranges_of
-from voxfit.inference.description import Member, ModelDescription
+from voxfit.inference.model_json import Member, ModelDescription
 from voxfit.networks.unet import build_network
 from voxfit.planning.plan import Limits
 from voxfit.running.request import FitRequest

@@ -17,7 +17,7 @@ from synthetic import write_boxes
 from voxfit.core.errors import DatasetError, Problem, RecordError
 from voxfit.core.progress import Listener
 from voxfit.imaging.dataset import Dataset
-from voxfit.inference.description import Member, ModelDescription
+from voxfit.inference.model_json import Member, ModelDescription
 from voxfit.networks.unet import UNet
 from voxfit.planning.plan import Limits, Plan
 from voxfit.running.preparation import prepare_only

@@ -18,12 +18,13 @@ from builders.records import case_of, fingerprint_of
 from voxfit.core.errors import ModelError, UsageError
 from voxfit.core.progress import Listener
 from voxfit.imaging.labels import Label, Labels
-from voxfit.inference.arrays import NumpyArrays
-from voxfit.inference.backends import BackendOptions, parse_backend, require_int8, require_openvino
-from voxfit.inference.choosing import Chooser, cache_folder, candidates, choice_path
-from voxfit.inference.description import Member
+from voxfit.inference.arrays import Arrays
+from voxfit.inference.backend import Backend
+from voxfit.inference.backends import BACKENDS, BackendOptions, candidates, parse_backend, require_int8
+from voxfit.inference.choosing import Chooser, cache_folder, choice_path
+from voxfit.inference.int8_json import LEVELS
+from voxfit.inference.model_json import Member
 from voxfit.inference.predictor import Predictor
-from voxfit.inference.quantization import LEVELS
 from voxfit.inference.rounding import observe_ranges, rounded_tensors
 from voxfit.inference.torch_networks import TorchArrays, TorchNetwork, by_torch
 from voxfit.networks.unet import build_network, inference_weights
@@ -119,7 +120,7 @@ def test_mirrored_folds_agree():
     by_openvino = OpenVinoNetwork(topology, weights_of(network), patch, "softmax")
     found = [
         Predictor([run, run], patch, slice_axis=None, outputs=3, arrays=arrays).predict(image)
-        for run, arrays in ((TorchNetwork(network, "softmax"), TorchArrays()), (by_openvino, NumpyArrays()))
+        for run, arrays in ((TorchNetwork(network, "softmax"), TorchArrays()), (by_openvino, Arrays()))
     ]
     np.testing.assert_allclose(found[1], found[0], atol=1e-4)
 
@@ -189,12 +190,16 @@ def test_int8_is_the_network_with_rounded_tensors(name):
     assert float((found - emulated).std()) < (1e-3 if len(ranges) == 1 else 0.75) * loss
 
 
+def small_plan():
+    """A plan of two labels and small networks."""
+    labels = Labels(classes=(Label(name="a", value=1), Label(name="b", value=2)))
+    facts = fingerprint_of((case_of((16, 16, 16)),) * 4, labels=labels)
+    return make_plan(facts, Limits(voxel_budget=16**3, plane_voxels=2048, base_features=4, cascade_factor=100))
+
+
 def test_a_model_in_int8_rounds_each_fold_by_its_own_ranges(tmp_path):
     """Those of one are too narrow, so that the other's in their place would be told."""
-    shape = (16, 16, 16)
-    labels = Labels(classes=(Label(name="a", value=1), Label(name="b", value=2)))
-    facts = fingerprint_of((case_of(shape),) * 4, labels=labels)
-    plan = make_plan(facts, Limits(voxel_budget=16**3, plane_voxels=2048, base_features=4, cascade_factor=100))
+    plan = small_plan()
     batch = tiles(1, 1, plan.configurations["3d"].patch_size)
     networks, ranges = [build_network(plan.topology("3d"), fold).eval() for fold in range(2)], {}
     for number, (network, share) in enumerate(zip(networks, (1.0, 0.3), strict=True)):
@@ -257,7 +262,7 @@ def test_what_transposed_convolutions_read_is_rounded_symmetrically(name):
 
 def test_a_short_job_tries_nothing_and_a_long_one_takes_the_fastest(tmp_path):
     path = tmp_path / "cache" / "choice.json"
-    chooser = Chooser(("openvino", "torch"), path)
+    chooser = Chooser({"openvino": 0.0, "torch": 10.0}, path)
     for _ in range(19):
         chooser.note(4, 0.5, first=False)
     assert (chooser.current, chooser.settled) == ("openvino", False)
@@ -269,19 +274,19 @@ def test_a_short_job_tries_nothing_and_a_long_one_takes_the_fastest(tmp_path):
         chooser.note(4, 0.25, first=False)
     assert (chooser.current, chooser.settled) == ("torch", True)
     assert json.loads(path.read_text())["seconds"] == {"openvino": 0.125, "torch": 0.0625}
-    again = Chooser(("openvino", "torch"), path)
+    again = Chooser({"openvino": 0.0, "torch": 10.0}, path)
     assert (again.current, again.settled) == ("torch", True)
 
 
 def test_a_slower_backend_is_left_again(tmp_path):
-    chooser = Chooser(("openvino", "torch"), tmp_path / "choice.json")
+    chooser = Chooser({"openvino": 0.0, "torch": 10.0}, tmp_path / "choice.json")
     for seconds in (4.0, 4.0, 4.0, 5.0, 5.0, 5.0):
         chooser.note(1, seconds, first=False)
     assert (chooser.current, chooser.settled) == ("openvino", True)
 
 
 def test_what_fails_is_not_tried_again(tmp_path):
-    chooser = Chooser(("torch", "torch-channels-last", "torch-compiled"), tmp_path / "choice.json")
+    chooser = Chooser({"torch": 0.0, "torch-channels-last": 1.0, "torch-compiled": 300.0}, tmp_path / "choice.json")
     for _ in range(3):
         chooser.note(1, 1.0, first=False)
     assert chooser.current == "torch-channels-last"
@@ -291,7 +296,7 @@ def test_what_fails_is_not_tried_again(tmp_path):
     assert chooser.current == "torch-compiled"
     chooser.drop()
     assert (chooser.current, chooser.settled) == ("torch", True)
-    only = Chooser(("openvino",), tmp_path / "choice.json")
+    only = Chooser({"openvino": 0.0}, tmp_path / "choice.json")
     only.drop()
     assert (only.current, only.settled) == ("torch", True)
 
@@ -300,13 +305,13 @@ def test_what_fails_is_not_tried_again(tmp_path):
 def test_a_damaged_cache_is_not_read(tmp_path, content):
     path = tmp_path / "choice.json"
     path.write_text(content)
-    chooser = Chooser(("openvino", "torch"), path)
+    chooser = Chooser({"openvino": 0.0, "torch": 10.0}, path)
     assert (chooser.current, chooser.settled) == ("openvino", False)
 
 
 def test_a_cache_that_cannot_be_written_is_left_out(tmp_path):
     (tmp_path / "file").write_text("")
-    chooser = Chooser(("openvino", "torch"), tmp_path / "file" / "choice.json")
+    chooser = Chooser({"openvino": 0.0, "torch": 10.0}, tmp_path / "file" / "choice.json")
     for _ in range(6):
         chooser.note(1, 4.0, first=False)
     assert chooser.settled
@@ -327,8 +332,8 @@ def test_a_choice_is_that_of_one_network_on_one_machine(monkeypatch):
     paths = []
     for threads in ("1", "2"):
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
-        paths += [choice_path(*case, device) for case in cases for device in ("cpu", "mps")]
-        assert choice_path(make("3d")[1], [8, 8, 8], "cpu") == paths[-12]
+        paths += [choice_path(*case, device, ["torch"]) for case in cases for device in ("cpu", "mps")]
+        assert choice_path(make("3d")[1], [8, 8, 8], "cpu", ["torch"]) == paths[-12]
     assert len(set(paths)) == len(paths) == 24
 
 
@@ -341,38 +346,76 @@ class Ear(Listener):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch's own modules
-def test_without_a_compiler_the_network_runs_as_it_is(monkeypatch):
+def test_without_a_compiler_the_network_runs_as_it_is(monkeypatch, tmp_path):
     import torch._inductor.config
 
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nonexistent/c++",))
     monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
-    network, _, patch = make("2d", width=3)
-    ear = Ear()
-    adapted = by_torch(network, "torch-compiled", ear)
-    with torch.inference_mode():
-        batch = tiles(1, 2, patch)
-        assert torch.equal(adapted(batch), network(batch))
-        adapted(batch)
+    plan, ear = small_plan(), Ear()
+    network = build_network(plan.topology("3d"), 0).eval()
+    (tmp_path / "0.safetensors").write_bytes(safetensors.torch.save(network.state_dict()))
+    member = Member(configuration="3d", weights=("0.safetensors",))
+    image = tiles(1, 1, plan.configurations["3d"].patch_size)[0].numpy()
+    plain, compiled = (
+        BackendOptions(name, listener=ear).predictor(plan, member, tmp_path, "cpu", mirror=False)
+        for name in ("torch", "torch-compiled")
+    )
+    assert np.array_equal(compiled.predict(image), plain.predict(image))
+    compiled.predict(image)
     assert len(ear.warnings) == 1
-    assert "cannot be compiled" in ear.warnings[0]
+    assert ear.warnings[0].startswith("torch-compiled does not work here, PyTorch goes on without it (")
 
 
 def test_what_cannot_be_had_is_said(monkeypatch):
     with pytest.raises(UsageError, match="there are auto, torch, torch-channels-last, torch-compiled, openvino"):
         parse_backend("onnx")
     with pytest.raises(UsageError, match="only openvino computes with 8 bits"):
-        require_int8("torch", "cpu")
+        require_int8("--precision int8", "torch", "cpu")
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert "openvino" not in candidates("cpu")
     with pytest.raises(UsageError, match=r"pip install 'voxfit\[openvino\]'"):
-        require_int8(None, "cpu")
+        require_int8("--precision int8", None, "cpu")
     with pytest.raises(UsageError, match=r"--backend openvino needs OpenVINO"):
-        require_openvino("--backend openvino", "cpu")
+        BACKENDS["openvino"].require("--backend openvino", "cpu")
+
+
+def test_each_device_has_its_backends_in_the_order_of_trial(monkeypatch):
+    assert candidates("cpu") == {"openvino": 0.0, "torch": 10.0}
+    assert candidates("cuda:1") == {"torch": 0.0, "torch-channels-last": 1.0, "torch-compiled": 300.0}
+    assert candidates("mps") == {"torch": 0.0}
+    assert candidates("cpu", "a package's") == candidates("cuda", "a package's") == {"torch": 0.0}
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert candidates("cpu") == {"torch": 10.0, "torch-compiled": 300.0}
+
+
+class Doubled(Backend):
+    """A backend of another package, for arrays of NumPy: PyTorch's outputs, twice."""
+
+    name, package = "doubled", "torch"
+
+    def load(self, source):
+        network = BACKENDS["torch"].load(source)
+        return lambda batch: 2 * network(torch.from_numpy(batch.copy())).numpy()
+
+
+def test_a_backend_is_one_object_and_one_line(monkeypatch, tmp_path):
+    """It is used by its name."""
+    monkeypatch.setitem(BACKENDS, "doubled", Doubled())
+    plan = small_plan()
+    network = build_network(plan.topology("3d"), 0).eval()
+    (tmp_path / "0.safetensors").write_bytes(safetensors.torch.save(network.state_dict()))
+    member = Member(configuration="3d", weights=("0.safetensors",))
+    image = tiles(1, 1, plan.configurations["3d"].patch_size)[0].numpy()
+    plain, doubled = (
+        BackendOptions(parse_backend(name)).predictor(plan, member, tmp_path, "cpu").predict(image)
+        for name in ("torch", "doubled")
+    )
+    np.testing.assert_allclose(doubled, 2 * plain, atol=1e-6)
 
 
 def test_openvino_is_for_cpus():
     with pytest.raises(UsageError, match="is for CPUs, but the device is cuda"):
-        require_int8(None, "cuda")
+        require_int8("--precision int8", None, "cuda")
 
 
 @pytest.mark.parametrize("freed", ["network = None", "del network, other", "del other, network"])

@@ -11,7 +11,7 @@ from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
 from voxfit.imaging.volume import Volume
 from voxfit.inference.caveats import TrainingRanges, caveats_of, percentiles, ranges_of
-from voxfit.inference.description import Member, ModelDescription, model_folder
+from voxfit.inference.model_json import Member, ModelDescription, model_folder
 from voxfit.planning.grid import ClipAndScale
 from voxfit.planning.planners.paper import make_plan
 from voxfit.preprocessing.case import prepare

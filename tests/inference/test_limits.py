@@ -13,9 +13,9 @@ from voxfit.core.memory import used_bytes
 from voxfit.imaging.files import Case
 from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.labels import Label, Labels
-from voxfit.inference.arrays import NumpyArrays
-from voxfit.inference.description import Member, ModelDescription
+from voxfit.inference.arrays import Arrays
 from voxfit.inference.model import Model
+from voxfit.inference.model_json import Member, ModelDescription
 from voxfit.inference.predictor import Predictor
 from voxfit.networks.unet import build_network
 from voxfit.planning.plan import Limits
@@ -134,7 +134,7 @@ def test_passes_take_a_quarter_of_the_limit_at_most(most):
         return np.repeat(batch, outputs, axis=1)
 
     def sizes(memory):
-        predictor = Predictor([network], patch, slice_axis=None, outputs=outputs, arrays=NumpyArrays(), mirror_axes=())
+        predictor = Predictor([network], patch, slice_axis=None, outputs=outputs, arrays=Arrays(), mirror_axes=())
         predictor.limit_pass(tile_bytes, memory)
         seen.clear()
         predictor.predict(np.zeros((1, 24, 40, 40), np.float32))

@@ -17,8 +17,8 @@ from voxfit.core.errors import DatasetError
 from voxfit.core.progress import Listener
 from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Label, Labels
-from voxfit.inference.description import Fast, Member, ModelDescription
 from voxfit.inference.model import Model
+from voxfit.inference.model_json import Fast, Member, ModelDescription
 from voxfit.networks.unet import build_network
 from voxfit.planning.grid import ClipAndScale
 from voxfit.planning.plan import Limits

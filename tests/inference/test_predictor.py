@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxfit.imaging.geometry import Box
-from voxfit.inference.arrays import NumpyArrays
+from voxfit.inference.arrays import Arrays
+from voxfit.inference.backends import between
 from voxfit.inference.postprocessing import keep_largest_components
 from voxfit.inference.predictor import NetworkInput, Predictor
-from voxfit.inference.torch_networks import TorchArrays, TorchNetwork, on_numpy
+from voxfit.inference.torch_networks import TorchArrays, TorchNetwork
 
 PATCH = (8, 12, 10)
 SHAPES = [(8, 12, 10), (3, 5, 4), (1, 1, 1), (16, 24, 20), (17, 13, 29), (30, 12, 9)]
@@ -30,7 +31,12 @@ def predictor_of(request):
         networks = [TorchNetwork(module, activation) for module in modules]
         if request.param == "torch":
             return Predictor(networks, *arguments, arrays=TorchArrays(), **options)
-        return Predictor([on_numpy(network) for network in networks], *arguments, arrays=NumpyArrays(), **options)
+        return Predictor(
+            [between(network, TorchArrays(), Arrays()) for network in networks],
+            *arguments,
+            arrays=Arrays(),
+            **options,
+        )
 
     return make
 

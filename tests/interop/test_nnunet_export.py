@@ -1,6 +1,7 @@
 """A run in nnU-Net's layout: read back by our own reader of it, and compared with the original files."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from voxfit.core.errors import UsageError, WorkspaceError
 from voxfit.core.layout import Layout
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.volume import read_geometry
 from voxfit.imaging.writing import write_label
 from voxfit.interop.nnunet_export import export_nnunet
 from voxfit.planning.folds import split
@@ -111,5 +113,38 @@ def test_what_cannot_be_exported_is_named(run, tmp_path):
     with pytest.raises(UsageError, match="1 to 999"):
         export_nnunet(folder, tmp_path / "out", 0)
     (tmp_path / "boxes" / "imagesTr" / f"{dataset.cases[0].name}_0000.nii.gz").unlink()
+    before = sorted(tmp_path.iterdir())
     with pytest.raises(WorkspaceError, match="no longer there"):
         export_nnunet(folder, tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == before  # nothing half-made stays
+
+
+@pytest.mark.parametrize("ending", [".tif", ".tiff"])
+def test_the_spacing_of_tiff_stacks_goes_with_them(run, tmp_path, ending):
+    """As nnU-Net's Tiff3DIO reads it: NAME.json for NAME_0000.tif and for the label map NAME.tif."""
+    folder, dataset, folds = run
+    body = json.loads((folder / "dataset.json").read_text())
+    for case in body["cases"]:
+        for key, paths in (("images", case["images"]), ("label", [case["label"]])):
+            stacks = [str(tmp_path / f"{case['name']}_{key}_{number}{ending}") for number in range(len(paths))]
+            for path, stack in zip(paths, stacks, strict=True):
+                image = sitk.ReadImage(path)
+                sitk.WriteImage(image, stack)
+                beside = Path(stack).with_suffix(".json")
+                beside.write_text(json.dumps({"spacing": image.GetSpacing()[::-1]}))
+            case[key] = stacks if key == "images" else stacks[0]
+    (folder / "dataset.json").write_text(json.dumps(body))
+    raw = export_nnunet(folder, tmp_path / "out", 321)
+    expected = read_geometry(Path(dataset.cases[0].images[0])).spacing_mm
+    for case in dataset.cases:
+        for room in ("imagesTr", "labelsTr"):
+            said = json.loads((raw / room / f"{case.name}.json").read_text())
+            assert said == {"spacing": pytest.approx(expected)}
+    found = Dataset.open(raw)
+    assert found.problems == ()
+    assert read_geometry(Path(found.cases[0].images[0])).spacing_mm == pytest.approx(expected)
+    results = tmp_path / "out/nnUNet_results/Dataset321_boxes/voxfit__nnUNetPlans__3d_fullres"
+    assert json.loads((results / "plans.json").read_text())["image_reader_writer"] == "Tiff3DIO"
+    name = folds.validation[0][0]
+    predicted = results / "fold_0" / "validation" / f"{name}.json"
+    assert json.loads(predicted.read_text()) == {"spacing": [1.0, 2.0, 3.0]}

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from voxfit.core.errors import ModelError
+from voxfit.core.errors import ModelError, UsageError
 from voxfit.core.progress import Listener
-from voxfit.inference.description import ModelDescription
 from voxfit.inference.model import Model
+from voxfit.inference.model_json import ModelDescription
 from voxfit.inference.torch_networks import load_network
 from voxfit.interop.nnunet_model import import_nnunet
 from voxfit.planning.grid import ClipAndScale, Divide, Preparation, UnitRange, ZScore
@@ -638,7 +638,7 @@ def test_an_existing_model_stays(results, output):
     write(results, plans({"2d": configuration(FLAT)}), "2d", {0: Peer(FLAT)})
     output.mkdir()
     (output / "mine").touch()
-    with pytest.raises(ModelError, match="is there already"):
+    with pytest.raises(UsageError, match="is there already"):
         import_nnunet(results, output)
     assert [path.name for path in output.iterdir()] == ["mine"]
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from golden.inputs import COARSE, FLAT, ISOTROPIC, UNPOOLED, architecture
-from voxfit.inference.description import ModelDescription
 from voxfit.inference.model import Model
+from voxfit.inference.model_json import ModelDescription
 from voxfit.inference.torch_networks import load_network
 from voxfit.interop.nnunet_model import import_nnunet
 from voxfit.interop.nnunet_network import axis_order, read_stages, translate_weights

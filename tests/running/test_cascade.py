@@ -13,7 +13,7 @@ from voxfit.core.errors import UsageError
 from voxfit.core.layout import Layout
 from voxfit.imaging.geometry import Box
 from voxfit.inference.cascade import upsampled
-from voxfit.inference.description import ModelDescription
+from voxfit.inference.model_json import ModelDescription
 from voxfit.inference.predictor import NetworkInput
 from voxfit.planning.folds import Folds
 from voxfit.planning.plan import Limits, Plan

@@ -19,7 +19,7 @@ from voxfit.assessment.scores import Scores
 from voxfit.assessment.selection import Selection
 from voxfit.core.errors import ModelError, UsageError
 from voxfit.core.layout import Layout
-from voxfit.inference.description import Member, ModelDescription
+from voxfit.inference.model_json import Member, ModelDescription
 from voxfit.inference.predictor import NetworkInput
 from voxfit.planning.folds import Folds
 from voxfit.planning.plan import Limits, Plan

@@ -15,7 +15,7 @@ from builders.steps import begin
 from voxfit.assessment.scores import Scores
 from voxfit.core.errors import UsageError
 from voxfit.core.layout import Layout
-from voxfit.inference.description import ModelDescription
+from voxfit.inference.model_json import ModelDescription
 from voxfit.planning.folds import Folds
 from voxfit.planning.settings import Settings
 from voxfit.running.artefacts import FoldManifest, trained_folds, training_artefact

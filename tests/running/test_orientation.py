@@ -16,8 +16,8 @@ from voxfit.core.layout import Layout
 from voxfit.core.parallel import LocalExecutor
 from voxfit.core.progress import Listener
 from voxfit.imaging.dataset import Dataset
-from voxfit.inference.description import ModelDescription
 from voxfit.inference.model import Model
+from voxfit.inference.model_json import ModelDescription
 from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.grid import Grid, ZScore
 from voxfit.planning.plan import Limits, Plan

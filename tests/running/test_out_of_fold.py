@@ -10,8 +10,8 @@ from voxfit.assessment.evaluation import evaluate
 from voxfit.assessment.scores import Scores
 from voxfit.core.layout import Layout
 from voxfit.imaging.dataset import Dataset
-from voxfit.inference.description import ModelDescription
 from voxfit.inference.model import Model
+from voxfit.inference.model_json import ModelDescription
 from voxfit.planning.folds import Folds
 from voxfit.planning.plan import Limits
 from voxfit.planning.recipes import Recipe

@@ -9,8 +9,8 @@ import SimpleITK as sitk
 
 import voxfit
 from voxfit.core.errors import ModelError, UsageError
+from voxfit.inference.int8_json import Quantization
 from voxfit.inference.model import Model
-from voxfit.inference.quantization import Quantization
 from voxfit.planning.folds import Folds
 from voxfit.planning.plan import Limits
 from voxfit.planning.recipes import Recipe

@@ -16,8 +16,8 @@ from voxfit.assessment.evaluation import evaluate
 from voxfit.assessment.scores import Scores, summarize
 from voxfit.assessment.selection import Candidate, Selection
 from voxfit.core.layout import FoldLayout, Layout, ValidationLayout
-from voxfit.inference.description import Member, ModelDescription
 from voxfit.inference.model import Model
+from voxfit.inference.model_json import Member, ModelDescription
 from voxfit.networks.unet import build_network, inference_weights
 from voxfit.planning.plan import ConfigurationName, Limits
 from voxfit.planning.recipes import Recipe

@@ -12,7 +12,7 @@ import voxfit
 from builders.steps import begin
 from voxfit.core.parallel import LocalExecutor
 from voxfit.imaging.dataset import Dataset
-from voxfit.inference.description import ModelDescription
+from voxfit.inference.model_json import ModelDescription
 from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.folds import Folds, split
 from voxfit.running.checking import check_dataset

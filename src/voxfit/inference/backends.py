@@ -1,72 +1,81 @@
-"""What runs the networks: PyTorch, PyTorch compiled, or OpenVINO; all compute the same, to rounding errors.
+"""All backends, and predictors that use one of them, or whichever is fastest; all compute the same, to rounding errors.
 
-"auto" takes what `voxfit.inference.choosing` finds. PyTorch is imported only where it runs networks.
+PyTorch is imported only where it runs networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from voxfit.core.errors import ModelError, UsageError, VoxfitError, first_line
+from voxfit.core.errors import UsageError, VoxfitError, first_line
 from voxfit.core.progress import Listener
-from voxfit.inference.arrays import NumpyArrays
-from voxfit.inference.choosing import BACKENDS, Backend, Chooser, candidates, choice_path, has_openvino
-from voxfit.inference.description import Member
-from voxfit.inference.loading import predictor_of, read_weights, verified_files
-from voxfit.inference.predictor import Network, Predictor
-from voxfit.inference.quantization import Range
+from voxfit.inference.arrays import Arrays
+from voxfit.inference.backend import Backend, NetworkSource
+from voxfit.inference.choosing import FALLBACK, Chooser, choice_path
+from voxfit.inference.int8_json import Range
+from voxfit.inference.model_json import Member
+from voxfit.inference.openvino_backend import OpenVinoBackend
+from voxfit.inference.predictor import Network, Predictor, predictor_of
+from voxfit.inference.torch_backend import TorchBackend
+from voxfit.inference.weights import verified_files
 from voxfit.planning.architecture import UNET
-from voxfit.planning.plan import ConfigurationName, Plan
+from voxfit.planning.plan import Plan
+
+BACKENDS: dict[str, Backend] = {
+    "torch": TorchBackend("torch"),
+    "torch-channels-last": TorchBackend("torch-channels-last"),
+    "torch-compiled": TorchBackend("torch-compiled"),
+    "openvino": OpenVinoBackend(),
+}
 
 
-def parse_backend(name: str) -> Backend | None:
-    """A backend by name; None for "auto".
+def parse_backend(name: str) -> str | None:
+    """The name of a backend; None for "auto".
 
     Raises:
         UsageError: there is none of this name.
     """
-    found = next((known for known in BACKENDS if known == name), None)
-    if found is None and name != "auto":
+    if name != "auto" and name not in BACKENDS:
         raise UsageError(f"--backend {name}: there are auto, {', '.join(BACKENDS)}.")
-    return found
+    return None if name == "auto" else name
 
 
-def require_openvino(option: str, device: str) -> None:
-    """Refuse what OpenVINO cannot do here.
+def require_int8(option: str, name: str | None, device: str, network: str = UNET) -> Backend:
+    """The backend that computes with 8 bits.
 
-    Raises:
-        UsageError: naming the option that wants it.
-    """
-    if not has_openvino():
-        raise UsageError(f"{option} needs OpenVINO: pip install 'voxfit[openvino]'.")
-    if device != "cpu":
-        raise UsageError(f"{option} is for CPUs, but the device is {device}. Add --device cpu, or leave it out.")
-
-
-def require_unet(plan: Plan) -> None:
-    """Refuse what is written for the U-Net where the network is another package's.
+    Args:
+        option: that asks for INT8, as the user wrote it.
+        name: of the backend that is asked for; None for any.
+        device: where networks run.
+        network: its name; default: the U-Net.
 
     Raises:
-        UsageError: naming it.
+        UsageError: this backend does not compute with 8 bits, or not here.
     """
-    if plan.network != UNET:
-        raise UsageError(f"The network {plan.network!r} of another package runs by PyTorch in float32 only.")
+    offered = [backend for backend in BACKENDS.values() if "int8" in backend.precisions]
+    chosen = next((backend for backend in offered if name in (None, backend.name)), None)
+    if chosen is None:
+        names = " and ".join(backend.name for backend in offered)
+        raise UsageError(f"{option} --backend {name}: only {names} computes with 8 bits.")
+    chosen.require(option, device, network)
+    return chosen
 
 
-def require_int8(backend: Backend | None, device: str) -> None:
-    """Refuse INT8 where it cannot be.
-
-    Raises:
-        UsageError: the backend is not OpenVINO, or OpenVINO cannot be had.
-    """
-    if backend not in (None, "openvino"):
-        raise UsageError(f"--precision int8 --backend {backend}: only openvino computes with 8 bits.")
-    require_openvino("--precision int8", device)
+def candidates(device: str, network: str = UNET) -> dict[str, float]:
+    """The backends that may be fastest, in the order of trial, each with its `repays_after`."""
+    if network != UNET:
+        return {FALLBACK: 0.0}
+    repays = {
+        backend.name: seconds
+        for backend in BACKENDS.values()
+        if not backend.why_not(device, network) and (seconds := backend.repays_after(device)) is not None
+    }
+    return dict(sorted(repays.items(), key=lambda item: item[1]))
 
 
 @dataclass(frozen=True)
@@ -74,13 +83,12 @@ class BackendOptions:
     """How the networks of a model are run.
 
     Attributes:
-        backend: None finds the fastest while the job runs.
-        ranges: by the weights file of a network, of the tensors that 8 bits hold (`voxfit.inference.rounding`): INT8
-            by OpenVINO.
-        listener: hears where a compiler fails; PyTorch goes on then.
+        backend: its name; None finds the fastest while the job runs.
+        ranges: by the weights file of a network, of the tensors that 8 bits hold (`voxfit.inference.rounding`): INT8.
+        listener: hears of a backend that fails; PyTorch goes on then.
     """
 
-    backend: Backend | None = "torch"
+    backend: str | None = FALLBACK
     ranges: Mapping[str, Mapping[str, Range]] | None = None
     listener: Listener = field(default_factory=Listener)
 
@@ -99,96 +107,52 @@ class BackendOptions:
 
         Raises:
             ModelError: a weights file is missing, damaged, or not the one that the model was made with.
-            UsageError: OpenVINO is asked for, but it is not installed, or the device is no CPU.
+            UsageError: the backend cannot run the networks here.
         """
-        name = member.configuration
-        sources = [_Source(plan, name, path, device, self.listener) for path in verified_files(member, folder)]
+        name, ranges = member.configuration, self.ranges or {}
+        sources = [
+            NetworkSource(plan, name, path, device, ranges.get(file))
+            for path, file in zip(verified_files(member, folder), member.weights, strict=True)
+        ]
         finish = partial(predictor_of, plan, name, mirror=mirror, memory=memory)
-        if self.ranges is not None or self.backend == "openvino":
-            require_openvino("--backend openvino", device)
-            require_unet(plan)
-            ranges = [(self.ranges or {}).get(file) for file in member.weights]
-            made = [source.by_openvino(some) for source, some in zip(sources, ranges, strict=True)]
-            return finish(made, NumpyArrays())
-        chooser = self._chooser(plan, name, device, limited=memory is not None)
-        if chooser.current == "openvino":
-            return finish([_Changing(source.for_numpy, chooser, self.listener) for source in sources], NumpyArrays())
-
-        from voxfit.inference.torch_networks import TorchArrays, synchronize
-
-        wait = partial(synchronize, device)
-        changing = [_Changing(source.by_torch, chooser, self.listener, wait) for source in sources]
-        return finish(changing, TorchArrays(device))
-
-    def _chooser(self, plan: Plan, name: ConfigurationName, device: str, *, limited: bool) -> Chooser:
-        path = choice_path(plan.topology(name), plan.configurations[name].patch_size, device)
+        if self.ranges is not None:
+            backend = require_int8("--precision int8", self.backend, device, plan.network)
+            return finish([backend.load(source) for source in sources], backend.arrays(device))
         if self.backend is not None:
-            return Chooser((self.backend,), path)
-        offered = candidates(device) if plan.network == UNET else ("torch",)
-        return Chooser(offered[: 1 if limited else None], path)
+            BACKENDS[self.backend].require(f"--backend {self.backend}", device, plan.network)
+            offered = {self.backend: 0.0}
+        else:
+            offered = candidates(device, plan.network)
+        packages = {BACKENDS[item].package for item in offered}
+        path = choice_path(plan.topology(name), plan.configurations[name].patch_size, device, packages)
+        chooser = Chooser(offered if memory is None else dict([*offered.items()][:1]), path)
+        arrays = BACKENDS[chooser.current].arrays(device)
+        return finish([AutoNetwork(source, chooser, arrays, self.listener) for source in sources], arrays)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A network that any backend may run."""
-
-    plan: Plan
-    name: ConfigurationName
-    path: Path
-    device: str
-    listener: Listener
-
-    def by_openvino(self, ranges: Mapping[str, Range] | None = None) -> Network:
-        """For arrays of NumPy; with `ranges` in INT8."""
-        from voxfit.inference.openvino_graph import OpenVinoNetwork
-
-        weights, patch = read_weights(self.path), self.plan.configurations[self.name].patch_size
-        try:
-            return OpenVinoNetwork(self.plan.topology(self.name), weights, patch, self.plan.activation, ranges)
-        except ModelError as error:
-            raise ModelError(f"{self.path}: {error}") from None
-
-    def by_torch(self, backend: Backend) -> Network:
-        """For tensors on the device."""
-        from voxfit.inference.torch_networks import TorchNetwork, by_torch, load_network
-
-        network = load_network(self.plan, self.name, self.path).to(self.device).eval()
-        return TorchNetwork(by_torch(network, backend, self.listener), self.plan.activation)
-
-    def for_numpy(self, backend: Backend) -> Network:
-        """For arrays of NumPy."""
-        if backend == "openvino":
-            return self.by_openvino()
-        from voxfit.inference.torch_networks import on_numpy
-
-        return on_numpy(self.by_torch(backend))
-
-
-class _Changing:
+class AutoNetwork:
     """A network that runs by the backend that the chooser names.
 
     Args:
-        make: the network as a backend runs it.
+        source: of the network.
         chooser: common to all networks of a configuration.
+        arrays: that it takes and returns, whatever the backend.
         listener: hears of a backend that fails.
-        synchronize: waits for what a device still computes.
+
+    Raises:
+        ModelError: the weights are missing, damaged or of another network.
     """
 
-    def __init__(
-        self,
-        make: Callable[[Backend], Network],
-        chooser: Chooser,
-        listener: Listener,
-        synchronize: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.make = make
+    def __init__(self, source: NetworkSource, chooser: Chooser, arrays: Arrays, listener: Listener) -> None:
+        self.source = source
         self.chooser = chooser
+        self.arrays = arrays
         self.listener = listener
-        self.synchronize = synchronize
-        self.made: dict[Backend, Network] = {}
-        self._network()  # now: what is wrong with the weights is said before images are read
+        self.made: dict[str, Network] = {}
+        self._network()  # at once: what is wrong with the weights is said before images are read
 
     def __call__(self, batch: Any) -> Any:
+        """(batch, channel, *patch) to (batch, output, *patch)."""
         first = self.chooser.current not in self.made
         begun = perf_counter()
         network = self._network()
@@ -200,25 +164,39 @@ class _Changing:
         if self.chooser.settled:
             self.made = {self.chooser.current: network}
         else:
-            self.synchronize()
+            self.arrays.synchronize()
             self.chooser.note(len(batch), perf_counter() - begun, first=first)
         return outputs
 
     def _network(self) -> Network:
-        backend = self.chooser.current
-        if backend not in self.made:
+        name = self.chooser.current
+        if name not in self.made:
+            backend, device = BACKENDS[name], self.source.device
             try:
-                self.made[backend] = self.make(backend)
+                self.made[name] = between(backend.load(self.source), backend.arrays(device), self.arrays)
             except VoxfitError:
                 raise
             except Exception as error:
                 self._drop(error)
                 return self._network()
-        return self.made[backend]
+        return self.made[name]
 
     def _drop(self, error: Exception) -> None:
-        backend = self.chooser.current
-        if backend == "torch":
+        name = self.chooser.current
+        if name == FALLBACK:
             raise error
-        self.listener.warn(f"{backend} does not work here, PyTorch goes on without it ({first_line(error)}).")
+        self.listener.warn(f"{name} does not work here, PyTorch goes on without it ({first_line(error)}).")
         self.chooser.drop()
+
+
+def between(network: Network, own: Arrays, wanted: Arrays) -> Network:
+    """A network for the arrays of another library.
+
+    Args:
+        network: takes and returns `own`.
+        own: its arrays.
+        wanted: those that the result takes and returns.
+    """
+    if type(own) is type(wanted):
+        return network
+    return lambda batch: wanted.here(own.to_numpy(network(own.here(wanted.to_numpy(batch)))))

@@ -7,14 +7,13 @@ over tiles of the job itself, so it costs the conversion only, and a small job p
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar
 
 from voxfit.core.errors import RecordError, WorkspaceError
 from voxfit.core.parallel import available_cores
@@ -22,13 +21,8 @@ from voxfit.core.processor import processor_name
 from voxfit.core.records import Record, digest_of
 from voxfit.planning.architecture import Topology
 
-Backend = Literal["torch", "torch-channels-last", "torch-compiled", "openvino"]
-
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
-
-_REPAYS_AFTER: dict[Backend, float] = {"torch": 10.0, "torch-channels-last": 1.0, "torch-compiled": 300.0}
-"""Seconds of work after which a backend is tried: what its import and conversion take, over the share of time it may
-save. PyTorch's are for CPUs with OpenVINO, which was 1.4 times as fast where it was measured (docs/benchmarks.md)."""
+FALLBACK = "torch"
+"""The backend that works everywhere."""
 
 _TIMED_PASSES = 3
 
@@ -37,23 +31,8 @@ class BackendChoice(Record):
     """A choice that was measured: the fastest backend, and the seconds that a tile took with each."""
 
     schema_name: ClassVar[str] = "voxfit.backend/1"
-    backend: Backend
+    backend: str
     seconds: dict[str, float]
-
-
-def candidates(device: str) -> tuple[Backend, ...]:
-    """What may be fastest on a device, in the order of trial."""
-    if device.startswith("cuda"):
-        return "torch", "torch-channels-last", "torch-compiled"
-    if device != "cpu":
-        return ("torch",)
-    # Channels last never won on CPUs where it was measured, nor did compiling against OpenVINO.
-    return ("openvino", "torch") if has_openvino() else ("torch", "torch-compiled")
-
-
-def has_openvino() -> bool:
-    """Whether OpenVINO is installed."""
-    return importlib.util.find_spec("openvino") is not None
 
 
 def cache_folder() -> Path:
@@ -63,9 +42,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voxfit"
 
 
-def choice_path(topology: Topology, patch: Sequence[int], device: str) -> Path:
-    """The file that keeps a choice, named by a digest of all that it depends on."""
-    versions = [importlib.metadata.version(name) for name in ("torch", *(["openvino"] if has_openvino() else []))]
+def choice_path(topology: Topology, patch: Sequence[int], device: str, packages: Collection[str]) -> Path:
+    """The file that keeps a choice, named by a digest of all that it depends on.
+
+    Args:
+        topology: of the networks.
+        patch: size of their tiles.
+        device: where they run.
+        packages: of the backends that may be chosen.
+    """
+    versions = [[name, importlib.metadata.version(name)] for name in sorted(packages)]
     threads = [os.environ.get("OMP_NUM_THREADS"), available_cores()]
     where = _gpu_name(device) if device.startswith("cuda") else processor_name()
     key = digest_of([topology.model_dump(mode="json"), list(patch), device, where, threads, versions])
@@ -82,7 +68,7 @@ class Chooser:
     """Finds the fastest of several backends while they work.
 
     Args:
-        candidates: in the order of trial.
+        candidates: names of backends in the order of trial, each with the seconds of work after which it is tried.
         path: the file that keeps the choice; one that is damaged is not read, one that cannot be written is left out.
 
     Attributes:
@@ -90,13 +76,14 @@ class Chooser:
         settled: whether nothing is left to try.
     """
 
-    def __init__(self, candidates: Sequence[Backend], path: Path) -> None:
+    def __init__(self, candidates: Mapping[str, float], path: Path) -> None:
         self.path = path
-        self.current: Backend = candidates[0]
+        self.current = next(iter(candidates))
         self.settled = len(candidates) == 1
-        self._untried = list(candidates[1:])
+        self._repays_after = dict(candidates)
+        self._untried = list(candidates)[1:]
         self._worked = 0.0
-        self._seconds: dict[Backend, deque[float]] = {}
+        self._seconds: dict[str, deque[float]] = {}
         try:
             kept = BackendChoice.load(path)
         except RecordError:
@@ -112,11 +99,11 @@ class Chooser:
             times.append(seconds / tiles)
         if self.settled or len(times) < _TIMED_PASSES:
             return
-        if self._untried and self._worked >= _REPAYS_AFTER[self._untried[0]]:
+        if self._untried and self._worked >= self._repays_after[self._untried[0]]:
             self.current = self._untried.pop(0)
             return
-        medians: dict[str, float] = {name: median(values) for name, values in self._seconds.items()}
-        self.current = min(self._seconds, key=lambda name: medians[name])
+        medians = {name: median(values) for name, values in self._seconds.items()}
+        self.current = min(medians, key=lambda name: medians[name])
         if not self._untried:
             self.settled = True
             with suppress(WorkspaceError):
@@ -125,6 +112,6 @@ class Chooser:
     def drop(self) -> None:
         """The current backend fails on this machine; PyTorch, which always works, goes on."""
         self._seconds.pop(self.current, None)
-        self._untried = [name for name in self._untried if name not in (self.current, "torch")]
-        self.current = "torch"
+        self._untried = [name for name in self._untried if name not in (self.current, FALLBACK)]
+        self.current = FALLBACK
         self.settled = not self._untried

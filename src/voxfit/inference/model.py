@@ -29,13 +29,12 @@ from voxfit.imaging.writing import to_sitk
 from voxfit.inference.backends import BackendOptions, parse_backend, require_int8
 from voxfit.inference.cascade import upsampled
 from voxfit.inference.caveats import NO_FOREGROUND, caveats_of
-from voxfit.inference.choosing import Backend
-from voxfit.inference.description import ModelDescription, model_folder
 from voxfit.inference.device import choose_device
 from voxfit.inference.given import volume_of
+from voxfit.inference.int8_json import open_quantization
+from voxfit.inference.model_json import ModelDescription, model_folder
 from voxfit.inference.postprocessing import segment, to_values
 from voxfit.inference.predictor import NetworkInput, Predictor
-from voxfit.inference.quantization import open_quantization
 from voxfit.planning.fingerprint import resampled_shape
 from voxfit.planning.grid import Grid
 from voxfit.planning.plan import ConfigurationName
@@ -114,7 +113,7 @@ class Model:
         mirror: bool = True,
         fast: bool = False,
         max_memory: int | None = None,
-        backend: Literal["auto"] | Backend = "auto",
+        backend: str = "auto",
         precision: Literal["float32", "int8"] = "float32",
         accept_loss: bool = False,
         listener: Listener | None = None,
@@ -127,19 +126,21 @@ class Model:
             mirror: test-time mirroring [I2]; without it, prediction is 4 (2D) or 8 (3D) times faster.
             fast: one configuration, one fold, no mirroring; `ModelDescription.fast` says what that costs.
             max_memory: bytes that this process may use, while it segments an image; None for no limit.
-            backend: what runs the networks; "auto" finds the fastest while it predicts, and keeps the choice.
+            backend: what runs the networks, of `voxfit.inference.backends.BACKENDS`; "auto" finds the fastest while it
+                predicts, and keeps the choice.
             precision: "int8" for the form that `voxfit quantize` makes: on CPUs only, by OpenVINO.
-            accept_loss: take INT8 even where it loses `voxfit.inference.quantization.MOST_LOSS` or more.
+            accept_loss: take INT8 even where it loses `voxfit.inference.int8_json.MOST_LOSS` or more.
             listener: hears of a backend that fails here, and of images unlike those of the training.
 
         Raises:
             ModelError: it is no model, a file of it is missing or damaged, or there is no INT8 form.
             UsageError: device, backend or precision are not to be had here, or INT8 loses too much.
         """
+        chosen, ranges = parse_backend(backend), None
         folder, description = model_folder(path)
-        device, chosen, ranges = choose_device(device), parse_backend(backend), None
+        device = choose_device(device)
         if precision == "int8":
-            require_int8(chosen, device)
+            require_int8("--precision int8", chosen, device, description.plan.network)
             ranges = open_quantization(folder, accept_loss=accept_loss)
         execution = BackendOptions(chosen, ranges, listener or Listener())
         return Model(folder, description, device, mirror=mirror, fast=fast, max_memory=max_memory, execution=execution)
@@ -171,7 +172,7 @@ class Model:
             MemoryLimitError: the memory limit is too low.
         """
         volume = volume_of(image, spacing_mm)
-        label = self._segment_aloud(self.prepare(volume))
+        label = self._segment_and_warn(self.prepare(volume))
         if isinstance(image, sitk.Image):
             return to_sitk(label, volume.geometry)
         return label.reshape(label.shape[-len(spacing_mm or ()) :])
@@ -187,7 +188,7 @@ class Model:
             MemoryLimitError: the memory limit is too low.
         """
         ready = self.read(case)
-        return self._segment_aloud(ready), ready.geometry
+        return self._segment_and_warn(ready), ready.geometry
 
     def predict_volume(self, volume: Volume) -> NDArray[np.generic]:
         """Segment a (channel, z, y, x) volume; returns (z, y, x) label values."""
@@ -245,8 +246,8 @@ class Model:
         memory = self._memory_left(ready)
         return to_values(segment(parts, self.plan, memory), self.plan.labels.values)
 
-    def _segment_aloud(self, ready: ReadyCase) -> NDArray[np.generic]:
-        """Segment, and let the listener hear what speaks against trusting it."""
+    def _segment_and_warn(self, ready: ReadyCase) -> NDArray[np.generic]:
+        """Segment, and warn the listener of what speaks against trusting it."""
         for caveat in ready.caveats:
             self.listener.warn(caveat)
         label = self.segment(ready)

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 
 from voxfit.core.parallel import available_cores
-from voxfit.inference.loading import fitting, require_no_others
-from voxfit.inference.quantization import LEVELS, Range
+from voxfit.inference.int8_json import LEVELS, Range
+from voxfit.inference.weights import fitting, require_no_others
 from voxfit.planning.architecture import LEAKY_SLOPE, NORM_EPSILON, Topology
 from voxfit.planning.plan import Activation
 

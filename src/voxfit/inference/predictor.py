@@ -15,6 +15,8 @@ from voxfit.imaging.geometry import Box, cut
 from voxfit.inference.accumulation import SlidingAccumulator
 from voxfit.inference.arrays import Arrays
 from voxfit.inference.tiling import Tile, normalized_tile_weights, tiles
+from voxfit.planning.architecture import activation_bytes
+from voxfit.planning.plan import ConfigurationName, Plan
 
 Network = Callable[[Any], Any]
 """Takes (batch, channel, *patch), returns (batch, output, *patch): what is averaged, probabilities or logits. The
@@ -154,6 +156,43 @@ class Predictor:
             return network(batch)
         outputs = network(batch.squeeze(self.slice_axis + 2))
         return outputs[(slice(None),) * (self.slice_axis + 2) + (None,)]
+
+
+def predictor_of(
+    plan: Plan,
+    name: ConfigurationName,
+    networks: Sequence[Network],
+    arrays: Arrays,
+    *,
+    mirror: bool = True,
+    also_without_tta: bool = False,
+    memory: int | None = None,
+) -> Predictor:
+    """The predictor of one configuration.
+
+    Args:
+        plan: patch, outputs, and how predictions are averaged.
+        name: of the configuration.
+        networks: one for each fold.
+        arrays: that the networks take.
+        mirror: test-time mirroring.
+        also_without_tta: see `Predictor`.
+        memory: bytes; passes are kept small enough that they take no more than a quarter of it.
+    """
+    configuration, inference = plan.configurations[name], plan.inference
+    axes = (0, 1, 2) if inference.mirror_axes is None else inference.mirror_axes
+    predictor = Predictor(
+        networks,
+        configuration.patch_box,
+        slice_axis=configuration.slice_axis,
+        outputs=plan.labels.outputs,
+        arrays=arrays,
+        mirror_axes=axes if mirror else (),
+        gaussian_center=inference.gaussian_center,
+        also_without_tta=also_without_tta,
+    )
+    predictor.limit_pass(activation_bytes(plan.topology(name), configuration.patch_size), memory)
+    return predictor
 
 
 class Prediction:

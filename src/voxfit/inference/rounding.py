@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from voxfit.inference.quantization import LEVELS, Range
+from voxfit.inference.int8_json import LEVELS, Range
 from voxfit.networks.unet import ConvBlock, ResidualBlock, UNet
 
 

@@ -10,12 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from voxfit.core.errors import ModelError, first_line
-from voxfit.core.progress import Listener
+from voxfit.core.errors import ModelError
 from voxfit.inference.arrays import Arrays, cpu_pass_voxels
-from voxfit.inference.choosing import Backend
-from voxfit.inference.loading import fitting, predictor_of, read_weights, require_no_others
-from voxfit.inference.predictor import Predictor
+from voxfit.inference.predictor import Predictor, predictor_of
+from voxfit.inference.weights import fitting, read_weights, require_no_others
 from voxfit.networks.unet import build_network
 from voxfit.planning.plan import Activation, ConfigurationName, Plan
 
@@ -25,8 +23,8 @@ Module = Callable[[torch.Tensor], torch.Tensor]
 _PASS_VOXELS = {"cuda": 2**22}
 
 
-class TorchArrays:
-    """Tensors on one device (see `voxfit.inference.arrays.Arrays`)."""
+class TorchArrays(Arrays):
+    """Tensors on one device."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
@@ -34,8 +32,8 @@ class TorchArrays:
 
     def here(self, array: Any) -> torch.Tensor:
         """A tensor on the device."""
-        if isinstance(array, np.ndarray) and not array.flags.writeable:
-            array = array.copy()  # PyTorch knows no arrays that may only be read
+        if isinstance(array, np.ndarray) and not (array.flags.writeable and min(array.strides, default=0) >= 0):
+            array = array.copy()  # PyTorch knows no arrays that may only be read, and none that run backwards
         return torch.as_tensor(array, device=self.device)
 
     def to_numpy(self, array: torch.Tensor) -> NDArray[np.float32]:
@@ -67,6 +65,11 @@ class TorchArrays:
         if self.device.type != "cuda" or size < torch.cuda.mem_get_info(self.device)[0] // 3:
             return self
         return TorchArrays()
+
+    def synchronize(self) -> None:
+        """On CPUs nothing is computed later."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 class TorchNetwork:
@@ -100,57 +103,22 @@ class TorchNetwork:
         return self.module(batch).float()
 
 
-def on_numpy(network: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any], NDArray[np.float32]]:
-    """A network on the CPU, for arrays of NumPy."""
-
-    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        outputs: NDArray[np.float32] = network(torch.from_numpy(np.require(batch, requirements=("C", "W")))).numpy()
-        return outputs
-
-    return run
-
-
-def synchronize(device: str) -> None:
-    """Wait for what a device still computes."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-
-
-def by_torch(network: torch.nn.Module, backend: Backend, listener: Listener | None = None) -> Module:
+def by_torch(network: torch.nn.Module, name: str) -> Module:
     """The module as a backend of PyTorch runs it.
 
     Args:
         network: in evaluation mode, on its device; its weights may be turned to another order in memory.
-        backend: one of PyTorch's.
-        listener: hears where it cannot be compiled.
+        name: of the backend.
     """
-    match backend:
+    match name:
         case "torch-compiled":
-            return _Compiled(network, listener or Listener())
+            compiled = torch.compile(network)
+            # Graphs are compiled for one layout: views into images of several sizes would be several.
+            return lambda batch: compiled(batch.contiguous())
         case "torch-channels-last":
             return _channels_last(network)
         case _:
             return network
-
-
-class _Compiled:
-    """A compiled network; the plain one where compilation fails."""
-
-    def __init__(self, network: torch.nn.Module, listener: Listener) -> None:
-        self.network: Module = network
-        self.run: Module = torch.compile(network)
-        self.listener = listener
-
-    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        try:
-            # Graphs are compiled for one layout: views into images of several sizes would be several.
-            return self.run(batch.contiguous())
-        except Exception as error:  # compilers fail in many ways
-            if self.run is self.network:
-                raise
-            self.listener.warn(f"The network cannot be compiled here and runs as it is ({first_line(error)}).")
-            self.run = self.network
-            return self.run(batch)
 
 
 def _channels_last(network: torch.nn.Module) -> Module:

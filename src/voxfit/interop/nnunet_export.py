@@ -21,12 +21,17 @@ from voxfit.core.layout import Layout
 from voxfit.core.records import write_atomically
 from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Labels
-from voxfit.imaging.volume import file_ending, read_image, read_label
+from voxfit.imaging.pictures import TIFF, write_spacing_beside
+from voxfit.imaging.volume import file_ending, read_geometry, read_image, read_label
 from voxfit.imaging.writing import to_sitk, write_label
+from voxfit.interop.new_folder import new_folder, require_new
 from voxfit.planning.folds import Folds
 from voxfit.running.reporting import DatasetRecord
 
 _TRAINER = "voxfit__nnUNetPlans"
+
+_PICTURES = (".png", ".bmp", ".tif", ".tiff")
+"""Endings of files of which nnU-Net reads colours from one file."""
 
 
 def export_nnunet(
@@ -52,12 +57,33 @@ def export_nnunet(
         raise WorkspaceError(f"{run}: is no run folder (no dataset.json and folds.json). `voxfit fit` makes one.")
     if not 1 <= number <= 999:
         raise UsageError(f"The dataset number is {number}; nnU-Net's are 1 to 999.")
-    if output.exists():
-        raise UsageError(f"{output}: is there already. Name a new folder.")
+    require_new(output)
     dataset, folds = DatasetRecord.load(layout.dataset), Folds.load(layout.folds)
     name = f"Dataset{number:03d}_{re.sub(r'[^A-Za-z0-9]+', '', dataset.name) or 'Voxfit'}"
-    raw = output / "nnUNet_raw" / name
-    ending = _common_ending(dataset.cases)
+    with new_folder(output) as part:
+        _write_all(layout, dataset, folds, part, name, progress)
+    return output / "nnUNet_raw" / name
+
+
+def _write_all(
+    layout: Layout,
+    dataset: DatasetRecord,
+    folds: Folds,
+    output: Path,
+    name: str,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Write everything.
+
+    Args:
+        layout: of the run.
+        dataset: the run's.
+        folds: the run's.
+        output: nnU-Net's three folders come into it.
+        name: nnU-Net's, DatasetNNN_NAME.
+        progress: called with (done, total) cases.
+    """
+    raw, ending = output / "nnUNet_raw" / name, _common_ending(dataset.cases)
     for room in ("imagesTr", "labelsTr"):
         (raw / room).mkdir(parents=True)
     for done, case in enumerate(dataset.cases, 1):
@@ -68,18 +94,17 @@ def export_nnunet(
     description = _description(dataset, ending)
     _write_json(raw / "dataset.json", description)
     results = output / "nnUNet_results" / name
+    # As much of a plan as nnU-Net's evaluation reads.
+    plans = {"dataset_name": name, "image_reader_writer": _reader(ending, dataset.cases[0])}
     for candidate in layout.all_scores():
         if "+" in candidate:
             continue
         target = results / f"{_TRAINER}__{_THEIRS.get(candidate, candidate)}"
         _write_predictions(layout.segmentations(candidate), target, folds, dataset.labels, ending)
         _write_json(target / "dataset.json", description)
-        # As much of a plan as nnU-Net's evaluation reads.
-        reader = "NaturalImage2DIO" if ending in (".png", ".bmp", ".tif", ".tiff") else "SimpleITKIO"
-        _write_json(target / "plans.json", {"dataset_name": name, "image_reader_writer": reader})
+        _write_json(target / "plans.json", plans)
     splits = [{"train": folds.training(fold), "val": names} for fold, names in enumerate(folds.validation)]
     _write_json(output / "nnUNet_preprocessed" / name / "splits_final.json", splits)
-    return raw
 
 
 _THEIRS = {"3d": "3d_fullres", "3d_cascade": "3d_cascade_fullres"}
@@ -110,15 +135,30 @@ def _common_ending(cases: tuple[Case, ...]) -> str:
     return endings.pop() if len(endings) == 1 else ".nii.gz"
 
 
+def _reader(ending: str, case: Case) -> str:
+    """The class of nnU-Net that reads the images."""
+    if _is_stack(case, ending):
+        return "Tiff3DIO"
+    return "NaturalImage2DIO" if ending in _PICTURES else "SimpleITKIO"
+
+
+def _is_stack(case: Case, ending: str) -> bool:
+    """Whether the images are 3D TIFF files, whose spacing nnU-Net reads from a file beside them."""
+    return ending in TIFF.endings and read_geometry(Path(case.images[0])).dimension == 3
+
+
 def _write_images(case: Case, folder: Path, ending: str, channels: int) -> None:
     """One file for each channel: copies, or the parts of a file that holds several."""
     missing = [path for path in case.images if not Path(path).exists()]
     if missing:
         raise WorkspaceError(f"{case.name}: {missing[0]} is no longer there. Put the dataset back to its place.")
-    pictures = ending in (".png", ".bmp", ".tif", ".tiff")  # nnU-Net reads colours from one file
-    if (len(case.images) == channels or pictures) and all(file_ending(Path(path)) == ending for path in case.images):
+    if (len(case.images) == channels or ending in _PICTURES) and all(
+        file_ending(Path(path)) == ending for path in case.images
+    ):
         for channel, path in enumerate(case.images):
             shutil.copyfile(path, folder / f"{case.name}_{channel:04d}{ending}")
+        if _is_stack(case, ending):
+            write_spacing_beside(folder / f"{case.name}{ending}", read_geometry(Path(case.images[0])).spacing_mm)
         return
     channel = 0
     for path in case.images:

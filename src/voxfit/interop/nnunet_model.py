@@ -7,23 +7,21 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
 
-from voxfit.core.errors import ModelError, RecordError, WorkspaceError
+from voxfit.core.errors import ModelError, RecordError
 from voxfit.core.records import checksum_of, digest_of, read_json, write_atomically
 from voxfit.core.version import VERSION
 from voxfit.inference.caveats import TrainingRanges, ranges_of
-from voxfit.inference.description import Member, ModelDescription
+from voxfit.inference.model_json import Member, ModelDescription
+from voxfit.interop.new_folder import new_folder, require_new
 from voxfit.interop.nnunet_checkpoint import Checkpoint, read_checkpoint
 from voxfit.interop.nnunet_network import translate_weights
-from voxfit.interop.nnunet_plans import Part, combine, read_part
+from voxfit.interop.nnunet_plans import ImportedConfiguration, combine, read_part
 from voxfit.planning.plan import ConfigurationName, Plan
 
 _CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
@@ -31,7 +29,7 @@ _CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Results:
     """One results folder.
 
     Attributes:
@@ -43,7 +41,7 @@ class _Source:
 
     folder: Path
     checkpoints: dict[str, Path]
-    part: Part
+    part: ImportedConfiguration
     trainer: str
 
 
@@ -60,18 +58,19 @@ def import_nnunet(folder: Path, output: Path, folds: tuple[int, ...] | None = No
 
     Raises:
         ModelError: the model is missing, damaged, unsafe to read, or needs what voxfit does not have.
+        UsageError: the output is there already.
         WorkspaceError: the output cannot be written.
     """
-    if output.exists():
-        raise ModelError(f"{output}: is there already. Name another folder, or remove this one.")
+    require_new(output)
     source = _open(folder, folds)
-    sources: dict[ConfigurationName, _Source] = {source.part.name: source}
+    sources: dict[ConfigurationName, _Results] = {source.part.name: source}
     plan = source.part.plan
     if source.part.previous:
         low = _open(_beside(folder, source.part.previous), folds)
         sources = {"3d_lowres": low, "3d_cascade": source}
         plan = combine(folder, low.part, source.part)
-    with _building(output) as part:
+    with new_folder(output) as part:
+        (part / "weights").mkdir()
         members = [_write_weights(item, plan, name, part) for name, item in sources.items()]
         files = [part / file for member in members for file in member.weights]
         ModelDescription(
@@ -95,7 +94,7 @@ def _training_ranges(folder: Path) -> TrainingRanges | None:
     return None
 
 
-def _open(folder: Path, folds: tuple[int, ...] | None) -> _Source:
+def _open(folder: Path, folds: tuple[int, ...] | None) -> _Results:
     """Find the checkpoints of a results folder, and read its description."""
     if not (folder / "plans.json").is_file():
         found = sorted(path.parent.name for path in folder.glob("*/plans.json"))
@@ -104,7 +103,7 @@ def _open(folder: Path, folds: tuple[int, ...] | None) -> _Source:
     checkpoints = _checkpoints(folder, folds)
     first = read_checkpoint(next(iter(checkpoints.values())))
     part = read_part(folder, first.configuration, first.mirror_axes)
-    return _Source(folder, checkpoints, part, first.trainer)
+    return _Results(folder, checkpoints, part, first.trainer)
 
 
 def _checkpoints(folder: Path, folds: tuple[int, ...] | None) -> dict[str, Path]:
@@ -140,24 +139,7 @@ def _beside(folder: Path, configuration: str) -> Path:
     return low
 
 
-@contextmanager
-def _building(output: Path) -> Iterator[Path]:
-    """A folder beside `output`, which gets its name when the block ends without an error."""
-    part = output.parent / f".{output.name}.part-{os.getpid()}"
-    try:
-        try:
-            (part / "weights").mkdir(parents=True)
-            yield part
-            part.rename(output)
-        except OSError as error:
-            raise WorkspaceError(
-                f"{output}: cannot be written ({error.strerror}). Free space or choose another folder."
-            ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _write_weights(source: _Source, plan: Plan, name: ConfigurationName, folder: Path) -> Member:
+def _write_weights(source: _Results, plan: Plan, name: ConfigurationName, folder: Path) -> Member:
     """Write a file for each fold."""
     files = []
     for fold, path in source.checkpoints.items():
@@ -176,7 +158,7 @@ def _write_weights(source: _Source, plan: Plan, name: ConfigurationName, folder:
     return Member(configuration=name, weights=tuple(files), checksums=checksums)
 
 
-def _check_fold(source: _Source, checkpoint: Checkpoint, path: Path) -> None:
+def _check_fold(source: _Results, checkpoint: Checkpoint, path: Path) -> None:
     """Folds are averaged, so they must be of one kind."""
     part = read_part(source.folder, checkpoint.configuration, checkpoint.mirror_axes)
     if part != source.part:

@@ -40,7 +40,7 @@ _RESAMPLED = {"data": (False, 3), "seg": (True, 1), "probabilities": (False, 1)}
 
 
 @dataclass(frozen=True)
-class Part:
+class ImportedConfiguration:
     """One configuration of nnU-Net in our terms.
 
     Attributes:
@@ -110,7 +110,7 @@ class _Intensities(Foreign):
     percentile_99_5: float
 
 
-def read_part(folder: Path, name: str, mirror_axes: Sequence[int]) -> Part:
+def read_part(folder: Path, name: str, mirror_axes: Sequence[int]) -> ImportedConfiguration:
     """Read the plans of a results folder.
 
     Args:
@@ -135,7 +135,7 @@ def read_part(folder: Path, name: str, mirror_axes: Sequence[int]) -> Part:
     raise ModelError(f"{folder / 'plans.json'}: {name}: {reason}. Use nnU-Net itself for this model.")
 
 
-def combine(folder: Path, low: Part, cascade: Part) -> Plan:
+def combine(folder: Path, low: ImportedConfiguration, cascade: ImportedConfiguration) -> Plan:
     """The plan of a cascade.
 
     Raises:
@@ -163,7 +163,9 @@ def _read(path: Path, kind: type[FileKind]) -> FileKind:
         raise ModelError(f"{path}: {explain(error)}. Restore the file from nnU-Net's results.") from None
 
 
-def _translate(plans: _Plans, dataset: _Dataset, labels: Labels, name: str, mirror_axes: Sequence[int]) -> Part:
+def _translate(
+    plans: _Plans, dataset: _Dataset, labels: Labels, name: str, mirror_axes: Sequence[int]
+) -> ImportedConfiguration:
     if sorted(plans.transpose_forward) != [0, 1, 2]:
         raise ValueError(f"transpose_forward is {plans.transpose_forward}")
     expect("image_reader_writer", plans.image_reader_writer, *_READERS)
@@ -193,7 +195,7 @@ def _translate(plans: _Plans, dataset: _Dataset, labels: Labels, name: str, mirr
         ),
         configurations={ours: _configuration(found, merged, axes, plans.transpose_forward[0])},
     )
-    return Part(ours, plan, found.previous_stage, axes)
+    return ImportedConfiguration(ours, plan, found.previous_stage, axes)
 
 
 def _inherited(configurations: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from voxfit.assessment.selection import Selection
 from voxfit.core.layout import MANIFEST, Layout
 from voxfit.core.records import Made, digest_of
 from voxfit.imaging.dataset import Dataset
-from voxfit.inference.description import ModelDescription
+from voxfit.inference.model_json import ModelDescription
 from voxfit.planning.grid import Grid
 from voxfit.planning.plan import ConfigurationName
 from voxfit.preprocessing.store import StoreManifest

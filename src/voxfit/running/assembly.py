@@ -12,7 +12,7 @@ from voxfit.core.records import checksum_of
 from voxfit.core.version import VERSION
 from voxfit.imaging.dataset import Dataset
 from voxfit.inference.caveats import TrainingRanges, percentiles, ranges_of
-from voxfit.inference.description import Fast, Member, ModelDescription
+from voxfit.inference.model_json import Fast, Member, ModelDescription
 from voxfit.planning.architecture import UNET
 from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.plan import ConfigurationName

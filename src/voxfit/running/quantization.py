@@ -25,10 +25,10 @@ from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
 from voxfit.imaging.verification import LabelledVolume, read_labelled
 from voxfit.imaging.volume import Volume
-from voxfit.inference.backends import BackendOptions, require_openvino, require_unet
-from voxfit.inference.description import Member, ModelDescription, model_folder
+from voxfit.inference.backends import BackendOptions, require_int8
+from voxfit.inference.int8_json import FILE, DiceLoss, Quantization, QuantizedNetwork, Range, checksum
 from voxfit.inference.model import Model
-from voxfit.inference.quantization import FILE, DiceLoss, Quantization, QuantizedNetwork, Range, checksum
+from voxfit.inference.model_json import Member, ModelDescription, model_folder
 from voxfit.inference.rounding import observe_ranges
 from voxfit.inference.torch_networks import load_network
 from voxfit.learning.sampling import VALIDATION, PatchSampler, Previous
@@ -92,10 +92,9 @@ def quantize(
         ModelError: there is no usable model.
         DatasetError: a case is unusable, or has other labels than the model.
     """
-    require_openvino("voxfit quantize", "cpu")
     listener = listener or Listener()
     task = _find(path, dataset, tiles)
-    require_unet(task.plan)
+    require_int8("voxfit quantize", None, "cpu", task.plan.network)
     members = (*task.description.stages, *task.description.members)
     listener.stage("Observing the ranges of tensors")
     files = [(member.configuration, file) for member in members for file in member.weights]
@@ -171,7 +170,7 @@ def _calibrate(task: _Task, name: ConfigurationName, file: str) -> dict[str, Ran
             # What the stage before says resembles the label, and its channels hold zeros and ones anyway.
             previous=Previous(segmentation, plan.labels.count - 1) if configuration.previous else None,
         )
-        return observe_ranges(cast("UNet", network), _patches(sampler, task.tiles))  # `require_unet` has looked
+        return observe_ranges(cast("UNet", network), _patches(sampler, task.tiles))  # `require_int8` has looked
 
 
 def _patches(sampler: PatchSampler, tiles: int) -> Iterator[torch.Tensor]:

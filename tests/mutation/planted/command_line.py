@@ -87,7 +87,7 @@ PLANTED = [
     ),
     Mutation(
         "commands.py",
-        '        backend=parse_backend(backend) or "auto",\n',
+        "        backend=backend,\n",
         "",
         "test_command_options.py",
         "--backend does nothing",

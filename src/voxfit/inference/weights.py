@@ -1,4 +1,4 @@
-"""From weights files to predictors."""
+"""Weights files: found, compared with their checksums, and read."""
 
 from __future__ import annotations
 
@@ -12,51 +12,10 @@ from safetensors import SafetensorError
 
 from voxfit.core.errors import ModelError
 from voxfit.core.records import checksum_of
-from voxfit.inference.arrays import Arrays
-from voxfit.inference.description import Member
-from voxfit.inference.predictor import Network, Predictor
-from voxfit.planning.architecture import activation_bytes
-from voxfit.planning.plan import ConfigurationName, Plan
+from voxfit.inference.model_json import Member
 
 Weights = dict[str, NDArray[np.float32]]
 """The tensors of a network, by PyTorch's names."""
-
-
-def predictor_of(
-    plan: Plan,
-    name: ConfigurationName,
-    networks: Sequence[Network],
-    arrays: Arrays,
-    *,
-    mirror: bool = True,
-    also_without_tta: bool = False,
-    memory: int | None = None,
-) -> Predictor:
-    """The predictor of one configuration.
-
-    Args:
-        plan: patch, outputs, and how predictions are averaged.
-        name: of the configuration.
-        networks: one for each fold.
-        arrays: that the networks take.
-        mirror: test-time mirroring.
-        also_without_tta: see `Predictor`.
-        memory: bytes; passes are kept small enough that they take no more than a quarter of it.
-    """
-    configuration, inference = plan.configurations[name], plan.inference
-    axes = (0, 1, 2) if inference.mirror_axes is None else inference.mirror_axes
-    predictor = Predictor(
-        networks,
-        configuration.patch_box,
-        slice_axis=configuration.slice_axis,
-        outputs=plan.labels.outputs,
-        arrays=arrays,
-        mirror_axes=axes if mirror else (),
-        gaussian_center=inference.gaussian_center,
-        also_without_tta=also_without_tta,
-    )
-    predictor.limit_pass(activation_bytes(plan.topology(name), configuration.patch_size), memory)
-    return predictor
 
 
 def verified_files(member: Member, folder: Path) -> list[Path]:
