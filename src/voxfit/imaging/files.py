@@ -141,7 +141,7 @@ def wrong_numbers(numbers: Sequence[int], channels: int | None) -> tuple[str, st
 
 
 def name_and_number(path: Path) -> tuple[str, int | None]:
-    """A file's name without its ending and, where this ends in an underscore and four digits, those apart."""
+    """Name and channel number of a file, without its ending: "a_0001.nii.gz" gives ("a", 1), "a.mha" ("a", None)."""
     stem = stem_of(path)
     match = _CHANNEL_SUFFIX.search(stem)
     return (stem[: match.start()], int(match[1])) if match else (stem, None)
