@@ -96,7 +96,7 @@ Tags = dict[int, tuple[int, ...]]
 
 
 class _SenselessPageError(Exception):
-    """A page that is no grey or RGB image, in words."""
+    """A page that is no grey or RGB image; the message says why, after "page N"."""
 
 
 def _check_tiff(path: Path, stream: BinaryIO) -> None:
