@@ -89,7 +89,7 @@ def group_channels(files: Sequence[Path], channels: int | None = None, is_whole:
 
     Args:
         files: all images that belong together, of one folder for instance.
-        channels: of each image; None where nobody knows, and any numbers 0 to m-1 are channels.
+        channels: of each image; None where it is unknown: any numbers 0 to m-1 are channels then.
         is_whole: whether a file is an image by itself, with all channels; asked only where numbers do not tell.
     """
     numbered, plain = split_numbers(files)
@@ -132,7 +132,12 @@ def are_channels(numbers: Sequence[int], channels: int | None) -> bool:
 
 
 def wrong_numbers(numbers: Sequence[int], channels: int | None) -> tuple[str, str]:
-    """Says of the files of a case that they are not numbered as its channels are: the fact and the remedy."""
+    """The fact and the remedy for a case whose files are not numbered as its channels should be.
+
+    Args:
+        numbers: of its files, in order.
+        channels: that an image of the dataset has; None where it is unknown.
+    """
     what = f"has the channel files {', '.join(f'_{number:04d}' for number in numbers)}"
     if list(numbers) == list(range(len(numbers))):
         are = "is 1 channel" if channels == 1 else f"are {channels} channels"
@@ -141,7 +146,7 @@ def wrong_numbers(numbers: Sequence[int], channels: int | None) -> tuple[str, st
 
 
 def name_and_number(path: Path) -> tuple[str, int | None]:
-    """A file's name without its ending and, where this ends in an underscore and four digits, those apart."""
+    """Name and channel number of a file, without its ending: "a_0001.nii.gz" gives ("a", 1), "a.mha" ("a", None)."""
     stem = stem_of(path)
     match = _CHANNEL_SUFFIX.search(stem)
     return (stem[: match.start()], int(match[1])) if match else (stem, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -124,18 +124,20 @@ class Turn:
 
     def apply(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
         """A view of (..., z, y, x) voxels on the new axes."""
-        lead = array.ndim - 3
-        return self._reversed(array.transpose(*range(lead), *(lead + axis for axis in self.axes)))
+        return self._reversed(_transposed(array, self.axes))
 
     def undo(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
         """A view of (..., z, y, x) voxels on the old axes: the inverse of `apply`."""
-        lead = array.ndim - 3
-        back = np.argsort(self.axes)
-        return self._reversed(array).transpose(*range(lead), *(lead + axis for axis in back))
+        return _transposed(self._reversed(array), np.argsort(self.axes).tolist())
 
     def _reversed(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
         steps: tuple[Any, ...] = tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
         return array[(..., *steps)]
+
+
+def _transposed(array: NDArray[Scalar], axes: Sequence[int]) -> NDArray[Scalar]:
+    """A view of (..., z, y, x) voxels with the spatial axes in another order."""
+    return array.transpose(*range(array.ndim - 3), *(axis - 3 for axis in axes))
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,11 @@ class Box:
         return Box((0,) * len(shape), tuple(shape))
 
 
+def format_sizes(sizes: Iterable[float]) -> str:
+    """Sizes along axes, for messages: "40 x 256 x 256" or "2.5 x 0.7 x 0.7"."""
+    return " x ".join(f"{size:.4g}" if isinstance(size, float) else str(size) for size in sizes)
+
+
 def nonzero_box(mask: NDArray[np.bool_]) -> Box | None:
     """The smallest box around the true voxels of `mask`; None when there are none."""
     starts, stops = [], []
@@ -181,22 +188,23 @@ def nonzero_box(mask: NDArray[np.bool_]) -> Box | None:
 
 
 def cut(array: NDArray[Scalar], box: Box, fill: float = 0, *, copy: bool = True) -> NDArray[Scalar]:
-    """Cut a box out of the trailing axes of `array`; what lies outside of it becomes `fill`.
+    """Cut a box out of the trailing (spatial) axes of an array.
 
-    Without `copy` a box that lies inside is a view.
+    Args:
+        array: (..., z, y, x).
+        box: may reach outside of the array.
+        fill: the value of voxels outside of the array.
+        copy: False: a box that lies inside of the array is a view.
     """
     spatial = array.shape[-len(box.start) :]
     low = [min(max(start, 0), size) for start, size in zip(box.start, spatial, strict=True)]
     high = [max(min(stop, size), first) for stop, size, first in zip(box.stop, spatial, low, strict=True)]
-    part = array[_trailing(Box(tuple(low), tuple(high)))]
+    inside = Box(tuple(low), tuple(high))
+    part = array[_trailing(inside)]
     if part.shape[-len(spatial) :] == box.shape:
         return np.array(part) if copy else part
     result = np.full((*array.shape[: -len(spatial)], *box.shape), fill, array.dtype)
-    inside = Box(
-        tuple(first - start for first, start in zip(low, box.start, strict=True)),
-        tuple(last - start for last, start in zip(high, box.start, strict=True)),
-    )
-    result[_trailing(inside)] = part
+    result[_trailing(inside.moved([-start for start in box.start]))] = part
     return result
 
 

@@ -52,7 +52,7 @@ def match_folders(images: Path, labels: Path, ending: str, channels: int | None)
         images: folder of images.
         labels: folder of labels.
         ending: only files of this ending; empty for all that can be read.
-        channels: of each image; None where nobody knows.
+        channels: of each image; None where it is unknown.
     """
     matched = Matched()
     files, label_files = image_files_in(images, ending), image_files_in(labels, ending)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.core.errors import Problem
-from voxfit.imaging.geometry import Geometry
+from voxfit.imaging.geometry import Geometry, format_sizes
 
 _FAR = 8.0
 """Times the median: spacings and extents beyond are named."""
@@ -141,12 +141,14 @@ def _size_problems(cases: Mapping[str, CaseFacts]) -> list[Problem]:
     for (name, facts), spacing_off, extent_off, extent in rows:
         if spacing_off.max() >= _FAR:
             shape = [max(round(n * s / u), 1) for n, s, u in zip(facts.shape, facts.spacing_mm, usual, strict=True)]
-            what = f"its spacing is {_by(facts.spacing_mm)} mm, in most cases it is about {_by(usual)} mm; there its "
-            what += f"{_by(facts.shape)} voxels would become {_by(shape)}."
+            what = (
+                f"its spacing is {format_sizes(facts.spacing_mm)} mm, in most cases it is about {format_sizes(usual)} "
+            )
+            what += f"mm; there its {format_sizes(facts.shape)} voxels would become {format_sizes(shape)}."
             remedy = "Look at the spacing in its header: it must be in mm."
             problems.append(Problem(name, what, remedy, fatal=bool(spacing_off.min() >= _OTHER_UNIT), case=name))
         elif extent_off.max() >= _FAR:
-            what = f"it extends over {_by(extent)} mm, most cases over about {_by(usual_extent)} mm."
+            what = f"it extends over {format_sizes(extent)} mm, most cases over about {format_sizes(usual_extent)} mm."
             problems.append(Problem(name, what, "Look at the image and its spacing.", fatal=False, case=name))
     return problems
 
@@ -197,7 +199,3 @@ def _level_problems(cases: Mapping[str, ChannelFacts], channel: str) -> list[Pro
 def _median(values: Sequence[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return float(np.median(known)) if known else math.nan
-
-
-def _by(sizes: Sequence[float] | NDArray[np.float64]) -> str:
-    return " x ".join(f"{size:.4g}" for size in sizes)

@@ -1,8 +1,8 @@
 """PNG, BMP and TIFF files, checked before SimpleITK reads them.
 
-libtiff takes a missing page for the end, and SimpleITK reads the pages of a stack, and the lines of a BMP, into memory
-that it measured by the first page or by the header alone: what differs is written beside it. So every page must be like
-the first and as long as it says.
+libtiff takes a missing page for the end of the file. SimpleITK reserves memory for a stack by its first page alone, and
+for a BMP by its header alone; longer pages or lines are then written beyond that memory. So every page must be like the
+first and as long as it says.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from voxfit.core.errors import RecordError, UsageError
 from voxfit.core.records import read_json, write_atomically
@@ -76,42 +76,37 @@ _DEFAULTS = {_ROLE: (0,), _OLD_ROLE: (1,), _BITS: (1,), _PACKING: (1,), _SAMPLES
 _ALIKE = (_ROLE, _OLD_ROLE, _WIDTH, _HEIGHT, _BITS, _SAMPLES, _COLOUR, _PLANES, _FORMAT)
 
 
-@dataclass(frozen=True)
-class _Tiff:
-    """The sizes of a TIFF's numbers: 4 bytes an offset, or 8 in a BigTIFF."""
+class _Tiff(NamedTuple):
+    """How a kind of TIFF writes its numbers, as formats of `struct`; `number` is that of the tags of a page."""
 
     order: str
-    big: bool
-    length: int
+    offset: str
+    number: str
+    entry: str
 
-    @property
-    def offset(self) -> str:
-        return self.order + ("Q" if self.big else "I")
 
-    @property
-    def count(self) -> str:
-        return self.order + ("Q" if self.big else "H")
-
-    @property
-    def entry(self) -> str:
-        return self.order + ("HHQ8s" if self.big else "HHI4s")
-
+_TIFFS = {
+    b"II*\0": _Tiff("<", "<I", "<H", "<HHI4s"),
+    b"MM\0*": _Tiff(">", ">I", ">H", ">HHI4s"),
+    b"II+\0": _Tiff("<", "<Q", "<Q", "<HHQ8s"),
+    b"MM\0+": _Tiff(">", ">Q", ">Q", ">HHQ8s"),
+}
 
 Tags = dict[int, tuple[int, ...]]
 
 
 class _SenselessPageError(Exception):
-    """A page that is no grey or RGB image, in words."""
+    """A page that is no grey or RGB image; the message says why, after "page N"."""
 
 
 def _check_tiff(path: Path, stream: BinaryIO) -> None:
     """Walk from page to page."""
     start = stream.read(16)
-    form = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}.get(start[:4])
-    if form is None or len(start) < 16:
+    tiff = _TIFFS.get(start[:4])
+    if tiff is None or len(start) < 16:
         raise fault(path, "is not a TIFF file.", _REPLACE)
-    tiff = _Tiff(*form, path.stat().st_size)
-    (offset,) = struct.unpack_from(tiff.offset, start, 8 if tiff.big else 4)
+    length = path.stat().st_size
+    (offset,) = struct.unpack_from(tiff.offset, start, struct.calcsize(tiff.offset))  # at byte 4, or 8 in a BigTIFF
     seen: set[int] = set()
     first: Tags = {}
     try:
@@ -119,12 +114,12 @@ def _check_tiff(path: Path, stream: BinaryIO) -> None:
             if offset in seen:
                 raise _SenselessPageError("leads back to an earlier one")
             seen.add(offset)
-            if offset >= tiff.length:
+            if offset >= length:
                 raise EOFError
             stream.seek(offset)
-            page, offset = _read_page(tiff, stream)
+            page, offset = _read_page(tiff, length, stream)
             first = first or page
-            _check_page(tiff, page)
+            _check_page(length, page)
             if any(page.get(tag) != first.get(tag) for tag in _ALIKE):
                 raise _SenselessPageError("is of another size or kind than the first")
     except EOFError:
@@ -133,9 +128,14 @@ def _check_tiff(path: Path, stream: BinaryIO) -> None:
         raise fault(path, f"page {max(len(seen), 1)} {error}.", _SAVE) from None
 
 
-def _read_page(tiff: _Tiff, stream: BinaryIO) -> tuple[Tags, int]:
-    """The tags of a page that say where and how its pixels are, and where the next page starts."""
-    (entries,) = _take(stream, tiff.count)
+def _read_page(tiff: _Tiff, length: int, stream: BinaryIO) -> tuple[Tags, int]:
+    """The tags of a page that say where and how its pixels are, and where the next page starts (0: there is none).
+
+    Raises:
+        EOFError: the page reaches beyond the `length` of the file.
+        _SenselessPageError: it is no directory of tags.
+    """
+    (entries,) = _take(stream, tiff.number)
     if not 1 <= entries <= 4096:
         raise _SenselessPageError("is no directory")
     table = _read_exactly(stream, entries * struct.calcsize(tiff.entry))
@@ -144,7 +144,7 @@ def _read_page(tiff: _Tiff, stream: BinaryIO) -> tuple[Tags, int]:
     for tag, kind, count, inline in struct.iter_unpack(tiff.entry, table):
         needed = count * _SIZES.get(kind, 1)
         (elsewhere,) = struct.unpack(tiff.offset, inline)
-        if needed > len(inline) and elsewhere + needed > tiff.length:
+        if needed > len(inline) and elsewhere + needed > length:
             raise EOFError
         if tag not in _READ:
             continue
@@ -158,7 +158,7 @@ def _read_page(tiff: _Tiff, stream: BinaryIO) -> tuple[Tags, int]:
     return {**_DEFAULTS, **tags}, int(following)
 
 
-def _check_page(tiff: _Tiff, tags: Tags) -> None:
+def _check_page(length: int, tags: Tags) -> None:
     """Whether a page is one that SimpleITK reads without harm, and its pixels lie in the file."""
     single = (_WIDTH, _HEIGHT, _PACKING, _COLOUR, _SAMPLES, _PLANES)
     if any(len(tags.get(tag, ())) != 1 or not (tags[tag][0] or tag == _COLOUR) for tag in single):
@@ -173,10 +173,10 @@ def _check_page(tiff: _Tiff, tags: Tags) -> None:
         raise _SenselessPageError("has bits that are not read")
     if len(tags[_FORMAT]) not in (1, samples) or len(set(tags[_FORMAT])) != 1 or tags[_PLANES][0] not in (1, 2):
         raise _SenselessPageError("has numbers that are not read")
-    _check_pieces(tiff, tags)
+    _check_pieces(length, tags)
 
 
-def _check_pieces(tiff: _Tiff, tags: Tags) -> None:
+def _check_pieces(length: int, tags: Tags) -> None:
     """Whether a page has the strips or tiles that it needs, inside of the file and long enough."""
     tiled = _TILES[0] in tags
     starts, counts = (tags.get(tag, ()) for tag in (_TILES if tiled else _STRIPS))
@@ -189,7 +189,7 @@ def _check_pieces(tiff: _Tiff, tags: Tags) -> None:
     pieces = math.ceil(width / wide) * math.ceil(height / high) * planes
     if len(starts) != pieces or len(counts) != pieces:
         raise _SenselessPageError(f"has {len(starts)} strips or tiles, but needs {pieces}")
-    if any(start + count > tiff.length for start, count in zip(starts, counts, strict=True)):
+    if any(start + count > length for start, count in zip(starts, counts, strict=True)):
         raise EOFError
     size = math.ceil(tags[_SAMPLES][0] / planes) * tags[_BITS][0] // 8
     whole = width * height * planes * size

@@ -1,4 +1,4 @@
-"""Whether headers agree on the place of an image, and on that of its label map, for one program as for another."""
+"""Whether all programs will see an image, and its label map, at the same place: what their headers say of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROUNDING_VOXELS = 0.5
 
 
 def placing_problem(path: Path) -> Problem | None:
-    """A warning where programs will differ on the place of an image: its NIfTI header says two things, or nothing.
+    """A warning where programs will differ on the place of an image: its NIfTI header gives two places, or none.
 
     Args:
         path: an image or label map that can be read.

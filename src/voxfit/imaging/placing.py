@@ -83,7 +83,12 @@ def read_placing(path: Path) -> Placing | None:
 
 
 def _of_quaternion(numbers: Sequence[float], pixdim: Sequence[float]) -> NDArray[np.float64]:
-    """The affine of a qform: a rotation as three parts of a quaternion, then an offset; the sign of z is apart."""
+    """The 4 x 4 affine of a qform.
+
+    Args:
+        numbers: three parts (b, c, d) of the quaternion of a rotation, then the offset (x, y, z).
+        pixdim: of the header: the sign of z, then the spacing (x, y, z).
+    """
     a, (b, c, d) = _first_part(numbers[:3])
     affine = np.eye(4)
     affine[:3, :3] = [

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from voxfit.core.errors import DatasetError, Problem
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
-from voxfit.imaging.geometry import Geometry, usual_orientation
+from voxfit.imaging.geometry import Geometry, format_sizes, usual_orientation
 from voxfit.imaging.headers import fault
 from voxfit.imaging.labels import Labels, some
 from voxfit.imaging.outliers import CaseFacts, facts_of, find_outliers
@@ -75,7 +75,8 @@ def _read_channels(case: Case, channels: int | None = None) -> tuple[Volume, lis
         if part.geometry.shape != first.geometry.shape:
             raise fault(
                 path,
-                f"the channel has the shape {_by(part.geometry.shape)}, the first has {_by(first.geometry.shape)}.",
+                f"the channel has the shape {format_sizes(part.geometry.shape)}, "
+                f"the first has {format_sizes(first.geometry.shape)}.",
                 "Resample the channels of a case to one grid.",
             )
         gap = first.geometry.farthest_corner_gap(part.geometry)
@@ -244,13 +245,13 @@ def empty_folds(dataset: Dataset) -> list[Problem]:
 
 
 def _placing_problems(case: Case) -> list[Problem]:
-    """Where the header of the image, or else that of the label, says two things of its place, or nothing."""
+    """A warning where the header of the image, or else of the label, gives two places (sform and qform) or none."""
     found = (placing_problem(Path(path)) for path in (case.images[0], case.label or ""))
     return [replace(problem, where=f"{case.name} ({problem.where})") for problem in found if problem][:1]
 
 
 def _are_apart(image: str, other: str) -> bool:
-    """Whether no program lays two files over each other: a header that says two things of its place is named apart."""
+    """Whether two files lie at different places for every program; `placing_problem` warns of ambiguous headers."""
     return min(placing_gaps(Path(image), Path(other))) > TOLERANCE_VOXELS
 
 
@@ -259,7 +260,8 @@ def _compare_grids(case: Case, image: Geometry, label: Geometry) -> list[Problem
         return [
             Problem(
                 case.name,
-                f"the image has the shape {_by(image.shape)} (z, y, x), its label has {_by(label.shape)}.",
+                f"the image has the shape {format_sizes(image.shape)} (z, y, x), "
+                f"its label has {format_sizes(label.shape)}.",
                 f"Resample {case.label} to the grid of the image.",
             )
         ]
@@ -292,7 +294,3 @@ def _to_indices(case: Case, array: NDArray[np.generic], labels: Labels) -> tuple
         what = "the label is empty (background only)."
         problems.append(Problem(case.name, what, "Look at the label.", fatal=False))
     return indices, problems
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(size) for size in shape)

@@ -100,13 +100,12 @@ def _holders(classes: Sequence[Collection[int]]) -> list[tuple[int, ...]]:
 
 
 def _deal(groups: int, folds: int, seed: Sequence[int]) -> list[int]:
-    """The fold of each group."""
-    fold_of = [0] * groups
+    """The fold of each group: the shuffled groups in as many parts of about equal size."""
+    fold_of = np.zeros(groups, int)
     order = np.random.default_rng(seed).permutation(groups)
     for fold, part in enumerate(np.array_split(order, min(folds, groups))):
-        for group in part.tolist():
-            fold_of[group] = fold
-    return fold_of
+        fold_of[part] = fold
+    return fold_of.tolist()
 
 
 def _lost(holders: Sequence[tuple[int, ...]], fold_of: Sequence[int]) -> list[tuple[int, ...]]:

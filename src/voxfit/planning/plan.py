@@ -159,7 +159,7 @@ class Plan(Oriented, Made):
         orientation: of most training cases; all cases are turned to it first.
         inference: how predictions are put together.
         configurations: by name. A cascade is offered where `3d_lowres` and `3d_cascade` are among them.
-        changes: what a budget or a user's option changed, in words.
+        changes: what a budget or a user's option changed, as sentences for the reader.
         planner: whose rules made it.
         network: of all configurations; see `Recipe`.
         inputs_digest: digest of planner, fingerprint's facts and limits; when they change, so does the plan.

@@ -1,4 +1,4 @@
-"""Prepare a case for the network, and bring what the network says back to the case's own grid."""
+"""Prepare a case for the network, and bring predicted label maps back to the case's own grid."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import assert_never
 
 from voxfit.core.errors import DatasetError, Problem
-from voxfit.imaging.geometry import Box, Geometry, Turn, cut, paste
+from voxfit.imaging.geometry import Box, Geometry, Turn, cut, format_sizes, paste
 from voxfit.imaging.headers import memory_bytes
 from voxfit.imaging.volume import Volume
 from voxfit.planning.fingerprint import crop_box, resampled_shape
@@ -23,6 +22,8 @@ OUTSIDE = -1
 """Stored label of background outside of the nonzero mask."""
 
 Scalar = TypeVar("Scalar", bound=np.generic)
+Image = NDArray[np.float32]
+Label = NDArray[np.int16]
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,12 @@ class PreparedCase:
         placement: the way back.
     """
 
-    image: NDArray[np.float32]
-    label: NDArray[np.int16] | None
+    image: Image
+    label: Label | None
     placement: PreprocessingGeometry
 
 
-def prepare(volume: Volume, grid: Grid, label: NDArray[np.int16] | None = None) -> PreparedCase:
+def prepare(volume: Volume, grid: Grid, label: Label | None = None) -> PreparedCase:
     """Crop, resample, normalise (method.md [P1]-[P4]); or, as nnU-Net v2 does, normalise and then resample.
 
     An image whose axes point elsewhere than the grid's is turned first; no voxel is interpolated for that.
@@ -90,9 +91,12 @@ def prepare(volume: Volume, grid: Grid, label: NDArray[np.int16] | None = None) 
     shape = resampled_shape(crop.shape, spacing_mm, new_spacing_mm)
     _check_size(shape, len(image), spacing_mm)
     ratio = grid.preparation.coarse_axis_ratio
-    way = _Way(grid, shape, coarse_axis(spacing_mm, new_spacing_mm, ratio))
-    prepare_crop = way.resample_first if grid.preparation.first == "resample" else way.normalize_first
-    prepared, prepared_label = prepare_crop(_part(image, crop), None if label is None else _part(label, crop))
+    prepare_crop = _resample_first if grid.preparation.first == "resample" else _normalize_first
+    there = coarse_axis(spacing_mm, new_spacing_mm, ratio)
+    # The crop gets no name here, so that its memory is free as soon as it is resampled.
+    prepared, prepared_label = prepare_crop(
+        _part(image, crop), None if label is None else _part(label, crop), grid, shape, there
+    )
     back = coarse_axis(new_spacing_mm, spacing_mm, ratio)
     return PreparedCase(prepared, prepared_label, PreprocessingGeometry(volume.geometry, crop, shape, back, turn))
 
@@ -106,66 +110,60 @@ def _check_size(shape: tuple[int, ...], channels: int, spacing_mm: tuple[float, 
     """A spacing that was written in other units would ask for a grid that nothing holds."""
     needed = math.prod(shape) * channels * 4
     if needed > memory_bytes():
-        what = f"with its spacing of {' x '.join(f'{size:.4g}' for size in spacing_mm)} mm (z, y, x) it would become "
-        what += f"{' x '.join(map(str, shape))} voxels at the plan's spacing, more than memory holds."
+        what = f"with its spacing of {format_sizes(spacing_mm)} mm (z, y, x) it would become "
+        what += f"{format_sizes(shape)} voxels at the plan's spacing, more than memory holds."
         raise DatasetError(Problem("image", what, "Correct the spacing in its header."))
 
 
-@dataclass(frozen=True)
-class _Way:
-    """From a cropped case to the prepared one.
+def _resample_first(
+    image: Image, label: Label | None, grid: Grid, shape: tuple[int, ...], separate_axis: int | None
+) -> tuple[Image, Label | None]:
+    """Bring a cropped case to a grid, then normalise it (method.md [P2]-[P4]).
 
-    Attributes:
-        grid: where to.
-        shape: (z, y, x) there.
+    Args:
+        image: (channel, z, y, x).
+        label: (z, y, x) class indices.
+        grid: normalisation and preparation.
+        shape: the new (z, y, x).
         separate_axis: the axis that is resampled by nearest neighbour, if any.
     """
+    # The nonzero mask is resampled beside the label; the image is zero outside of it afterwards.
+    mask = resample_nearest(_filled(image), shape) if masked_channels(grid.normalization) else None
+    image = resample(image, shape, order=3, separate_axis=separate_axis)
+    if label is not None:
+        label = _mark_outside(_resample_label(label, grid, shape, separate_axis), mask)
+    return normalize(image, grid.normalization, mask), label
 
-    grid: Grid
-    shape: tuple[int, ...]
-    separate_axis: int | None
 
-    def resample_first(
-        self, image: NDArray[np.float32], label: NDArray[np.int16] | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int16] | None]:
-        """The nonzero mask travels beside the label; the image is zero outside of it afterwards."""
-        mask = None
-        if masked_channels(self.grid.normalization):
-            mask = resample_nearest(_filled(image), self.shape)
-        image = resample(image, self.shape, order=3, separate_axis=self.separate_axis)
+def _normalize_first(
+    image: Image, label: Label | None, grid: Grid, shape: tuple[int, ...], separate_axis: int | None
+) -> tuple[Image, Label | None]:
+    """As nnU-Net v2: `OUTSIDE` is a label before resampling, and no value leaves the normalised range.
+
+    Arguments are those of `_resample_first`.
+    """
+    mask = None
+    if label is not None or masked_channels(grid.normalization):
+        mask = _filled(image, slices=False)
         if label is not None:
-            label = _mark_outside(self._resample_label(label), mask)
-        return normalize(image, self.grid.normalization, mask), label
-
-    def normalize_first(
-        self, image: NDArray[np.float32], label: NDArray[np.int16] | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int16] | None]:
-        """As nnU-Net v2: `OUTSIDE` is a label before resampling, and no value leaves the normalised range."""
-        mask = None
-        if label is not None or masked_channels(self.grid.normalization):
-            mask = _filled(image, slices=False)
-            if label is not None:
-                mask |= label != 0  # what is labelled is inside
-        image = normalize(image, self.grid.normalization, mask)
-        if label is not None:
-            label = self._resample_label(_mark_outside(label, mask))
-        return resample(image, self.shape, order=3, separate_axis=self.separate_axis, clip=True), label
-
-    def _resample_label(self, label: NDArray[np.int16]) -> NDArray[np.int16]:
-        match self.grid.preparation.labels:
-            case "nearest":
-                return resample_nearest(label, self.shape)
-            case "linear":
-                return resample_linear(label, self.shape, separate_axis=self.separate_axis)
-            case other:
-                assert_never(other)
+            mask |= label != 0  # what is labelled is inside
+    image = normalize(image, grid.normalization, mask)
+    if label is not None:
+        label = _resample_label(_mark_outside(label, mask), grid, shape, separate_axis)
+    return resample(image, shape, order=3, separate_axis=separate_axis, clip=True), label
 
 
-def _mark_outside(label: NDArray[np.int16], mask: NDArray[np.bool_] | None) -> NDArray[np.int16]:
+def _resample_label(label: Label, grid: Grid, shape: tuple[int, ...], separate_axis: int | None) -> Label:
+    if grid.preparation.labels == "linear":
+        return resample_linear(label, shape, separate_axis=separate_axis)
+    return resample_nearest(label, shape)
+
+
+def _mark_outside(label: Label, mask: NDArray[np.bool_] | None) -> Label:
     return label if mask is None else np.where(mask | (label != 0), label, np.int16(OUTSIDE))
 
 
-def _filled(image: NDArray[np.float32], *, slices: bool = True) -> NDArray[np.bool_]:
+def _filled(image: Image, *, slices: bool = True) -> NDArray[np.bool_]:
     """Voxels that are nonzero in any channel, holes filled; all of them where the image is all zero.
 
     Args:

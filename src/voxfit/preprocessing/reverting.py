@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -125,14 +126,13 @@ _NARROWEST = 8
 
 def _divided(shape: Sequence[int], parts: Sequence[int]) -> Iterator[Box]:
     """A box in `parts` pieces along each axis."""
-    edges = [
-        [round(size * index / count) for index in range(count + 1)] for size, count in zip(shape, parts, strict=True)
+    pieces = [
+        pairwise([round(size * index / count) for index in range(count + 1)])
+        for size, count in zip(shape, parts, strict=True)
     ]
-    for z in range(parts[0]):
-        for y in range(parts[1]):
-            for x in range(parts[2]):
-                where = list(zip(edges, (z, y, x), strict=True))
-                yield Box(tuple(edge[index] for edge, index in where), tuple(edge[index + 1] for edge, index in where))
+    for ranges in product(*pieces):
+        starts, stops = zip(*ranges, strict=True)
+        yield Box(starts, stops)
 
 
 def column_bytes(grids: Sequence[Regridding], column: Box, axis: int) -> int:

@@ -286,8 +286,8 @@ PLANTED = [
     ),
     Mutation(
         "imaging/geometry.py",
-        "back = np.argsort(self.axes)",
-        "back = self.axes",
+        "np.argsort(self.axes).tolist()",
+        "self.axes",
         "imaging/test_geometry.py",
         "a label map is turned back to other axes than its image has",
     ),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
+from voxfit.imaging.geometry import format_sizes
 from voxfit.planning.fingerprint import Fingerprint, is_ct
 from voxfit.planning.grid import ClipAndScale, MissingCTStatistics, Normalization, ZScore
 from voxfit.planning.patch_rules import PatchRule, coarser_spacing, needs_cascade, plane_rule, slice_axis, volume_rule
@@ -117,7 +118,7 @@ def _plane(extent: Extent, shape: tuple[int, ...], limits: Limits) -> Configurat
         slice_spacing=extent.spacing_mm[axis],
         why={
             "spacing": f"median of {extent.num_cases} training cases; {across} [P2, A2]",
-            "patch_size": f"the whole median slice {_by(plane)}, padded so that it can be pooled [A2]",
+            "patch_size": f"the whole median slice {format_sizes(plane)}, padded so that it can be pooled [A2]",
             "num_pool": f"halved while at least {limits.min_edge} voxels long, {limits.max_pool_2d} times at most [A1]",
             "batch_size": _why_batch(
                 rule, f"{limits.plane_voxels:,}", limits.plane_voxels, math.prod(shape), extent.num_cases, limits
@@ -138,9 +139,10 @@ def _volume(
     stretched = max(rule.patch_size) > 2 * min(rule.patch_size)
     whole = all(edge >= size for edge, size in zip(rule.patch_size, shape, strict=True))
     size = (
-        f"the median case {_by(shape)}, padded so that it can be pooled"
+        f"the median case {format_sizes(shape)}, padded so that it can be pooled"
         if whole
-        else f"{limits.voxel_budget:,} voxels in the proportions of the median extent in mm, at most {_by(shape)}"
+        else f"{limits.voxel_budget:,} voxels in the proportions of the median extent in mm, "
+        f"at most {format_sizes(shape)}"
     )
     return Configuration(
         spacing=spacing_mm,
@@ -211,7 +213,3 @@ def normalization_of(fingerprint: Fingerprint) -> tuple[Normalization, ...]:
 
 def _without(values: tuple[Number, ...], axis: int) -> tuple[Number, ...]:
     return values[:axis] + values[axis + 1 :]
-
-
-def _by(shape: Sequence[int]) -> str:
-    return " x ".join(str(size) for size in shape)
