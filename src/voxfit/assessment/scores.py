@@ -20,6 +20,7 @@ from pydantic import Field
 from voxfit.assessment import metrics
 from voxfit.core.errors import DatasetError, Problem, UsageError
 from voxfit.core.extensions import extension
+from voxfit.core.formatting import format_sizes
 from voxfit.core.records import Record, Sparse, refuse_foreign, write_atomically
 from voxfit.imaging.geometry import Spacing
 from voxfit.imaging.labels import IGNORED, Labels
@@ -225,7 +226,7 @@ def to_csv(scores: Scores) -> str:
 
 def shape_problem(where: str, reference: Sequence[int], predicted: Sequence[int]) -> Problem:
     """What to say when a prediction has another shape than its reference."""
-    first, second = (" x ".join(str(size) for size in shape) for shape in (predicted, reference))
+    first, second = (format_sizes(shape) for shape in (predicted, reference))
     what = f"the prediction has the shape {first} (z, y, x), its reference has {second}."
     return Problem(where, what, "Resample the prediction to the grid of the reference.")
 

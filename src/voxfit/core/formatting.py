@@ -30,4 +30,4 @@ def format_bytes(size: float) -> str:
 
 def format_sizes(sizes: Iterable[float]) -> str:
     """ "40 x 56 x 40", "1 x 0.7676 x 0.7676"."""
-    return " x ".join(str(size) if isinstance(size, int) else f"{size:.4g}" for size in sizes)
+    return " x ".join(f"{size:.4g}" if isinstance(size, float) else str(size) for size in sizes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -167,11 +167,6 @@ class Box:
     def whole(shape: Sequence[int]) -> Box:
         """The box that covers an array of this shape."""
         return Box((0,) * len(shape), tuple(shape))
-
-
-def format_sizes(sizes: Iterable[float]) -> str:
-    """Sizes along axes, for messages: "40 x 256 x 256" or "2.5 x 0.7 x 0.7"."""
-    return " x ".join(f"{size:.4g}" if isinstance(size, float) else str(size) for size in sizes)
 
 
 def nonzero_box(mask: NDArray[np.bool_]) -> Box | None:

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.core.errors import Problem
-from voxfit.imaging.geometry import Geometry, format_sizes
+from voxfit.core.formatting import format_sizes
+from voxfit.imaging.geometry import Geometry
 
 _FAR = 8.0
 """Times the median: spacings and extents beyond are named."""

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.core.errors import DatasetError, Problem
+from voxfit.core.formatting import format_sizes
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
-from voxfit.imaging.geometry import Geometry, format_sizes, usual_orientation
+from voxfit.imaging.geometry import Geometry, usual_orientation
 from voxfit.imaging.headers import fault
 from voxfit.imaging.labels import Labels, some
 from voxfit.imaging.outliers import CaseFacts, facts_of, find_outliers

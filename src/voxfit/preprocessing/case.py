@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxfit.core.errors import DatasetError, Problem
-from voxfit.imaging.geometry import Box, Geometry, Turn, cut, format_sizes, paste
+from voxfit.core.formatting import format_sizes
+from voxfit.imaging.geometry import Box, Geometry, Turn, cut, paste
 from voxfit.imaging.headers import memory_bytes
 from voxfit.imaging.volume import Volume
 from voxfit.planning.fingerprint import crop_box, resampled_shape

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from voxfit.imaging.geometry import format_sizes
+from voxfit.core.formatting import format_sizes
 from voxfit.planning.fingerprint import Fingerprint, is_ct
 from voxfit.planning.grid import ClipAndScale, MissingCTStatistics, Normalization, ZScore
 from voxfit.planning.patch_rules import PatchRule, coarser_spacing, needs_cascade, plane_rule, slice_axis, volume_rule
