@@ -44,6 +44,21 @@ def read(path):
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
+def test_images_whose_voxels_lie_in_other_files_are_whole(tmp_path):
+    boxes = write_boxes(tmp_path / "boxes", cases=3, test_cases=0)
+    for path in [*boxes.rglob("*.nii.gz")]:
+        sitk.WriteImage(sitk.ReadImage(str(path)), str(path).replace(".nii.gz", ".mhd"))
+        path.unlink()
+    body = json.loads((boxes / "dataset.json").read_text())
+    (boxes / "dataset.json").write_text(json.dumps(body | {"file_ending": ".mhd"}))
+    dataset, folder = Dataset.open(boxes), tmp_path / "run"
+    record_dataset(dataset, folder / "dataset.json")
+    split(dataset.cases, 3, 0).save(folder / "folds.json")
+    found = Dataset.open(export_nnunet(folder, tmp_path / "out", 321))
+    for ours, theirs in zip(dataset.cases, found.cases, strict=True):
+        assert np.array_equal(read(ours.images[0]), read(theirs.images[0]))
+
+
 def test_the_raw_dataset_is_the_original_with_indices(run, tmp_path):
     folder, original, _ = run
     raw = export_nnunet(folder, tmp_path / "out", 321)

@@ -130,9 +130,9 @@ def _description(dataset: DatasetRecord, ending: str) -> dict[str, object]:
 
 
 def _common_ending(cases: tuple[Case, ...]) -> str:
-    """The ending of all images and labels where they share one; else NIfTI."""
+    """The ending of all images and labels where they share one; else NIfTI, and where voxels lie in other files."""
     endings = {file_ending(Path(path)) for case in cases for path in (*case.images, case.label or "")}
-    return endings.pop() if len(endings) == 1 else ".nii.gz"
+    return endings.pop() if len(endings) == 1 and ".mhd" not in endings else ".nii.gz"
 
 
 def _reader(ending: str, case: Case) -> str:
