@@ -206,7 +206,9 @@ def epoch(seconds_left):
     )
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(59, "59 s left"), (185, "3 min left"), (6 * 3600, "6.0 h left")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(59, "59 s left"), (125, "2 min 5 s left"), (3665, "1 h 1 min 5 s left")]
+)
 def test_an_epoch_is_one_line_where_there_is_no_terminal(seconds, text):
     console = Console(file=io.StringIO(), width=200)
     ConsoleListener(console).epoch(epoch(seconds))

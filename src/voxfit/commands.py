@@ -99,7 +99,7 @@ def check(
     workers: Workers = None,
 ) -> None:
     """Report every problem of a dataset in one pass; exit code 1 where training could not start."""
-    from voxfit.core.parallel import LocalExecutor
+    from voxfit.core.parallel import choose_executor
     from voxfit.imaging.dataset import Dataset
     from voxfit.running.checking import check_dataset, fix_dataset
     from voxfit.tables import print_dataset
@@ -107,7 +107,7 @@ def check(
     console, listener = _console()
     found = Dataset.open(dataset, group_by)
     listener.stage(f"Checking {len(found.cases)} cases of {found.name}")
-    executor = LocalExecutor(workers)
+    executor = choose_executor(workers)
     usable = check_dataset(found, listener, executor, skip=skip_bad_cases)
     listener.close()
     print_dataset(console, usable)

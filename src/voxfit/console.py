@@ -13,7 +13,7 @@ from rich.prompt import Confirm
 from rich.table import Table
 from rich.text import Text
 
-from voxfit.core.formatting import format_duration
+from voxfit.core.formatting import format_seconds
 from voxfit.core.progress import EpochReport, Listener
 
 _PLAIN_SECONDS = 10.0
@@ -107,7 +107,7 @@ class ConsoleListener(Listener):
             f"  {report.model}  epoch {report.epoch}  loss {report.training_loss:.3f}  "
             f"validation {report.validation_loss:.3f}  Dice {_dices(report.class_dice)}  "
             f"rate {_number(report.learning_rate, '.1e')}  {_number(report.steps_per_second, '.2f')} steps/s  "
-            f"waiting {report.wait_share:.1%}  {report.share_done:.0%}, {format_duration(report.seconds_left)} left"
+            f"waiting {report.wait_share:.1%}  {report.share_done:.0%}, {format_seconds(report.seconds_left)} left"
         )
 
     def _table(self) -> Group:
@@ -125,7 +125,7 @@ class ConsoleListener(Listener):
                 f"{row.wait_share:.1%}",
             )
         last = self._rows[-1]
-        done = f"{last.model}: {last.share_done:.0%} done, {format_duration(last.seconds_left)} left"
+        done = f"{last.model}: {last.share_done:.0%} done, {format_seconds(last.seconds_left)} left"
         return Group(table, Text(done, style="cyan"))
 
 

@@ -5,14 +5,14 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from voxfit.core.errors import DatasetError, Problem, WorkerError
-from voxfit.core.parallel import LocalExecutor, available_cores
+from voxfit.core.parallel import Executor, Job, LocalExecutor, available_cores
 
 # What follows runs in worker processes, which import this file by name.
 
@@ -96,6 +96,21 @@ def test_results_are_in_the_order_of_the_tasks_and_progress_counts_them(workers:
     )
     assert results == [number**2 for number in range(12)]
     assert seen == [(done, 12) for done in range(1, 13)]
+
+
+class Backwards(Executor):
+    """Another place for work: it does the last task first."""
+
+    def run(self, job: Job[Any, Any]) -> Iterator[tuple[int, Any]]:
+        for index, task in reversed([*enumerate(job.tasks)]):
+            yield index, job.function(task)
+
+
+def test_another_executor_only_does_the_work() -> None:
+    seen: list[tuple[int, int]] = []
+    found = Backwards().map(square, range(5), progress=lambda done, total: seen.append((done, total)))
+    assert list(found) == [0, 1, 4, 9, 16]
+    assert seen == [(done, 5) for done in range(1, 6)]
 
 
 def test_no_tasks_and_more_workers_than_tasks() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from voxfit.core.records import digest_of
 from voxfit.imaging.labels import Label, Labels, Region
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
-from voxfit.planning.planners.nnunet_v2 import PRESETS, NetworkRule
+from voxfit.planning.planners.nnunet_v2_networks import PRESETS, NetworkRule
 
 NAMES = {"2d": "2d", "3d_fullres": "3d", "3d_lowres": "3d_lowres", "3d_cascade_fullres": "3d_cascade"}
 """nnU-Net's names of configurations, and ours."""

@@ -4,7 +4,7 @@ import pytest
 
 from golden.files import read_json
 from golden.fingerprints import PLANNED, digest_of_fingerprint, draw, ours
-from voxfit.planning.planners.nnunet_v2 import PRESETS, plan_networks
+from voxfit.planning.planners.nnunet_v2_networks import PRESETS, plan_networks
 
 PLANS = read_json("planner")
 

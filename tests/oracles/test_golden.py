@@ -48,7 +48,7 @@ from test_preparation import Oracle as Preprocessor  # noqa: E402
 from benchmarks.peer import single_precision  # noqa: E402
 from voxfit.imaging.geometry import Geometry  # noqa: E402
 from voxfit.imaging.volume import Volume  # noqa: E402
-from voxfit.planning.planners.nnunet_v2 import PRESETS  # noqa: E402
+from voxfit.planning.planners.nnunet_v2_networks import PRESETS  # noqa: E402
 
 
 def test_preparation() -> None:

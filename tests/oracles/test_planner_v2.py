@@ -14,7 +14,7 @@ import pytest
 from golden.fingerprints import NAMES, draw, ours
 from voxfit.imaging.labels import Labels
 from voxfit.planning.fingerprint import Fingerprint, load_fingerprint
-from voxfit.planning.planners.nnunet_v2 import PRESETS, Preset, plan_networks
+from voxfit.planning.planners.nnunet_v2_networks import PRESETS, Preset, plan_networks
 
 # Its own warnings, while it is imported too, are not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from builders.records import case_of, fingerprint_of
 from voxfit.imaging.labels import Label, Labels
 from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint, load_fingerprint
-from voxfit.planning.planners.nnunet_v2 import (
+from voxfit.planning.planners.nnunet_v2_networks import (
     PRESETS,
     NetworkRule,
     Preset,

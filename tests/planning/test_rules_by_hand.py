@@ -11,7 +11,7 @@ from voxfit.planning.fingerprint import Measurements, measure_case, summarize
 from voxfit.planning.grid import ZScore
 from voxfit.planning.patch_rules import volume_rule
 from voxfit.planning.plan import Limits
-from voxfit.planning.planners.nnunet_v2 import divide
+from voxfit.planning.planners.nnunet_v2_networks import divide
 from voxfit.planning.planners.paper import make_plan, normalization_of
 
 # Task, median shape (voxels) and spacing (mm), cases; patch, batch and poolings as printed.

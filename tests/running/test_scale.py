@@ -46,7 +46,7 @@ from voxfit.planning.fingerprint import CaseFingerprint, Fingerprint
 from voxfit.planning.folds import Folds, split
 from voxfit.planning.plan import PAPER, Limits
 from voxfit.planning.planners import plan_by, plan_origin
-from voxfit.planning.planners.nnunet_v2 import PRESETS
+from voxfit.planning.planners.nnunet_v2_networks import PRESETS
 from voxfit.planning.recipes import PolynomialDecay, Recipe
 from voxfit.preprocessing.case import PreparedCase, PreprocessingGeometry
 from voxfit.preprocessing.store import Store, write_case, write_manifest

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from voxfit.assessment.scores import CaseScores, Scores, score_case, shape_problem, summarize
 from voxfit.core.errors import DatasetError, Problem, UsageError
 from voxfit.core.extensions import extension
-from voxfit.core.parallel import Executor, LocalExecutor
+from voxfit.core.parallel import Executor, choose_executor
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import are_small
 from voxfit.imaging.geometry import Geometry
@@ -55,7 +55,7 @@ def evaluate(
     """
     if not 0 <= tolerance_mm < math.inf:
         raise UsageError(f"The tolerance is {tolerance_mm} mm. Give a length of 0 mm or more.")
-    predictions, references, executor = Path(predictions), Path(references), LocalExecutor(workers)
+    predictions, references, executor = Path(predictions), Path(references), choose_executor(workers)
     predicted, known = _label_files(predictions), _label_files(references)
     _require_references(predicted, known, predictions, references)
     pairs = {name: (path, known[name]) for name, path in predicted.items()}

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +23,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from time import monotonic
 from types import ModuleType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from voxfit.core.errors import WorkerError
 from voxfit.core.parent_watchdog import end_with_parent
@@ -52,8 +53,8 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Executor(Protocol):
-    """Where work on cases runs: in processes of this machine (`LocalExecutor`), or wherever another class takes it."""
+class Executor(ABC):
+    """Where work on cases runs: another place is another class with `run`, and a line of `choose_executor`."""
 
     def map(
         self,
@@ -80,42 +81,35 @@ class Executor(Protocol):
         Raises:
             WorkerError: a task cannot be done, whatever is tried.
         """
-
-
-@dataclass(frozen=True)
-class LocalExecutor:
-    """Processes of this machine.
-
-    When one dies, the task it held is repeated, alone on the machine, when all others are done. So one bad case neither
-    ends the others nor stays unnamed. A task that kills its process twice is a `WorkerError`.
-
-    Attributes:
-        workers: processes; 1 does everything in this one. None: one for each available core, and light tasks are done
-            by threads of this process, until what is left takes longer than starting workers.
-    """
-
-    workers: int | None = None
-
-    def map(
-        self,
-        function: Callable[[Task], Result],
-        tasks: Sequence[Task],
-        *,
-        name: Callable[[Task], str] = str,
-        light: bool = False,
-        progress: Callable[[int, int], None] | None = None,
-        warn: Callable[[str], None] | None = None,
-    ) -> Iterator[Result]:
-        """See `Executor`."""
         early: dict[int, Result] = {}
         following = 0
-        for done, (index, result) in enumerate(_Job(function, tasks, name, warn).run(self.workers, light=light), 1):
+        for done, (index, result) in enumerate(self.run(Job(function, tasks, name, light, warn)), 1):
             if progress:
                 progress(done, len(tasks))
             early[index] = result
             while following in early:
                 yield early.pop(following)
                 following += 1
+
+    @abstractmethod
+    def run(self, job: Job[Task, Result]) -> Iterator[tuple[int, Result]]:
+        """Do all tasks of a job; each result comes with the number of its task, in the order in which they are done."""
+
+
+def choose_executor(workers: int | None) -> Executor:
+    """Where work on cases runs; `workers` is what the user asked for."""
+    return LocalExecutor(workers)
+
+
+@dataclass(frozen=True)
+class Job(Generic[Task, Result]):
+    """What is to be done; see `Executor.map`."""
+
+    function: Callable[[Task], Result]
+    tasks: Sequence[Task]
+    name: Callable[[Task], str]
+    light: bool
+    warn: Callable[[str], None] | None
 
 
 @dataclass
@@ -163,33 +157,38 @@ class _Worker:
 
 
 @dataclass(frozen=True)
-class _Job(Generic[Task, Result]):
-    """What is to be done. Its results come with the number of their task, in the order in which they are done."""
+class LocalExecutor(Executor):
+    """Processes of this machine.
 
-    function: Callable[[Task], Result]
-    tasks: Sequence[Task]
-    name: Callable[[Task], str]
-    warn: Callable[[str], None] | None
+    When one dies, the task it held is repeated, alone on the machine, when all others are done. So one bad case neither
+    ends the others nor stays unnamed. A task that kills its process twice is a `WorkerError`.
 
-    def run(self, workers: int | None, *, light: bool) -> Iterator[tuple[int, Result]]:
-        """All results; see `LocalExecutor`."""
-        most = min(workers or available_cores(), len(self.tasks))
+    Attributes:
+        workers: processes; 1 does everything in this one. None: one for each available core, and light tasks are done
+            by threads of this process, until what is left takes longer than starting workers.
+    """
+
+    workers: int | None = None
+
+    def run(self, job: Job[Task, Result]) -> Iterator[tuple[int, Result]]:
+        """See `Executor`."""
+        most = min(self.workers or available_cores(), len(job.tasks))
         if most <= 1:
-            for index, task in enumerate(self.tasks):
-                yield index, self.function(task)
+            for index, task in enumerate(job.tasks):
+                yield index, job.function(task)
             return
-        queue = list(range(len(self.tasks)))
-        if light and workers is None:
-            queue = yield from self._run_in_threads(queue, most)
-        deaths = yield from self._run_in_workers(queue, most)
+        queue = list(range(len(job.tasks)))
+        if job.light and self.workers is None:
+            queue = yield from _run_in_threads(job, queue, most)
+        deaths = yield from _run_in_workers(job, queue, most)
         twice = []
         for index, death in sorted(deaths.items()):
-            case = self.name(self.tasks[index])
-            again = yield from self._run_in_workers([index], 1)
+            case = job.name(job.tasks[index])
+            again = yield from _run_in_workers(job, [index], 1)
             if again:
                 twice.append(f"{case} ({again[index]})")
-            elif self.warn:
-                self.warn(
+            elif job.warn:
+                job.warn(
                     f"{case}: the worker process that held this case died ({death}). Done again alone, it went well. "
                     "If memory is short, use fewer --workers."
                 )
@@ -200,63 +199,71 @@ class _Job(Generic[Task, Result]):
                 "leave the case out."
             )
 
-    def _run_in_threads(self, queue: list[int], most: int) -> Generator[tuple[int, Result], None, list[int]]:
-        """Run tasks in threads of this process, which are there at once; what reads files lets go of Python's lock.
 
-        Returns:
-            the tasks that are left, where workers would be done with them sooner.
-        """
-        waiting, running = deque(queue), deque[tuple[int, Future[tuple[Result, float]]]]()
-        shortest, here = float("inf"), True
-        with ThreadPoolExecutor(min(most, _MOST_THREADS), "voxfit-case") as pool:
-            while running or (waiting and here):
-                while waiting and here and len(running) <= _MOST_THREADS:
-                    index = waiting.popleft()
-                    running.append((index, pool.submit(self._timed, index)))
-                index, future = running.popleft()
-                result, seconds = future.result()
-                yield index, result
-                # The first task is slower than others: modules are imported, matrices are made.
-                shortest = min(shortest, seconds)
-                here = here and shortest * len(waiting) * (1 - 1 / most) <= _START_SECONDS
-        return list(waiting)
+def _run_in_threads(
+    job: Job[Task, Result], queue: list[int], most: int
+) -> Generator[tuple[int, Result], None, list[int]]:
+    """Run tasks in threads of this process, which are there at once; what reads files lets go of Python's lock.
 
-    def _timed(self, index: int) -> tuple[Result, float]:
-        begun = monotonic()
-        return self.function(self.tasks[index]), monotonic() - begun
+    Returns:
+        the tasks that are left, where workers would be done with them sooner.
+    """
+    waiting, running = deque(queue), deque[tuple[int, Future[tuple[Result, float]]]]()
+    shortest, here = float("inf"), True
+    with ThreadPoolExecutor(min(most, _MOST_THREADS), "voxfit-case") as pool:
+        while running or (waiting and here):
+            while waiting and here and len(running) <= _MOST_THREADS:
+                index = waiting.popleft()
+                running.append((index, pool.submit(_timed, job, index)))
+            index, future = running.popleft()
+            result, seconds = future.result()
+            yield index, result
+            # The first task is slower than others: modules are imported, matrices are made.
+            shortest = min(shortest, seconds)
+            here = here and shortest * len(waiting) * (1 - 1 / most) <= _START_SECONDS
+    return list(waiting)
 
-    def _run_in_workers(self, queue: list[int], most: int) -> Generator[tuple[int, Result], None, dict[int, str]]:
-        """Run tasks in up to `most` processes; returns the tasks that a dead process held, and how it died."""
-        waiting, workers, deaths = list(reversed(queue)), list[_Worker](), dict[int, str]()
-        try:
-            while waiting or any(worker.index is not None for worker in workers):
-                while len(workers) < min(most, len(waiting) + len(workers)):
-                    workers.append(_start())
-                self._hand_out(waiting, workers)
-                ready = wait([worker.pipe for worker in workers], _LOOK_SECONDS)
-                for worker in list(workers):
-                    worker.look()
-                    if worker.pipe not in ready:
-                        continue
-                    index, answer = worker.index, worker.receive()
-                    if answer is None:
-                        workers.remove(worker)
-                        if index is not None:
-                            deaths[index] = worker.death()
-                        worker.end()
-                    elif index is not None:
-                        yield index, answer[0]
-        finally:
-            for worker in workers:
-                worker.end()
-        return deaths
 
-    def _hand_out(self, waiting: list[int], workers: Sequence[_Worker]) -> None:
+def _timed(job: Job[Task, Result], index: int) -> tuple[Result, float]:
+    begun = monotonic()
+    return job.function(job.tasks[index]), monotonic() - begun
+
+
+def _run_in_workers(
+    job: Job[Task, Result], queue: list[int], most: int
+) -> Generator[tuple[int, Result], None, dict[int, str]]:
+    """Run tasks in up to `most` processes; returns the tasks that a dead process held, and how it died."""
+    waiting, workers, deaths = list(reversed(queue)), list[_Worker](), dict[int, str]()
+    try:
+        while waiting or any(worker.index is not None for worker in workers):
+            while len(workers) < min(most, len(waiting) + len(workers)):
+                workers.append(_start())
+            _hand_out(job, waiting, workers)
+            ready = wait([worker.pipe for worker in workers], _LOOK_SECONDS)
+            for worker in list(workers):
+                worker.look()
+                if worker.pipe not in ready:
+                    continue
+                index, answer = worker.index, worker.receive()
+                if answer is None:
+                    workers.remove(worker)
+                    if index is not None:
+                        deaths[index] = worker.death()
+                    worker.end()
+                elif index is not None:
+                    yield index, answer[0]
+    finally:
         for worker in workers:
-            if waiting and worker.index is None:
-                worker.index = waiting.pop()
-                with contextlib.suppress(OSError):  # it is dead: its pipe will say so
-                    worker.pipe.send((self.function, self.tasks[worker.index]))
+            worker.end()
+    return deaths
+
+
+def _hand_out(job: Job[Task, Result], waiting: list[int], workers: Sequence[_Worker]) -> None:
+    for worker in workers:
+        if waiting and worker.index is None:
+            worker.index = waiting.pop()
+            with contextlib.suppress(OSError):  # it is dead: its pipe will say so
+                worker.pipe.send((job.function, job.tasks[worker.index]))
 
 
 class _InWorkerError(Exception):

@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from voxfit.core.errors import UsageError, WorkspaceError
+from voxfit.core.errors import UsageError
+from voxfit.core.new_folder import new_folder
 from voxfit.imaging.dataset import Dataset
 from voxfit.imaging.files import Case
 from voxfit.imaging.places import ROUNDING_VOXELS, placing_gaps
@@ -45,24 +46,15 @@ def write_corrected(dataset: Dataset, cases: Sequence[Case], folder: Path) -> li
         raise UsageError(f"--fix {folder}: is there already. Name a new folder.")
     if folder.resolve().is_relative_to(source):
         raise UsageError(f"--fix {folder}: lies inside of the dataset. Name a folder elsewhere.")
-    part = folder.with_name(f".{folder.name}.part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
+    corrected = [Path(case.label or "").resolve().relative_to(source) for case in cases]
+    with new_folder(folder) as part:
         for path in sorted(source.rglob("*")):
             relative = path.relative_to(source)
             hidden = any(name.startswith(".") for name in relative.parts)
             if path.is_file() and not hidden and path.resolve().is_relative_to(source):
                 (part / relative).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, part / relative)
-        corrected = [Path(case.label or "").resolve().relative_to(source) for case in cases]
         for case, relative in zip(cases, corrected, strict=True):
             label, image = read_label(Path(case.label or "")), Path(case.images[0])
             write_label(part / relative, label.array, read_geometry(image), like=image)
-        part.rename(folder)
-    except OSError as error:
-        raise WorkspaceError(
-            f"{folder}: cannot be written ({error.strerror}). Free space or choose another folder."
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return [folder / relative for relative in corrected]

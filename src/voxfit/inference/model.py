@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,13 +14,12 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from voxfit.core.errors import DatasetError, MemoryLimitError, Problem
-from voxfit.core.formatting import format_bytes
+from voxfit.core.errors import DatasetError, Problem
 from voxfit.core.memory import return_freed_memory, used_bytes
 from voxfit.core.progress import Listener
 from voxfit.core.records import digest_of
 from voxfit.imaging.files import Case
-from voxfit.imaging.geometry import Geometry, Turn
+from voxfit.imaging.geometry import Geometry
 from voxfit.imaging.places import placing_problem
 from voxfit.imaging.verification import read_case_image
 from voxfit.imaging.volume import Volume, read_geometry
@@ -32,15 +30,14 @@ from voxfit.inference.caveats import NO_FOREGROUND, caveats_of
 from voxfit.inference.device import choose_device
 from voxfit.inference.given import volume_of
 from voxfit.inference.int8_json import open_quantization
+from voxfit.inference.memory_estimate import bytes_beside_outputs, estimate_memory
 from voxfit.inference.model_json import ModelDescription, model_folder
 from voxfit.inference.postprocessing import segment, to_values
 from voxfit.inference.predictor import NetworkInput, Predictor
-from voxfit.planning.fingerprint import resampled_shape
 from voxfit.planning.grid import Grid
 from voxfit.planning.plan import ConfigurationName
 from voxfit.preprocessing.case import PreparedCase, prepare
-from voxfit.preprocessing.output_resampling import Regridding
-from voxfit.preprocessing.reverting import Part, column_bytes, columns, stream_axis
+from voxfit.preprocessing.reverting import Part
 
 _GIVEN = "image"
 """Stands in problems for an image that has no file."""
@@ -265,43 +262,9 @@ class Model:
         Raises:
             MemoryLimitError: the limit cannot be kept.
         """
-        channels = len(self.plan.channel_names)
-        turn = Turn.between(geometry.orientation, self.plan.orientation)
-        shape, spacing_mm = geometry.shape, geometry.spacing_mm
-        if turn is not None:
-            shape, spacing_mm = turn.order(shape), turn.order(spacing_mm)
-        shapes = {
-            name: resampled_shape(shape, spacing_mm, self.plan.grid(name).spacing_of(spacing_mm))
-            for name in self.predictors
-        }
-        base = used_bytes() + self._beside_outputs(geometry)
-        if not is_read:
-            base += 8 * channels * (math.prod(geometry.shape) + sum(map(math.prod, set(shapes.values()))))
-        left = None if self.max_memory is None else self.max_memory - base
-        if left is not None and left < 0:
-            raise MemoryLimitError(
-                f"The program, {'' if is_read else 'this image '}and one pass of the networks take "
-                f"{format_bytes(base)}."
-            )
-        needed = 0
-        for stage in (tuple(name for name in self.predictors if name not in self.members), self.members):
-            grids = [
-                Regridding.of(
-                    # Nothing is held for it: all of its voxels are one.
-                    self.predictors[name].source(np.broadcast_to(np.float32(0), (channels, *shapes[name]))),
-                    shape,
-                )
-                for name in stage
-            ]
-            if grids:
-                axis = stream_axis(grids)
-                needed = max(needed, column_bytes(grids, columns(grids, axis, left)[0], axis))
-        return base + needed
-
-    def _beside_outputs(self, geometry: Geometry) -> int:
-        """What is held beside images and outputs: label maps of the crop, of the image, and their values; a pass."""
-        maps = 3 * math.prod(geometry.shape) * (1 if self.plan.labels.count <= 256 else 2)
-        return maps + max(predictor.pass_bytes for predictor in self.predictors.values())
+        first = {name: predictor for name, predictor in self.predictors.items() if name not in self.members}
+        last = {name: self.predictors[name] for name in self.members}
+        return estimate_memory(self.plan, (first, last), geometry, self.max_memory, is_read=is_read)
 
     def _prepared_later(self) -> list[ConfigurationName]:
         """The second stages that are prepared together with the segmentation of the first."""
@@ -332,4 +295,5 @@ class Model:
         """What outputs may take of the memory limit, now that the case is there."""
         if self.max_memory is None:
             return None
-        return max(self.max_memory - used_bytes() - self._beside_outputs(ready.geometry), 0)
+        held = used_bytes() + bytes_beside_outputs(self.plan, self.predictors, ready.geometry)
+        return max(self.max_memory - held, 0)

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from voxfit.core.errors import UsageError, WorkspaceError
 from voxfit.core.layout import Layout
+from voxfit.core.new_folder import new_folder, require_new
 from voxfit.core.records import write_atomically
 from voxfit.imaging.files import Case
 from voxfit.imaging.labels import Labels
 from voxfit.imaging.pictures import TIFF, write_spacing_beside
 from voxfit.imaging.volume import file_ending, read_geometry, read_image, read_label
 from voxfit.imaging.writing import to_sitk, write_label
-from voxfit.interop.new_folder import new_folder, require_new
 from voxfit.planning.folds import Folds
 from voxfit.running.reporting import DatasetRecord
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import safetensors.torch
 
 from voxfit.core.errors import ModelError, RecordError
+from voxfit.core.new_folder import new_folder, require_new
 from voxfit.core.records import checksum_of, digest_of, read_json, write_atomically
 from voxfit.core.version import VERSION
 from voxfit.inference.caveats import TrainingRanges, ranges_of
 from voxfit.inference.model_json import Member, ModelDescription
-from voxfit.interop.new_folder import new_folder, require_new
 from voxfit.interop.nnunet_checkpoint import Checkpoint, read_checkpoint
 from voxfit.interop.nnunet_network import translate_weights
 from voxfit.interop.nnunet_plans import ImportedConfiguration, combine, read_part

@@ -12,8 +12,8 @@ class RandomStreams:
     """The random numbers of one sample: one stream for each name, whatever the others have drawn.
 
     A Philox generator turns a key and a counter into random numbers. The key comes from the sample's counters, and the
-    highest word of the counter from the name, so streams never meet. Setting the counter takes 1 us; a generator of
-    NumPy's for each name would take 10 us.
+    highest word of the counter from the name, so streams meet only where two names have one CRC-32. Setting the counter
+    takes 1 us; a generator of NumPy's for each name would take 10 us.
 
     Args:
         counters: which sample it is, such as (seed, stream, epoch, step, number).

@@ -22,7 +22,7 @@ from voxfit.core.records import Record
 from voxfit.planning.architecture import UNET
 from voxfit.planning.plan import PAPER
 from voxfit.planning.planners import PLANNERS
-from voxfit.planning.planners.nnunet_v2 import PRESETS
+from voxfit.planning.planners.nnunet_v2_networks import PRESETS
 
 DICE_CROSS_ENTROPY = "dice_cross_entropy"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from voxfit.assessment.selection import Selection
 from voxfit.core.errors import UsageError
-from voxfit.core.parallel import Executor, LocalExecutor
+from voxfit.core.parallel import Executor, choose_executor
 from voxfit.planning.plan import Limits
 from voxfit.planning.recipes import Recipe
 
@@ -50,7 +50,7 @@ class FitRequest:
     @property
     def executor(self) -> Executor:
         """Where work on single cases runs."""
-        return LocalExecutor(self.workers)
+        return choose_executor(self.workers)
 
     def __post_init__(self) -> None:
         if self.epochs and self.budget_seconds:

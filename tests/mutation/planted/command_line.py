@@ -175,8 +175,8 @@ PLANTED = [
     ),
     Mutation(
         "core/formatting.py",
-        '{seconds / 60:.0f} min"',
-        '{seconds / 100:.0f} min"',
+        "divmod(max(round(seconds), 0), 60)",
+        "divmod(max(round(seconds), 0), 100)",
         "test_command_options.py",
         "the time that is left is told wrongly",
         only="epoch_is_one",

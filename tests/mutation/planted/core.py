@@ -84,7 +84,7 @@ PLANTED = [
     ),
     Mutation(
         "core/parallel.py",
-        "again = yield from self._run_in_workers([index], 1)",
+        "again = yield from _run_in_workers(job, [index], 1)",
         "again = {index: death}",
         "core/test_parallel.py",
         "one worker that the system kills ends the whole preparation",

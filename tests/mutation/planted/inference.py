@@ -180,8 +180,8 @@ PLANTED = [
     ),
     Mutation(
         "inference/model.py",
-        "self.max_memory - used_bytes() - self",
-        "self.max_memory - self",
+        "held = used_bytes() + bytes",
+        "held = bytes",
         "inference/test_limits.py",
         "--max-memory overlooks what the program holds",
     ),
@@ -193,7 +193,7 @@ PLANTED = [
         "an image beyond --max-memory is read all the same",
     ),
     Mutation(
-        "inference/model.py",
+        "inference/memory_estimate.py",
         "base += 8 * channels *",
         "base += 1 * channels *",
         "inference/test_limits.py",

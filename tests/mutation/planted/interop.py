@@ -161,7 +161,7 @@ PLANTED = [
         "folds of different networks are averaged",
     ),
     Mutation(
-        "interop/new_folder.py",
+        "core/new_folder.py",
         "    if output.exists():",
         "    if False:",
         "interop/test_nnunet_model.py",

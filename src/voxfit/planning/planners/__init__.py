@@ -8,7 +8,8 @@ from functools import partial
 from voxfit.core.records import digest_of
 from voxfit.planning.fingerprint import Fingerprint
 from voxfit.planning.plan import PAPER, Limits, Plan
-from voxfit.planning.planners.nnunet_v2 import PRESETS, plan_nnunet_v2
+from voxfit.planning.planners.nnunet_v2 import plan_nnunet_v2
+from voxfit.planning.planners.nnunet_v2_networks import PRESETS
 from voxfit.planning.planners.paper import make_plan
 
 Planner = Callable[[Fingerprint, Limits], Plan]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,11 +24,14 @@ def require_new(output: Path) -> None:
 def new_folder(output: Path) -> Iterator[Path]:
     """A folder beside `output` to write into, which gets its name when the block ends without an error.
 
+    What a killed process left of one is removed.
+
     Raises:
         WorkspaceError: a file in it cannot be written.
     """
-    part = output.parent / f".{output.name}.part-{os.getpid()}"
+    part = output.with_name(f".{output.name}.part")
     try:
+        shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         yield part
         part.rename(output)
