@@ -1,5 +1,5 @@
 # make demo    install, then fit a small synthetic dataset and segment its test images
-# make test    install what tests need, then lint, type-check, check layers, test
+# make test    install what tests need, then lint, type-check, check layers, test; JOBS=8 for more processes than two
 # make soak    kill fit and predict fifty times, compare with runs left alone, write docs/reliability.md
 # make mutate  plant faults in copies of the source, one at a time, see which the tests notice, write the score there too
 # make fuzz    mutate datasets, records and image files for about ten minutes
@@ -12,6 +12,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+JOBS := 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 PEERS := .venv-peers
@@ -27,7 +28,8 @@ test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+# Threads of two processes on two cores would wait for each other.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 soak: $(VENV)/installed-test
 	$(BIN)/python tests/soak/soak.py --write docs/reliability.md
